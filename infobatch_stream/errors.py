@@ -1,0 +1,112 @@
+"""Every error that this project raises on purpose, as one tree.
+
+    InfoBatchError
+    ├── ConfigError (ValueError)          an argument, or a combination of arguments, that can't be meant
+    │   └── StateError                    a resume state that belongs to something else
+    ├── LossError (ValueError)            losses of the wrong shape or dtype, or for the wrong batch
+    ├── ShardError (ValueError)           a shard that can't be trusted
+    │   ├── EmptyShardError               no sample in it
+    │   ├── DuplicateKeyError             two samples of one shard share a key
+    │   ├── ShardChangedError             not the bytes that were indexed
+    │   └── CorruptShardError             damaged or cut short
+    ├── PipelineError (TypeError)         a pipeline stage that would break the tie of sample and score
+    ├── PlanError (ValueError)            an epoch plan whose bytes don't match its name
+    └── ServerError (RuntimeError)        what a score server answered, or that it didn't
+        ├── ServerUnreachableError        no answer within the time allowed (also a ConnectionError)
+        ├── RunNotFoundError              no run of that name or id
+        ├── RunConflictError              the run exists and is not what was asked for
+        ├── RunBusyError                  another job holds the run's lease
+        └── SupersededError               a newer generation of the run has taken over
+
+Messages say what was wrong, with the value, and what to do about it.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "ConfigError",
+    "CorruptShardError",
+    "DuplicateKeyError",
+    "EmptyShardError",
+    "InfoBatchError",
+    "LossError",
+    "PipelineError",
+    "PlanError",
+    "RunBusyError",
+    "RunConflictError",
+    "RunNotFoundError",
+    "ServerError",
+    "ServerUnreachableError",
+    "ShardChangedError",
+    "ShardError",
+    "StateError",
+    "SupersededError",
+]
+
+
+class InfoBatchError(Exception):
+    """Base of every error that this project raises on purpose."""
+
+
+class ConfigError(InfoBatchError, ValueError):
+    """An argument, or a combination of arguments, that can't be meant."""
+
+
+class StateError(ConfigError):
+    """A resume state that belongs to another run, data set or order."""
+
+
+class LossError(InfoBatchError, ValueError):
+    """Losses of the wrong shape or dtype, or for the wrong batch."""
+
+
+class ShardError(InfoBatchError, ValueError):
+    """A shard that can't be trusted; the message names it."""
+
+
+class EmptyShardError(ShardError):
+    """A shard without a sample."""
+
+
+class DuplicateKeyError(ShardError):
+    """Two samples of one shard share a key."""
+
+
+class ShardChangedError(ShardError):
+    """A shard that no longer holds the bytes that were indexed."""
+
+
+class CorruptShardError(ShardError):
+    """A shard that is damaged or cut short; the message gives the byte."""
+
+
+class PipelineError(InfoBatchError, TypeError):
+    """A pipeline stage that would break the tie between a sample and its score."""
+
+
+class PlanError(InfoBatchError, ValueError):
+    """An epoch plan whose bytes don't match its name."""
+
+
+class ServerError(InfoBatchError, RuntimeError):
+    """What a score server answered, or that it didn't."""
+
+
+class ServerUnreachableError(ServerError, ConnectionError):
+    """No answer from the score server within the time allowed."""
+
+
+class RunNotFoundError(ServerError):
+    """The server has no run of that name or id."""
+
+
+class RunConflictError(ServerError):
+    """The run exists and is not what was asked for."""
+
+
+class RunBusyError(ServerError):
+    """Another job holds the run's lease."""
+
+
+class SupersededError(ServerError):
+    """A newer generation of the run has taken over."""
