@@ -1,7 +1,4 @@
-"""The training client: a webdataset dataset and loader whose epochs a score server prunes."""
+"""The training client: a webdataset dataset and loader whose epochs a score server prunes.
 
-from infobatch_client.dataset import InfoBatchStreamDataset
-from infobatch_client.loader import InfoBatchLoader
-from infobatch_client.run_options import Timeouts
-
-__all__ = ["InfoBatchLoader", "InfoBatchStreamDataset", "Timeouts"]
+Its public names are in `infobatch_stream`. Nothing is imported here, so that commands that need no torch start fast.
+"""
