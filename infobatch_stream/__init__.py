@@ -31,6 +31,7 @@ from infobatch_stream.errors import (
 if TYPE_CHECKING:
     from infobatch_client.dataset import InfoBatchStreamDataset
     from infobatch_client.loader import InfoBatchLoader
+
     from infobatch_client.progress_lr import ProgressLR, cosine, one_cycle
 
 __all__ = [

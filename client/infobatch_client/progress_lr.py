@@ -1,8 +1,8 @@
 """Learning-rate schedules that follow the progress of the training, not a count of steps.
 
-Pruning makes epochs shorter and their lengths unknown beforehand, so a schedule that was laid out in steps ends
-too early or too late. These are laid out over [0, 1], from the first batch of the first epoch to the last batch
-of the last: at the first batch of every epoch the learning rate is the one that an unpruned run has there.
+Pruning makes epochs shorter and their lengths unknown beforehand, so a schedule that was laid out in steps
+ends too late or never. These are laid out over [0, 1], from the first batch of the first epoch to the last
+batch of the last: at the first batch of every epoch the learning rate is the one that an unpruned run has there.
 """
 
 from __future__ import annotations
@@ -101,8 +101,8 @@ class ProgressLR:
 def one_cycle(pct_start: float = 0.3, div_factor: float = 25.0, final_div_factor: float = 1e4) -> Schedule:
     """The one-cycle policy: up along a half cosine, then down along a longer one.
 
-    From 1/div_factor at 0 to 1 at `pct_start`, then to 1/(div_factor · final_div_factor) at 1. The group's own
-    learning rate is the peak (`max_lr` of `torch.optim.lr_scheduler.OneCycleLR`, whose shape this is).
+    From 1/div_factor at 0 to 1 at `pct_start`, then to 1/(div_factor · final_div_factor) at 1. The group's
+    own learning rate is the peak (`max_lr` of `torch.optim.lr_scheduler.OneCycleLR`, whose shape this is).
 
     Raises:
         ConfigError: `pct_start` outside (0, 1), or a divisor that isn't positive.
@@ -123,7 +123,7 @@ def one_cycle(pct_start: float = 0.3, div_factor: float = 25.0, final_div_factor
 
 
 def cosine(warmup: float = 0.0, final: float = 0.0) -> Schedule:
-    """A straight warm-up from 0 over the share `warmup` of the training, then a half cosine from 1 to `final`.
+    """A straight warm-up from 0 over the share `warmup`, then a half cosine from 1 to `final`.
 
     Raises:
         ConfigError: `warmup` outside [0, 1), or a negative `final`.

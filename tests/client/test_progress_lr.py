@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from infobatch_client.progress_lr import ProgressLR, cosine, one_cycle
 
+from infobatch_client.progress_lr import ProgressLR, cosine, one_cycle
 from infobatch_stream.errors import ConfigError
 
 
@@ -40,7 +40,7 @@ def test_every_group_keeps_its_own_scale() -> None:
 
 
 @pytest.mark.parametrize("steps_per_epoch", [[100, 100, 100], [100, 41, 73]])
-def test_an_epoch_begins_at_the_unpruned_rate_however_long_the_ones_before(
+def test_epochs_of_any_length_begin_at_the_unpruned_rate(
     steps_per_epoch: list[int],
 ) -> None:
     loader = Progress(3)
