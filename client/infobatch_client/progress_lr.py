@@ -2,7 +2,7 @@
 
 Pruning makes epochs shorter and their lengths unknown beforehand, so a schedule that was laid out in steps
 ends too late or never. These are laid out over [0, 1], from the first batch of the first epoch to the last
-batch of the last: at the first batch of every epoch the learning rate is the one that an unpruned run has there.
+batch of the last: every epoch begins at the learning rate that an unpruned run has there.
 """
 
 from __future__ import annotations
