@@ -76,9 +76,7 @@ def get_json(http: str, path: str, *, token: str | None = None, timeout_s: float
         kind = RunNotFoundError if error.code == 404 else ServerError
         raise kind(f"{url} answered {error.code} {error.reason}{told}") from error
     except json.JSONDecodeError as error:
-        raise ServerError(
-            f"{url} did not answer in JSON: is this a score server's --http address?"
-        ) from error
+        raise ServerError(f"{url} answered no JSON: is it a score server's --http address?") from error
     except OSError as error:
         reason = getattr(error, "reason", error)
         raise ServerUnreachableError(f"no score server at {url}: {reason}") from error

@@ -110,7 +110,7 @@ def test_what_is_not_a_score_server_is_said_so(
 ) -> None:
     endpoint.answers["/v1/runs"] = b"<html>"
     assert cli.main(["runs", "--http", endpoint.http]) == 2
-    assert "is this a score server's --http address?" in capsys.readouterr().err
+    assert "is it a score server's --http address?" in capsys.readouterr().err
 
 
 def test_nobody_there_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
