@@ -1,4 +1,4 @@
-"""Checks what a wheel brings: the three packages, typed, with the licence, and nothing else at the top level."""
+"""Checks what a wheel brings: the three packages, typed, the licence, and nothing else at the top level."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checks an installation of the base requirements alone: it imports, and names the extra that torch comes with."""
+"""Checks an installation without torch: it imports, and names the extra that torch comes with."""
 
 from __future__ import annotations
 
