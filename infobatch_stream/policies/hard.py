@@ -1,0 +1,77 @@
+"""`hard`: drop everything below the threshold, or a fixed number of the lowest. Biased, and says so."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from infobatch_stream.policies.base import (
+    KEPT,
+    Classification,
+    ClassRow,
+    ParamValue,
+    Policy,
+    Position,
+    ScoreView,
+)
+from infobatch_stream.policies.pruned_class import (
+    check_condition,
+    check_threshold,
+    cut_at_threshold,
+    lowest,
+)
+from infobatch_stream.ratios import decimal_string, prune_count
+
+__all__ = ["Hard"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hard(Policy):
+    """Nothing of the class is kept, so no weight can make up for it.
+
+    Args:
+        prune_fraction: f in [0, 1) as a decimal string: drop the ⌊f·N + ½⌋ lowest scores (as many as are scored)
+            instead of all below the threshold.
+        threshold: "mean" or "quantile:q".
+        condition: "low" or "high".
+    """
+
+    name: ClassVar[str] = "hard"
+    drops_without_weight: ClassVar[bool] = True
+
+    prune_fraction: str = ""
+    threshold: str = "mean"
+    condition: str = "low"
+
+    def __post_init__(self) -> None:
+        if self.prune_fraction:
+            object.__setattr__(self, "prune_fraction", decimal_string(self.prune_fraction, "prune_fraction"))
+            prune_count(self.prune_fraction, 1)
+        check_threshold(self.threshold)
+        check_condition(self.condition)
+        super().__post_init__()
+
+    def classes(self, view: ScoreView, position: Position) -> Classification:
+        """Class 0 "kept", class 1 "low" (or "high"), of which nothing is kept."""
+        cut = cut_at_threshold(view.score, self.threshold, self.condition)
+        members, requested = cut.members, 0
+        if self.prune_fraction:
+            requested = prune_count(self.prune_fraction, view.num_samples)
+            members = lowest(view.score, min(requested, cut.num_scored), self.condition)
+        return Classification(
+            codes=members.astype(np.uint8),
+            rows=(KEPT, ClassRow(name=self.condition, keep_65536=0)),
+            threshold=cut.threshold,
+            low_share=cut.share,
+            prune_requested=requested,
+        )
+
+    def derived_params(self, num_samples: int) -> dict[str, ParamValue]:
+        """`prune_count`, where a fraction was given."""
+        return {"prune_count": prune_count(self.prune_fraction, num_samples)} if self.prune_fraction else {}
+
+    def _settings(self) -> dict[str, ParamValue]:
+        share: dict[str, ParamValue] = {"prune_fraction": self.prune_fraction} if self.prune_fraction else {}
+        return {**share, "threshold": self.threshold, "condition": self.condition}

@@ -1,0 +1,76 @@
+"""`infobatch`: prune a random share of the samples below the mean, and weigh up what stays (paper Eq. 2–5)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from infobatch_stream.policies.base import KEPT, Classification, ClassRow, ParamValue, Position, ScoreView
+from infobatch_stream.policies.pruned_class import (
+    Cut,
+    check_condition,
+    check_threshold,
+    cut_at_threshold,
+    lowest,
+)
+from infobatch_stream.policies.share import SharePolicy
+from infobatch_stream.ratios import keep_lanes, prune_count
+
+__all__ = ["InfoBatch"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class InfoBatch(SharePolicy):
+    """Eq. 4: P(pruned) = r where the score is below the threshold, 0 elsewhere; kept ones of them weigh 1/(1−r).
+
+    With `prune_fraction` the class is what is below the threshold while a quarter of it can stay, and else as many
+    of the lowest scores as that takes.
+
+    Args:
+        threshold: "mean" (the paper) or "quantile:q".
+        condition: "low" prunes what is below the threshold (the paper), "high" what is above.
+    """
+
+    name: ClassVar[str] = "infobatch"
+
+    threshold: str = "mean"
+    condition: str = "low"
+
+    def __post_init__(self) -> None:
+        check_threshold(self.threshold)
+        check_condition(self.condition)
+        super().__post_init__()
+
+    def classes(self, view: ScoreView, position: Position) -> Classification:
+        """Class 0 "kept", class 1 "low" (or "high")."""
+        cut = cut_at_threshold(view.score, self.threshold, self.condition)
+        members, requested = cut.members, 0
+        if self.prune_ratio:
+            row = ClassRow(name=self.condition, keep_65536=keep_lanes(self.prune_ratio))
+        else:
+            requested = prune_count(self.prune_fraction, view.num_samples)
+            members, keep = self._members_to_prune(view, cut, requested)
+            row = ClassRow(name=self.condition, keep_count=keep)
+        return Classification(
+            codes=members.astype(np.uint8),
+            rows=(KEPT, row),
+            threshold=cut.threshold,
+            low_share=cut.share,
+            prune_requested=requested,
+        )
+
+    def _members_to_prune(self, view: ScoreView, cut: Cut, requested: int) -> tuple[npt.NDArray[np.bool_], int]:
+        """Members of a class that can lose `requested` samples and keep a quarter, and how many of them stay."""
+        if 4 * requested <= 3 * cut.size:
+            return cut.members, cut.size - requested
+        wanted = -(-4 * requested // 3)
+        if wanted > cut.num_scored:
+            pruned = 3 * cut.num_scored // 4
+            return lowest(view.score, cut.num_scored, self.condition), cut.num_scored - pruned
+        return lowest(view.score, wanted, self.condition), wanted - requested
+
+    def _settings(self) -> dict[str, ParamValue]:
+        return {**super()._settings(), "threshold": self.threshold, "condition": self.condition}

@@ -1,0 +1,89 @@
+"""Exact numbers from decimal strings: what a float would round differently on two machines.
+
+A ratio that decides bits is kept as the string the user wrote; the integers made from it are exact.
+"""
+
+from __future__ import annotations
+
+import re
+from fractions import Fraction
+from math import floor
+
+from infobatch_stream.errors import ConfigError
+
+__all__ = ["LANES", "anneal_epoch", "decimal_string", "fraction", "keep_lanes", "prune_count"]
+
+# Two digits of exponent: a longer one would be a number of its own weight in memory.
+_DECIMAL = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,2})?", re.ASCII)
+
+LANES = 65536
+"""Keep probabilities are k/65536: a sample has one 16-bit lane of the draw."""
+
+
+def decimal_string(value: float | int | str, name: str) -> str:
+    """The decimal string that stands for `value`: a string as it is, a float by its shortest repr.
+
+    Raises:
+        ConfigError: `value` is not a finite decimal number.
+    """
+    text = value.strip() if isinstance(value, str) else repr(value)
+    if isinstance(value, bool) or not _is_decimal(text):
+        raise ConfigError(f"{name}={value!r} is not a finite decimal number such as 0.5 or '0.875'")
+    return text
+
+
+def fraction(text: str, name: str) -> Fraction:
+    """The exact value of a decimal string.
+
+    Raises:
+        ConfigError: the string is not a decimal number.
+    """
+    if not _is_decimal(text):
+        raise ConfigError(f"{name}={text!r} is not a finite decimal number such as '0.875'")
+    return Fraction(text)
+
+
+def keep_lanes(prune_ratio: str, name: str = "prune_ratio") -> int:
+    """k = ⌊65536·(1 − r) + ½⌋ for a prune ratio r: of 65,536 lanes, those that keep a sample.
+
+    Raises:
+        ConfigError: r is outside [0, 1).
+    """
+    ratio = fraction(prune_ratio, name)
+    if not 0 <= ratio < 1:
+        raise ConfigError(f"{name}={prune_ratio} is outside [0, 1): it is the share of the class that is pruned")
+    k = floor(LANES * (1 - ratio) + Fraction(1, 2))
+    if k == 0:
+        raise ConfigError(
+            f"{name}={prune_ratio} keeps less than 1 sample in 131,072, which no weight can make up for; "
+            "use policy='hard' to drop all of them"
+        )
+    return k
+
+
+def anneal_epoch(delta: str, epochs: int) -> int:
+    """⌊δ·C⌋, exactly: the first epoch that is trained unpruned.
+
+    Raises:
+        ConfigError: δ is outside [0, 1].
+    """
+    value = fraction(delta, "delta")
+    if not 0 <= value <= 1:
+        raise ConfigError(f"delta={delta} is outside [0, 1]: it is the share of the epochs that may be pruned")
+    return floor(value * epochs)
+
+
+def prune_count(prune_fraction: str, num_samples: int) -> int:
+    """T = ⌊f·N + ½⌋: the samples that a fraction f of N prunes.
+
+    Raises:
+        ConfigError: f is outside [0, 1).
+    """
+    value = fraction(prune_fraction, "prune_fraction")
+    if not 0 <= value < 1:
+        raise ConfigError(f"prune_fraction={prune_fraction} is outside [0, 1): it is the share of all samples")
+    return floor(value * num_samples + Fraction(1, 2))
+
+
+def _is_decimal(text: str) -> bool:
+    return len(text) <= 64 and _DECIMAL.fullmatch(text) is not None
