@@ -25,6 +25,7 @@ lint: $(VENV)/dev.stamp
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+	cd examples/cifar10 && MYPYPATH=. ../../$(VENV)/bin/mypy --config-file ../../pyproject.toml *.py
 	$(VENV)/bin/python tools/generate_proto.py --check
 
 proto: $(VENV)/dev.stamp

@@ -27,9 +27,7 @@ class Command:
 
 COMMANDS = {
     "serve": Command(module="infobatch_server.serve_command", help="run a score server", extra="server"),
-    "index": Command(
-        module="infobatch_client.index_command", help="make the index files of shards", extra="train"
-    ),
+    "index": Command(module="infobatch_client.index_command", help="make the index files of shards", extra="train"),
     "demo": Command(
         module="infobatch_client.demo.command",
         help="train on 1,347 digits with and without pruning, and compare",
@@ -91,6 +89,5 @@ def _missing(chosen: str | None, error: ModuleNotFoundError) -> Exception:
     if extra is None or root in ("", "infobatch_stream", "infobatch_client", "infobatch_server"):
         return error
     return ConfigError(
-        f"`infobatch {chosen}` needs {root!r}, which is not installed: "
-        f"pip install 'infobatch-stream[{extra}]'"
+        f"`infobatch {chosen}` needs {root!r}, which is not installed: pip install 'infobatch-stream[{extra}]'"
     )

@@ -75,27 +75,27 @@ class ProgressLR:
         return [float(group["lr"]) for group in self._optimizer.param_groups]
 
     def state_dict(self) -> dict[str, Any]:
-        """The rates at factor 1; all else follows from the loader's own state."""
-        return {"initial_lrs": [group["initial_lr"] for group in self._optimizer.param_groups]}
+        """Each group's rate at factor 1 and now; all else follows from the loader's own state."""
+        groups = self._optimizer.param_groups
+        return {"initial_lrs": [group["initial_lr"] for group in groups], "lrs": self.get_last_lr()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes over the rates of `state_dict()` and sets those of the present progress.
+        """Sets the rates of `state_dict()`, which hold until the next `step()`.
 
-        Load the loader's and the optimizer's states first.
+        They are taken as saved, because a restored loader knows its progress within an epoch only once it has
+        that epoch's plan. To be called after `optimizer.load_state_dict`.
 
         Raises:
             ConfigError: the optimizer has another number of parameter groups.
         """
-        rates = state["initial_lrs"]
         groups = self._optimizer.param_groups
-        if len(rates) != len(groups):
+        if len(state["lrs"]) != len(groups):
             raise ConfigError(
-                f"the state has {len(rates)} parameter groups and the optimizer {len(groups)}: "
+                f"the state has {len(state['lrs'])} parameter groups and the optimizer {len(groups)}: "
                 "load it into an optimizer made the same way"
             )
-        for group, rate in zip(groups, rates, strict=True):
-            group["initial_lr"] = rate
-        self.step()
+        for group, initial_lr, lr in zip(groups, state["initial_lrs"], state["lrs"], strict=True):
+            group.update(initial_lr=initial_lr, lr=lr)
 
 
 def one_cycle(pct_start: float = 0.3, div_factor: float = 25.0, final_div_factor: float = 1e4) -> Schedule:

@@ -86,9 +86,21 @@ def test_cosine_warms_up_and_ends_where_it_was_told() -> None:
     assert factor(0.55) == pytest.approx((1.0 + 0.05) / 2)
 
 
-def test_a_restored_schedule_goes_on_at_the_same_rate() -> None:
-    saved = ProgressLR(sgd(0.3, 0.7), one_cycle(), Progress(10, done=4.2))
-    restored = ProgressLR(sgd(9.0, 9.0), one_cycle(), Progress(10, done=4.2))
+def test_a_restored_schedule_goes_on_at_the_same_rates() -> None:
+    loader = Progress(10, done=4.2)
+    saved = ProgressLR(sgd(0.3, 0.7), one_cycle(), loader)
+    restored = ProgressLR(sgd(9.0, 9.0), one_cycle(), loader)
+    restored.load_state_dict(saved.state_dict())
+    assert restored.get_last_lr() == saved.get_last_lr()
+    loader.done = 4.3
+    saved.step()
+    restored.step()
+    assert restored.get_last_lr() == saved.get_last_lr()
+
+
+def test_restored_rates_do_not_need_the_loaders_progress() -> None:
+    saved = ProgressLR(sgd(0.3), one_cycle(), Progress(10, done=4.2))
+    restored = ProgressLR(sgd(0.3), one_cycle(), Progress(10, done=4.0))
     restored.load_state_dict(saved.state_dict())
     assert restored.get_last_lr() == saved.get_last_lr()
 

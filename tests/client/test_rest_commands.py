@@ -96,18 +96,14 @@ def test_json_is_passed_on_as_it_came(endpoint: Endpoint, capsys: pytest.Capture
     assert json.loads(capsys.readouterr().out) == RUN
 
 
-def test_an_unknown_run_gives_the_servers_words(
-    endpoint: Endpoint, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_unknown_run_gives_the_servers_words(endpoint: Endpoint, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["stats", "a/b", "--http", endpoint.http]) == 2
     error = capsys.readouterr().err
     assert "/v1/runs/a%2Fb answered 404" in error
     assert error.endswith(": no such run\n")
 
 
-def test_what_is_not_a_score_server_is_said_so(
-    endpoint: Endpoint, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_what_is_not_a_score_server_is_said_so(endpoint: Endpoint, capsys: pytest.CaptureFixture[str]) -> None:
     endpoint.answers["/v1/runs"] = b"<html>"
     assert cli.main(["runs", "--http", endpoint.http]) == 2
     assert "is it a score server's --http address?" in capsys.readouterr().err

@@ -60,9 +60,7 @@ def test_our_own_errors_are_one_line_on_stderr(
     assert capsys.readouterr().err == "infobatch: no run 'x'\n"
 
 
-def test_a_missing_package_names_the_extra(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_missing_package_names_the_extra(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     def run(args: object) -> int:
         raise ModuleNotFoundError("No module named 'webdataset.tariterators'", name="webdataset.tariterators")
 

@@ -53,9 +53,7 @@ class Outcome:
 def train(policy: str, shards: DigitShards, settings: Settings) -> Outcome:
     """Trains on the train shards under `policy` ("full" or "infobatch"), then counts the errors in test."""
     model = make_model(settings.seed)
-    optimizer = torch.optim.SGD(
-        model.parameters(), lr=PEAK_LR, momentum=0.9, nesterov=True, weight_decay=5e-4
-    )
+    optimizer = torch.optim.SGD(model.parameters(), lr=PEAK_LR, momentum=0.9, nesterov=True, weight_decay=5e-4)
     criterion = nn.CrossEntropyLoss(reduction="none")
     dataset = (
         InfoBatchStreamDataset(
