@@ -129,6 +129,7 @@ class Training:
 
     def epoch(self, epoch: int) -> None:
         """Trains what is left of `epoch`, evaluates and saves."""
+        self.evaluate_until(epoch)
         if len(self.history.trained) == epoch:
             self.history.trained.append(0)
         self.model.train()
@@ -138,7 +139,7 @@ class Training:
             self.history.trained[epoch] += int((self.loader.weights() > 0).sum())
             if self.args.checkpoint_every and self.history.step % self.args.checkpoint_every == 0:
                 self.save()
-        self.history.accuracies.append(self.evaluate())
+        self.evaluate_until(epoch + 1)
         self.save()
 
     def step(self, images: Tensor, labels: Tensor) -> None:
@@ -154,6 +155,11 @@ class Training:
         self.optimizer.step()
         self.schedule.step()
         self.history.step += 1
+
+    def evaluate_until(self, epochs_done: int) -> None:
+        """Evaluates unless that was done: a checkpoint may be of an epoch's last step, before its evaluation."""
+        if len(self.history.accuracies) < epochs_done:
+            self.history.accuracies.append(self.evaluate())
 
     @torch.inference_mode()
     def evaluate(self) -> float:
@@ -197,6 +203,7 @@ def main() -> None:
             training.epoch(epoch)
             trained, accuracy = training.history.trained[-1], training.history.accuracies[-1]
             print(f"epoch {epoch}: {trained:,} samples trained, accuracy {accuracy:.2%}", file=sys.stderr)
+        training.evaluate_until(args.epochs)
         print(json.dumps(training.result(loader.num_samples)))
 
 
