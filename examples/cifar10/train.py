@@ -195,7 +195,7 @@ def main() -> None:
     args = parse_arguments()
     checkpoint = read(args.resume) if args.resume is not None else None
     run = args.run or (checkpoint["parts"]["loader"]["run"] if checkpoint is not None else None)
-    with closing(train_loader(args, run)) as loader, closing(test_loader(args)) as tests:
+    with closing(test_loader(args)) as tests, closing(train_loader(args, run)) as loader:
         training = Training(args, loader, tests)
         if checkpoint is not None:
             training.resume(checkpoint)
