@@ -11,7 +11,7 @@ import argparse
 import json
 import sys
 import time
-from contextlib import closing, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +73,7 @@ def train_loader(args: argparse.Namespace, run: str | None) -> InfoBatchLoader:
             run=run,
             epochs=args.epochs,
             policy=args.policy,
-            prune_ratio=args.prune_ratio,
+            prune_ratio=None if args.policy == "full" else args.prune_ratio,
             delta=args.delta,
             seed=args.seed,
         )
@@ -195,7 +195,7 @@ def main() -> None:
     args = parse_arguments()
     checkpoint = read(args.resume) if args.resume is not None else None
     run = args.run or (checkpoint["parts"]["loader"]["run"] if checkpoint is not None else None)
-    with closing(test_loader(args)) as tests, closing(train_loader(args, run)) as loader:
+    with test_loader(args) as tests, train_loader(args, run) as loader:
         training = Training(args, loader, tests)
         if checkpoint is not None:
             training.resume(checkpoint)

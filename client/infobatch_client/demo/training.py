@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,7 +60,7 @@ def train(policy: str, shards: DigitShards, settings: Settings) -> Outcome:
             run=f"demo-{policy}",
             policy=policy,
             epochs=settings.epochs,
-            prune_ratio=settings.prune_ratio,
+            prune_ratio=None if policy == "full" else settings.prune_ratio,
             delta=settings.delta,
             seed=settings.seed,
             state_dir=settings.state_dir,
@@ -70,7 +69,7 @@ def train(policy: str, shards: DigitShards, settings: Settings) -> Outcome:
         .to_tuple("png", "cls")
         .map_tuple(to_tensor, int)
     )
-    with closing(InfoBatchLoader(dataset, batch_size=BATCH_SIZE, num_workers=settings.workers)) as loader:
+    with InfoBatchLoader(dataset, batch_size=BATCH_SIZE, num_workers=settings.workers) as loader:
         schedule = ProgressLR(optimizer, one_cycle(), loader)
         kept: list[int] = []
         started = time.perf_counter()
@@ -107,7 +106,7 @@ def count_errors(model: nn.Module, shards: str) -> int:
     )
     model.eval()
     errors = 0
-    with closing(InfoBatchLoader(dataset, batch_size=256)) as loader, torch.inference_mode():
+    with InfoBatchLoader(dataset, batch_size=256) as loader, torch.inference_mode():
         for images, labels in loader:
             wrong = model(images).argmax(dim=1) != labels
             errors += int((wrong & (loader.weights() > 0)).sum())

@@ -1,0 +1,299 @@
+"""Walks the headers of a tar file: where every regular file's bytes are, without reading them.
+
+Reads old tar, ustar, GNU (long names and links, base-256 numbers) and PAX (extended and global headers), and
+takes them as Python's `tarfile` does, at about a tenth of its time: one small positioned read covers a header,
+the small member behind it and the next header, and checksums are verified for thousands of headers at once.
+Stricter than `tarfile`, which quietly ends at damage: whatever is wrong is an error that names the byte.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass, field
+from typing import NoReturn
+
+import numpy as np
+
+from infobatch_stream.errors import CorruptShardError, ShardError
+
+__all__ = ["INLINE_BYTES", "TarMembers", "check_header", "scan_tar"]
+
+INLINE_BYTES = 64
+"""Members up to this size, in bytes, are read along with the headers and kept in the index."""
+
+_BLOCK = 512
+_WINDOW = 4096
+_ZERO_BLOCK = bytes(_BLOCK)
+_HEADERS_PER_CHECK = 4096
+_REGULAR, _REGULAR_OLD, _CONTIGUOUS, _SPARSE = b"0"[0], 0, b"7"[0], b"S"[0]
+_WITHOUT_DATA = frozenset(b"123456")
+_LONG_NAME, _LONG_LINK = b"L"[0], b"K"[0]
+_PAX, _PAX_SOLARIS, _PAX_GLOBAL = b"x"[0], b"X"[0], b"g"[0]
+_PAX_RECORD = re.compile(rb"(\d+) ([^=]+)=")
+_COMPRESSED_NAMES = (".gz", ".tgz", ".bz2", ".tbz2", ".xz", ".txz", ".zst", ".tzst", ".lz4")
+_COMPRESSED_STARTS = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd", b"\x04\x22\x4d\x18")
+
+
+@dataclass
+class TarMembers:
+    """The regular files of a tar file, in tar order: four columns of one length.
+
+    Attributes:
+        names: full member names; bytes that aren't UTF-8 as surrogate escapes.
+        data_offsets: byte in the tar file at which the member's data begin.
+        sizes: bytes of data.
+        inline: the data of members of at most `INLINE_BYTES`, None for larger ones.
+    """
+
+    names: list[str] = field(default_factory=list)
+    data_offsets: list[int] = field(default_factory=list)
+    sizes: list[int] = field(default_factory=list)
+    inline: list[bytes | None] = field(default_factory=list)
+
+
+def scan_tar(fd: int, shard: str) -> TarMembers:
+    """Lists the regular files of a tar file.
+
+    Args:
+        fd: descriptor of the tar file, open for reading; its position is neither used nor moved.
+        shard: the name of the shard, for messages.
+
+    Raises:
+        CorruptShardError: cut short or damaged; the message names the shard and the byte.
+        ShardError: compressed, or holding sparse members.
+    """
+    _refuse_compressed(fd, shard)
+    return _Walk(fd, shard).members()
+
+
+def check_header(block: bytes, size: int) -> bool:
+    """Says whether `block` (512 bytes) is a valid tar header of a member of `size` bytes."""
+    if len(block) != _BLOCK or not _checksums_hold(block)[0]:
+        return False
+    stated = _parse_number(block[124:136])
+    return stated == size or stated == 0  # PAX may state the size elsewhere
+
+
+class _Walk:
+    """One pass over one tar file."""
+
+    def __init__(self, fd: int, shard: str) -> None:
+        self.fd = fd
+        self.shard = shard
+        self.file_size = os.fstat(fd).st_size
+        self.found = TarMembers()
+        self.raw_names: list[bytes | str] = []
+        self.unchecked: list[bytes] = []
+        self.unchecked_at: list[int] = []
+        self.window = b""
+        self.window_at = 0
+        self.global_pax: dict[str, bytes] = {}
+
+    def members(self) -> TarMembers:
+        """Walks from the first header to the end-of-archive marker."""
+        position = 0
+        while True:
+            header = self.header_at(position)
+            if header is None:
+                break
+            position = self.take(header, position)
+            if len(self.unchecked) >= _HEADERS_PER_CHECK:
+                self.verify_checksums()
+        self.verify_checksums()
+        self.found.names = [_decode(name) if isinstance(name, bytes) else name for name in self.raw_names]
+        return self.found
+
+    def header_at(self, position: int) -> bytes | None:
+        """The header block at `position`, None for the end-of-archive marker."""
+        at = position - self.window_at
+        if not 0 <= at <= len(self.window) - _BLOCK:
+            self.window = os.pread(self.fd, _WINDOW, position)
+            self.window_at, at = position, 0
+        header = self.window[at : at + _BLOCK]
+        if len(header) < _BLOCK:
+            self.fail(
+                position + len(header),
+                "the file ends without an end-of-archive marker: it was cut short, or its writer never closed",
+            )
+        if not header[0] and header == _ZERO_BLOCK:
+            return None
+        self.unchecked.append(header)
+        self.unchecked_at.append(position)
+        return header
+
+    def take(self, header: bytes, position: int) -> int:
+        """Notes the member whose header is at `position`; gives the position of the next header."""
+        kind = header[156]
+        if kind == _REGULAR or kind == _REGULAR_OLD:
+            name = header[:100].partition(b"\0")[0]
+            if header[345] or self.global_pax or kind == _REGULAR_OLD:
+                return self.take_unusual(header, position)
+            try:
+                size = int(header[124:135] if header[135] <= 32 else header[124:136], 8)
+            except ValueError:
+                size = self.size_of(header, position)
+            return self.add(name, position + _BLOCK, size)
+        return self.take_unusual(header, position)
+
+    def add(self, name: bytes | str, data_at: int, size: int) -> int:
+        """Notes a regular file; gives the position of the next header."""
+        end = data_at + size
+        if size < 0 or end > self.file_size:
+            self.fail(
+                self.file_size,
+                f"the file ends inside member {_shown(name)}, whose {size} bytes begin at byte {data_at}",
+            )
+        self.raw_names.append(name)
+        self.found.data_offsets.append(data_at)
+        self.found.sizes.append(size)
+        self.found.inline.append(self.data(data_at, size) if size <= INLINE_BYTES else None)
+        return data_at + (size + _BLOCK - 1) // _BLOCK * _BLOCK
+
+    def take_unusual(self, header: bytes, position: int) -> int:
+        """As `take`, for every kind of header; follows long names and PAX headers to the member they describe."""
+        long_name: bytes | None = None
+        pax: dict[str, bytes] = dict(self.global_pax)
+        while header[156] in (_LONG_NAME, _LONG_LINK, _PAX, _PAX_SOLARIS, _PAX_GLOBAL):
+            kind = header[156]
+            size = self.size_of(header, position)
+            body = self.data(position + _BLOCK, size)
+            if kind == _LONG_NAME and long_name is None:
+                long_name = body.partition(b"\0")[0]
+            elif kind in (_PAX, _PAX_SOLARIS):
+                pax = {**pax, **self.pax_records(body, position)}
+            elif kind == _PAX_GLOBAL:
+                self.note_global(body, position)
+                return position + _BLOCK + (size + _BLOCK - 1) // _BLOCK * _BLOCK
+            position += _BLOCK + (size + _BLOCK - 1) // _BLOCK * _BLOCK
+            following = self.header_at(position)
+            if following is None:
+                self.fail(position, "the archive ends where a long name or a PAX header announced a member")
+            header = following
+        return self.take_member(header, position, long_name, pax)
+
+    def take_member(self, header: bytes, position: int, long_name: bytes | None, pax: dict[str, bytes]) -> int:
+        """Notes the member at `position` under what the headers before it said of it."""
+        name = header[:100].partition(b"\0")[0]
+        kind = header[156]
+        is_folder = kind == _REGULAR_OLD and name.endswith(b"/")
+        if kind == _SPARSE or any(key.startswith("GNU.sparse.") for key in pax):
+            raise ShardError(
+                f"{self.shard}: member {_shown(name)} at byte {position} is stored sparse, which can't be read in "
+                "one piece; write the shard again without tar --sparse"
+            )
+        if header[345] and kind not in b"LKS":
+            name = header[345:500].partition(b"\0")[0] + b"/" + name
+        size = self.size_of(header, position)
+        if "size" in pax:
+            size = self.pax_size(pax["size"], position)
+        if "path" in pax:
+            name = pax["path"].rstrip(b"/")
+        elif long_name is not None:
+            name = long_name
+        if is_folder or kind in _WITHOUT_DATA:
+            return position + _BLOCK
+        if kind in (_REGULAR, _REGULAR_OLD, _CONTIGUOUS):
+            return self.add(name, position + _BLOCK, size)
+        return position + _BLOCK + (size + _BLOCK - 1) // _BLOCK * _BLOCK
+
+    def data(self, at: int, size: int) -> bytes:
+        """The `size` bytes at `at`, from the window if they are in it."""
+        if at + size > self.file_size:
+            self.fail(self.file_size, f"the file ends inside the {size} bytes that begin at byte {at}")
+        start = at - self.window_at
+        if 0 <= start and start + size <= len(self.window):
+            return self.window[start : start + size]
+        return os.pread(self.fd, size, at)
+
+    def size_of(self, header: bytes, position: int) -> int:
+        """The size that a header states."""
+        size = _parse_number(header[124:136])
+        if size is None or size < 0:
+            self.fail(position, f"a header whose size field reads {header[124:136]!r}")
+        return size
+
+    def pax_size(self, text: bytes, position: int) -> int:
+        if not text.isdigit():
+            self.fail(position, f"a PAX header whose size reads {text!r}")
+        return int(text)
+
+    def pax_records(self, body: bytes, position: int) -> dict[str, bytes]:
+        """The records of a PAX header."""
+        records: dict[str, bytes] = {}
+        at = 0
+        while match := _PAX_RECORD.match(body, at):
+            length = int(match[1])
+            if length <= match.end() - at or at + length > len(body):
+                self.fail(position, f"a PAX header with a record of {length} bytes")
+            records[_decode(match[2])] = body[match.end() : at + length - 1]
+            at += length
+        return records
+
+    def note_global(self, body: bytes, position: int) -> None:
+        """Remembers a global PAX header for the members behind it."""
+        records = self.pax_records(body, position)
+        if "size" in records:
+            self.fail(position, "a global PAX header that gives every member one size")
+        self.global_pax.update(records)
+
+    def verify_checksums(self) -> None:
+        """Checks the headers read since the last call; the first bad one is the error."""
+        if not self.unchecked:
+            return
+        holds = _checksums_hold(b"".join(self.unchecked))
+        if not holds.all():
+            bad = self.unchecked_at[int(np.argmin(holds))]
+            self.unchecked.clear()
+            self.fail(bad, "no valid tar header (its checksum doesn't match): damaged, or not a tar file")
+        self.unchecked.clear()
+        self.unchecked_at.clear()
+
+    def fail(self, byte: int, what: str) -> NoReturn:
+        """Raises for what is wrong at `byte`, or for an earlier header that led there."""
+        self.verify_checksums()
+        raise CorruptShardError(f"{self.shard}: at byte {byte}: {what}; copy or write this shard again")
+
+
+def _checksums_hold(headers: bytes) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+    blocks = np.frombuffer(headers, dtype=np.uint8).reshape(-1, _BLOCK)
+    others = np.concatenate([blocks[:, :148], blocks[:, 156:]], axis=1)
+    unsigned = others.sum(axis=1, dtype=np.int64) + 8 * 32
+    stated = [_parse_number(field) for field in _fields(blocks[:, 148:156])]
+    expected = np.array([-1 if number is None else number for number in stated], dtype=np.int64)
+    holds = unsigned == expected
+    if not holds.all():  # ancient tars summed signed chars
+        holds |= others.view(np.int8).sum(axis=1, dtype=np.int64) + 8 * 32 == expected
+    return np.asarray(holds, dtype=np.bool_)
+
+
+def _fields(column: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> list[bytes]:
+    joined = column.tobytes()
+    width = column.shape[1]
+    return [joined[at : at + width] for at in range(0, len(joined), width)]
+
+
+def _parse_number(text: bytes) -> int | None:
+    """A number field of a header: octal text, or base-256 behind a marker byte; None if neither."""
+    if text[0] in (0o200, 0o377):
+        return int.from_bytes(text[1:], "big") - (256 ** (len(text) - 1) if text[0] == 0o377 else 0)
+    try:
+        return int(text.partition(b"\0")[0].strip() or b"0", 8)
+    except ValueError:
+        return None
+
+
+def _decode(text: bytes) -> str:
+    return text.decode("utf-8", "surrogateescape")
+
+
+def _shown(name: bytes | str) -> str:
+    return repr(_decode(name) if isinstance(name, bytes) else name)
+
+
+def _refuse_compressed(fd: int, shard: str) -> None:
+    if os.pread(fd, 6, 0).startswith(_COMPRESSED_STARTS) or shard.lower().endswith(_COMPRESSED_NAMES):
+        raise ShardError(
+            f"{shard}: this shard is compressed, so its samples can't be read one by one; unpack it to a plain "
+            ".tar (images and audio are compressed already)"
+        )
