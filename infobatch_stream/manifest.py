@@ -123,9 +123,7 @@ class Manifest:
             if count < 0:
                 raise ConfigError(f"{name}: a shard can't have {count} samples; give its count, at least 1")
             if len(fingerprint) != FINGERPRINT_BYTES:
-                raise ConfigError(
-                    f"{name}: a shard fingerprint has {FINGERPRINT_BYTES} bytes; got {len(fingerprint)}"
-                )
+                raise ConfigError(f"{name}: a shard fingerprint has {FINGERPRINT_BYTES} bytes; got {len(fingerprint)}")
             total += count
             if total > _INT64_MAX:
                 raise ConfigError(

@@ -43,22 +43,22 @@ class TiedBatch(NamedTuple):
 
     Args:
         payload: what `collate_fn` made of B payloads.
-        index: int64 (B,), sample indices; −1 in rows that fill.
-        weight: float32 (B,), 0 in rows that fill.
+        indices: int64 (B,), sample indices; −1 in rows that fill.
+        weights: float32 (B,), 0 in rows that fill.
         keyed: the payloads were dicts.
         counts: what became of the batch's positions.
     """
 
     payload: Any
-    index: npt.NDArray[np.int64]
-    weight: npt.NDArray[np.float32]
+    indices: npt.NDArray[np.int64]
+    weights: npt.NDArray[np.float32]
     keyed: bool
     counts: RowCounts
 
 
 class _Tie(NamedTuple):
     step: int
-    index: int
+    sample: int
     weight: float
 
 
@@ -206,10 +206,10 @@ class _PassBatches:
         size = self._opening.batch_size
         first, end = self._opening.rows(step, self._rank)
         payloads = [payload for _, payload in rows]
-        index = np.full(size, -1, np.int64)
-        weight = np.zeros(size, np.float32)
-        index[: len(rows)] = [tie.index for tie, _ in rows]
-        weight[: len(rows)] = [tie.weight for tie, _ in rows]
+        indices = np.full(size, -1, np.int64)
+        weights = np.zeros(size, np.float32)
+        indices[: len(rows)] = [tie.sample for tie, _ in rows]
+        weights[: len(rows)] = [tie.weight for tie, _ in rows]
         if payloads:
             self._last_row = payloads[-1:]
         if len(payloads) < size:
@@ -218,7 +218,7 @@ class _PassBatches:
         unreadable = self._unreadable.pop(step, 0)
         counts = RowCounts(len(rows), size - len(rows), end - first - len(rows) - unreadable, unreadable)
         keyed = isinstance(payloads[0], dict)
-        return TiedBatch(self._collate(payloads, keyed), index, weight, keyed, counts)
+        return TiedBatch(self._collate(payloads, keyed), indices, weights, keyed, counts)
 
     def _collate(self, payloads: list[Any], keyed: bool) -> Any:
         if keyed:

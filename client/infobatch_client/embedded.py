@@ -86,7 +86,7 @@ def _running(folder: Path) -> dict[str, str] | None:
 
 
 def _launch(folder: Path) -> dict[str, str]:
-    """Starts a server and waits until it answers. It has a session of its own: Ctrl-C must not end it before a flush."""
+    """Starts a server and waits until it answers; in a session of its own, so that Ctrl-C doesn't end it first."""
     endpoint = folder / "endpoint.json"
     endpoint.unlink(missing_ok=True)
     log = folder / "server.log"

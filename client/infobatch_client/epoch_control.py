@@ -45,7 +45,7 @@ class EpochControl:
     """
 
     def __init__(self) -> None:
-        self._bytes = torch.zeros(_SIZE_BYTES, dtype=torch.uint8).share_memory_()
+        self._bytes = torch.zeros(_SIZE_BYTES, dtype=torch.uint8).share_memory_()  # type: ignore[no-untyped-call]
 
     def write(self, given: Pass) -> None:
         """Sets what the next pass reads."""

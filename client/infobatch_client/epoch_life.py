@@ -15,7 +15,9 @@ from infobatch_stream.errors import LossError
 from infobatch_stream.opening import Opening
 from infobatch_stream.plan import EpochPlan
 
-__all__ = ["OpenEpoch", "Ticket"]
+__all__ = ["OpenEpoch", "Ticket", "with_tie"]
+
+NO_ROWS = RowCounts(0, 0, 0, 0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,8 +58,7 @@ class OpenEpoch:
     updated: int = 0
     exhausted: bool = False
     ended: bool = False
-    non_finite: int = 0
-    counts: RowCounts = RowCounts(0, 0, 0, 0)
+    counts: RowCounts = NO_ROWS
     awaiting: OrderedDict[int, Ticket] = field(default_factory=OrderedDict)
     newest: Ticket | None = None
 
@@ -79,7 +80,7 @@ class OpenEpoch:
     def restart(self) -> None:
         """Begins the pass again; nothing was updated, so nothing is lost."""
         self.given, self.exhausted, self.newest = 0, False, None
-        self.counts = RowCounts(0, 0, 0, 0)
+        self.counts = NO_ROWS
         self.awaiting.clear()
 
     def give(self, index: npt.NDArray[np.int64], weight: npt.NDArray[np.float32], counts: RowCounts) -> Ticket:

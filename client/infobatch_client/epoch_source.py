@@ -62,6 +62,7 @@ class EpochSource(ABC):
         """Counts of the pusher, where there is one."""
         return {}
 
+    @abstractmethod
     def flush(self) -> None:
         """Waits for scores that are on their way."""
 
@@ -94,9 +95,7 @@ class TrainingEpochs(EpochSource):
         if self.next_epoch >= self.num_epochs:
             raise ConfigError(f"all {self.num_epochs} epochs of the run's schedule are trained")
         if self._run is None:
-            self._run = TrainingRun(
-                self._options, self._manifest, global_batch=self._global_batch, state=self._state
-            )
+            self._run = TrainingRun(self._options, self._manifest, global_batch=self._global_batch, state=self._state)
         self._run.pusher.check()
         state, self._state = self._state, None
         inside = state is not None and state.inside
@@ -193,9 +192,7 @@ class ValidationEpochs(EpochSource):
 
     def open(self) -> tuple[int, EpochPlan, str, int]:
         """The samples in index order, or in an order of this pass's own."""
-        order = OrderParams.default(
-            num_samples=self.num_samples, num_shards=len(self._sizes), lanes=1, global_batch=1
-        )
+        order = OrderParams.default(num_samples=self.num_samples, num_shards=len(self._sizes), lanes=1, global_batch=1)
         plan = unpruned_plan(
             run_id=bytes(16), epoch=self._passes, seed=self._seed, shard_sizes=self._sizes, order=order
         )
@@ -224,6 +221,9 @@ class ValidationEpochs(EpochSource):
     def load(self, state: Mapping[str, Any]) -> None:
         """Refused: a pass begins anew."""
         self.state(None)
+
+    def flush(self) -> None:
+        """Nothing is on its way."""
 
     def close(self, timeout_s: float | None) -> None:
         """Removes the plan files."""

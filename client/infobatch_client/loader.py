@@ -250,9 +250,7 @@ class InfoBatchLoader:
         return self._open
 
     def _opening(self, num_positions: int, start: int) -> Opening:
-        return Opening(
-            num_positions=num_positions, start=start, batch_size=self.batch_size, drop_remainder=self._drop
-        )
+        return Opening(num_positions=num_positions, start=start, batch_size=self.batch_size, drop_remainder=self._drop)
 
     def _begin_epoch(self, *, explicit: bool) -> OpenEpoch:
         number, plan, path, start = self._source.open()
@@ -322,12 +320,12 @@ def _check(dataset: object, batch_size: int, num_workers: int, remainder: str) -
         raise ConfigError(f"num_workers={num_workers} must be at least 0")
     if remainder not in ("fill", "drop"):
         raise ConfigError(f"remainder={remainder!r} is neither 'fill' nor 'drop'")
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        if (ranks := torch.distributed.get_world_size()) > 1:
-            raise ConfigError(f"torch.distributed has {ranks} ranks; InfoBatchLoader reads for one rank so far")
+    distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+    if distributed and (ranks := torch.distributed.get_world_size()) > 1:
+        raise ConfigError(f"torch.distributed has {ranks} ranks; InfoBatchLoader reads for one rank so far")
 
 
-def _as_it_is(batch: TiedBatch) -> TiedBatch:
+def _as_it_is(batch: Any) -> Any:
     """In place of torch's default, which would make tensors of the tie, one more file each to send."""
     return batch
 

@@ -59,7 +59,9 @@ class ResumeState:
         """
         if not isinstance(state, Mapping) or state.get("format") != FORMAT:
             found = state.get("format") if isinstance(state, Mapping) else type(state).__name__
-            raise StateError(f"this is no loader state of format {FORMAT} (found {found!r}); pass loader.state_dict()'s")
+            raise StateError(
+                f"this is no loader state of format {FORMAT} (found {found!r}); pass loader.state_dict()'s"
+            )
         fields = cls.__dataclass_fields__
         if wrong := sorted(fields.keys() ^ state.keys()):
             raise StateError(f"the loader state has other fields than format {FORMAT}: {', '.join(wrong)}")

@@ -48,7 +48,7 @@ class Timeouts:
             )
         if self.connect_timeout_s <= 0 or self.flush_timeout_s < 0:
             raise ConfigError(
-                f"connect_timeout_s={self.connect_timeout_s} and flush_timeout_s={self.flush_timeout_s} must be positive"
+                f"connect_timeout_s={self.connect_timeout_s}, flush_timeout_s={self.flush_timeout_s}: must be positive"
             )
 
 
@@ -199,6 +199,4 @@ def _levels(levels: Sequence[tuple[float | str, float | str]]) -> str:
 
 
 def _fresh_name() -> str:
-    name = f"run-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}"
-    print(f"infobatch: run={name!r}", flush=True)
-    return name
+    return f"run-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}"

@@ -108,13 +108,13 @@ class ScoreClient:
     def _stub(self) -> pb_grpc.ScoreServiceStub:
         if self._pid != os.getpid() or self._channel is None:
             self._channel = grpc.insecure_channel(self.address, options=_CHANNEL_OPTIONS)
-            self._made = pb_grpc.ScoreServiceStub(self._channel)
+            self._made = pb_grpc.ScoreServiceStub(self._channel)  # type: ignore[no-untyped-call]
             self._pid = os.getpid()
         return self._made
 
     def _raise(self, rpc: str, error: grpc.RpcError) -> NoReturn:
         code, words = error.code(), error.details()
-        named = dict(error.trailing_metadata() or ()).get(_ERROR_NAME, "")
+        named = next((value for key, value in error.trailing_metadata() or () if key == _ERROR_NAME), "")
         kind = getattr(errors, named, None) if named in errors.__all__ else None
         kind = kind or _ERRORS.get(code, errors.ServerError)
         if kind is errors.ServerUnreachableError:
@@ -123,7 +123,7 @@ class ScoreClient:
 
 
 def retry_until(attempt: Callable[[float], T], timeout_s: float, *, pause_s: float = 0.2) -> T:
-    """`attempt(seconds left)` until it gives an answer, or raises anything but ServerUnreachableError, or time is up."""
+    """What `attempt(seconds left)` gives, tried again after ServerUnreachableError until time is up."""
     deadline = time.monotonic() + timeout_s
     while True:
         try:

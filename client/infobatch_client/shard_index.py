@@ -25,9 +25,7 @@ from infobatch_stream.manifest import shard_fingerprint
 __all__ = ["FORMAT_VERSION", "RESERVED_EXTENSIONS", "IndexHead", "Layout", "ShardIndex", "split_name"]
 
 FORMAT_VERSION = 1
-RESERVED_EXTENSIONS = frozenset(
-    {"__key__", "__url__", "__local_path__", "__index__", "__weight__", "__bad__"}
-)
+RESERVED_EXTENSIONS = frozenset({"__key__", "__url__", "__local_path__", "__index__", "__weight__", "__bad__"})
 Layout = tuple[tuple[str, bool], ...]
 """What all samples of a shard have in common: (extension, whether it is kept inline) of each member."""
 
@@ -170,10 +168,7 @@ class ShardIndex:
         if text is not None:
             return [text[begin:end] for begin, end in zip(begins, ends, strict=True)]
         keys = self.key_bytes
-        return [
-            keys[begin:end].decode("utf-8", "surrogateescape")
-            for begin, end in zip(begins, ends, strict=True)
-        ]
+        return [keys[begin:end].decode("utf-8", "surrogateescape") for begin, end in zip(begins, ends, strict=True)]
 
     def key(self, sample: int) -> str:
         """The key of the sample at a position in the shard."""

@@ -86,9 +86,7 @@ def _expand_entry(text: str) -> list[str]:
     try:
         return [url for pattern in braceexpand.braceexpand(text, escape=False) for url in _expand_path(pattern)]
     except braceexpand.UnbalancedBracesError:
-        raise ConfigError(
-            f"{text}: its braces don't match; write ranges like train-{{0000..0049}}.tar"
-        ) from None
+        raise ConfigError(f"{text}: its braces don't match; write ranges like train-{{0000..0049}}.tar") from None
 
 
 def _expand_path(url: str) -> list[str]:

@@ -65,7 +65,8 @@ class TiedChain(Generic[Tie]):
             )
 
     def _feed(self) -> Iterator[dict[str, Any]]:
-        for self._tie, sample in self._samples:
+        for tie, sample in self._samples:
+            self._tie = tie
             self._fresh = True
             self.pulled += 1
             yield sample

@@ -60,7 +60,7 @@ def weighted_mean(losses: torch.Tensor, weight: npt.NDArray[np.float32]) -> torc
 
 
 def host_copy(scores: torch.Tensor) -> tuple[torch.Tensor, Any]:
-    """(float32 (B,) in host memory, an event after which it is filled or None): a copy, never a view, without a sync."""
+    """A copy of the scores, float32 (B,) in host memory, and an event after which it is filled (or None); no sync."""
     scores = scores.detach()
     if scores.device.type == "cpu":
         return scores.to(torch.float32, copy=True), None
@@ -68,6 +68,6 @@ def host_copy(scores: torch.Tensor) -> tuple[torch.Tensor, Any]:
         return scores.to("cpu", torch.float32), None
     host = torch.empty(scores.shape, dtype=torch.float32, pin_memory=True)
     host.copy_(scores, non_blocking=True)
-    event = torch.cuda.Event()
+    event = torch.cuda.Event()  # type: ignore[no-untyped-call]
     event.record(torch.cuda.current_stream(scores.device))
     return host, event
