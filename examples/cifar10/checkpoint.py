@@ -26,6 +26,8 @@ class History:
     """Wall time of training and evaluation, over all starts."""
     trained: list[int] = field(default_factory=list)
     """Samples trained, per epoch."""
+    kept_shares: list[float] = field(default_factory=list)
+    """Of the data set, in each epoch's plan."""
     accuracies: list[float] = field(default_factory=list)
     """On the test shards, after each epoch."""
 

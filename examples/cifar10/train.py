@@ -132,6 +132,8 @@ class Training:
         self.evaluate_until(epoch)
         if len(self.history.trained) == epoch:
             self.history.trained.append(0)
+            plan = self.loader.metrics()
+            self.history.kept_shares.append(plan["kept"] / (plan["kept"] + plan["pruned"]))
         self.model.train()
         batches = tqdm(self.loader, desc=f"epoch {epoch}", unit="batch", leave=False, disable=None)
         for images, labels in batches:
@@ -177,12 +179,12 @@ class Training:
     def autocast(self) -> Any:
         return torch.autocast("cuda", dtype=torch.bfloat16) if self.args.amp else nullcontext()
 
-    def result(self, num_samples: int) -> dict[str, Any]:
+    def result(self) -> dict[str, Any]:
         """What the last line says."""
         return {
             "accuracy": self.history.accuracies[-1],
             "samples_trained": sum(self.history.trained),
-            "kept_shares": [trained / num_samples for trained in self.history.trained],
+            "kept_shares": self.history.kept_shares,
             "accuracies": self.history.accuracies,
             "wall_s": round(time.perf_counter() - self.started, 3),
             "steps": self.history.step,
@@ -204,7 +206,7 @@ def main() -> None:
             trained, accuracy = training.history.trained[-1], training.history.accuracies[-1]
             print(f"epoch {epoch}: {trained:,} samples trained, accuracy {accuracy:.2%}", file=sys.stderr)
         training.evaluate_until(args.epochs)
-        print(json.dumps(training.result(loader.num_samples)))
+        print(json.dumps(training.result()))
 
 
 if __name__ == "__main__":

@@ -115,7 +115,7 @@ def test_a_model_gives_a_logit_a_class(name: str) -> None:
 def test_a_checkpoint_restores_parts_and_history(tmp_path: Path) -> None:
     checkpoint = import_module("checkpoint")
     saved, restored = torch.nn.Linear(3, 2), torch.nn.Linear(3, 2)
-    history = checkpoint.History(step=7, elapsed_s=1.5, trained=[100, 60], accuracies=[0.5])
+    history = checkpoint.History(step=7, elapsed_s=1.5, trained=[100, 60], kept_shares=[1.0, 0.6], accuracies=[0.5])
     checkpoint.save(tmp_path / "new" / "a.pt", {"model": saved}, history)
     again = checkpoint.restore(checkpoint.read(tmp_path / "new" / "a.pt"), {"model": restored})
     assert again == history

@@ -80,7 +80,7 @@ def train(policy: str, shards: DigitShards, settings: Settings) -> Outcome:
                     losses = criterion(model(images), labels)
                     loss = loader.update(losses)
                     optimizer.zero_grad()
-                    loss.backward()
+                    loss.backward()  # type: ignore[no-untyped-call]
                     optimizer.step()
                     schedule.step()
                     kept[-1] += int((loader.weights() > 0).sum())
