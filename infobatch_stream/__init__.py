@@ -31,7 +31,6 @@ from infobatch_stream.errors import (
 if TYPE_CHECKING:
     from infobatch_client.dataset import InfoBatchStreamDataset
     from infobatch_client.loader import InfoBatchLoader
-
     from infobatch_client.progress_lr import ProgressLR, cosine, one_cycle
 
 __all__ = [
@@ -86,6 +85,7 @@ def _load(name: str) -> Any:
     from importlib import import_module
 
     try:
+        import_module("torch")  # webdataset imports without it, and puts stand-ins in its place
         return getattr(import_module(_LAZY[name]), name)
     except ModuleNotFoundError as error:
         if error.name is None or error.name.split(".")[0] in ("infobatch_client", "infobatch_stream"):
