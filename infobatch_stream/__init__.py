@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from infobatch_client.dataset import InfoBatchStreamDataset
     from infobatch_client.loader import InfoBatchLoader
     from infobatch_client.progress_lr import ProgressLR, cosine, one_cycle
+    from infobatch_client.run_options import Timeouts
+    from infobatch_stream.order_params import OrderChoice
 
 __all__ = [
     "ConfigError",
@@ -42,6 +44,7 @@ __all__ = [
     "InfoBatchLoader",
     "InfoBatchStreamDataset",
     "LossError",
+    "OrderChoice",
     "PipelineError",
     "PlanError",
     "ProgressLR",
@@ -54,6 +57,7 @@ __all__ = [
     "ShardError",
     "StateError",
     "SupersededError",
+    "Timeouts",
     "__version__",
     "cosine",
     "one_cycle",
@@ -64,7 +68,9 @@ __version__ = "0.1.0"
 _LAZY = {
     "InfoBatchLoader": "infobatch_client.loader",
     "InfoBatchStreamDataset": "infobatch_client.dataset",
+    "OrderChoice": "infobatch_stream.order_params",
     "ProgressLR": "infobatch_client.progress_lr",
+    "Timeouts": "infobatch_client.run_options",
     "cosine": "infobatch_client.progress_lr",
     "one_cycle": "infobatch_client.progress_lr",
 }
@@ -85,7 +91,8 @@ def _load(name: str) -> Any:
     from importlib import import_module
 
     try:
-        import_module("torch")  # webdataset imports without it, and puts stand-ins in its place
+        if _LAZY[name].startswith("infobatch_client."):
+            import_module("torch")  # webdataset imports without it, and puts stand-ins in its place
         return getattr(import_module(_LAZY[name]), name)
     except ModuleNotFoundError as error:
         if error.name is None or error.name.split(".")[0] in ("infobatch_client", "infobatch_stream"):

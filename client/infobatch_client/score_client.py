@@ -114,7 +114,7 @@ class ScoreClient:
 
     def _raise(self, rpc: str, error: grpc.RpcError) -> NoReturn:
         code, words = error.code(), error.details()
-        named = next((value for key, value in error.trailing_metadata() or () if key == _ERROR_NAME), "")
+        named = next((item.value for item in error.trailing_metadata() or () if item.key == _ERROR_NAME), "")
         kind = getattr(errors, named, None) if named in errors.__all__ else None
         kind = kind or _ERRORS.get(code, errors.ServerError)
         if kind is errors.ServerUnreachableError:

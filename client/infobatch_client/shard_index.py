@@ -9,23 +9,24 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from infobatch_client.tar_scan import TarMembers
+from infobatch_client.tar_scan import INLINE_BYTES, TarMembers
 from infobatch_stream.errors import DuplicateKeyError, EmptyShardError, ShardChangedError, ShardError
 from infobatch_stream.manifest import shard_fingerprint
 
-__all__ = ["FORMAT_VERSION", "RESERVED_EXTENSIONS", "IndexHead", "Layout", "ShardIndex", "split_name"]
+__all__ = ["FORMAT_VERSION", "RESERVED_EXTENSIONS", "IndexHead", "IndexViews", "Layout", "ShardIndex", "split_name"]
 
 FORMAT_VERSION = 1
-RESERVED_EXTENSIONS = frozenset({"__key__", "__url__", "__local_path__", "__index__", "__weight__", "__bad__"})
+RESERVED_EXTENSIONS = frozenset(
+    {"__key__", "__url__", "__local_path__", "__index__", "__weight__", "__bad__"}
+)
 Layout = tuple[tuple[str, bool], ...]
 """What all samples of a shard have in common: (extension, whether it is kept inline) of each member."""
 
@@ -102,6 +103,22 @@ class IndexHead:
             return None
 
 
+class IndexViews(NamedTuple):
+    """Columns of a `ShardIndex` as memoryviews, three times as fast as arrays to read one element of.
+
+    Attributes:
+        key_text: `key_bytes` as text if it is ASCII, else None.
+    """
+
+    key_bounds: memoryview[int]
+    key_text: str | None
+    member_bounds: memoryview[int]
+    extension_codes: memoryview[int]
+    offsets: memoryview[int]
+    sizes: memoryview[int]
+    inline_bounds: memoryview[int]
+
+
 @dataclass(frozen=True)
 class ShardIndex:
     """The samples of one shard: n of them, with m members in all.
@@ -115,8 +132,7 @@ class ShardIndex:
         offsets: int64 (m,), first data byte in the shard.
         sizes: int64 (m,), bytes.
         inline_bounds: int32 (m + 1,), where each inline member begins in `inline_bytes`.
-        inline_bytes: the bytes of the inline members, one after the other.
-        is_inline: bool (m,).
+        inline_bytes: the bytes of the inline members (those of at most 64 bytes), one after the other.
     """
 
     head: IndexHead
@@ -128,7 +144,6 @@ class ShardIndex:
     sizes: NDArray[np.int64]
     inline_bounds: NDArray[np.int32]
     inline_bytes: bytes
-    is_inline: NDArray[np.bool_]
 
     @classmethod
     def from_members(cls, members: TarMembers, shard: str, *, shard_bytes: int, mtime_ns: int) -> ShardIndex:
@@ -158,21 +173,39 @@ class ShardIndex:
         return grouped.index(shard_bytes, mtime_ns)
 
     @cached_property
-    def _key_text(self) -> str | None:
-        return self.key_bytes.decode("ascii") if self.key_bytes.isascii() else None
+    def views(self) -> IndexViews:
+        """The columns for reading element by element."""
+        is_ascii = self.key_bytes.isascii()
+        return IndexViews(
+            key_bounds=memoryview(self.key_bounds),
+            key_text=self.key_bytes.decode("ascii") if is_ascii else None,
+            member_bounds=memoryview(self.member_bounds),
+            extension_codes=memoryview(self.extension_codes),
+            offsets=memoryview(self.offsets),
+            sizes=memoryview(self.sizes),
+            inline_bounds=memoryview(self.inline_bounds),
+        )
 
     def keys_of(self, samples: NDArray[np.int64]) -> list[str]:
         """The keys of samples, given by their positions in the shard, int64 (k,)."""
         begins, ends = self.key_bounds[samples].tolist(), self.key_bounds[samples + 1].tolist()
-        text = self._key_text
+        text, spans = self.views.key_text, zip(begins, ends, strict=True)
         if text is not None:
-            return [text[begin:end] for begin, end in zip(begins, ends, strict=True)]
-        keys = self.key_bytes
-        return [keys[begin:end].decode("utf-8", "surrogateescape") for begin, end in zip(begins, ends, strict=True)]
+            return [text[begin:end] for begin, end in spans]
+        return [self.key_bytes[begin:end].decode("utf-8", "surrogateescape") for begin, end in spans]
+
+    def inline_of(self, members: NDArray[np.int64]) -> list[bytes]:
+        """The bytes of inline members, given by their numbers in the shard, int64 (k,)."""
+        begins, ends = self.inline_bounds[members].tolist(), self.inline_bounds[members + 1].tolist()
+        data = self.inline_bytes
+        return [data[begin:end] for begin, end in zip(begins, ends, strict=True)]
 
     def key(self, sample: int) -> str:
         """The key of the sample at a position in the shard."""
-        begin, end = self.key_bounds[sample : sample + 2].tolist()
+        views = self.views
+        begin, end = views.key_bounds[sample], views.key_bounds[sample + 1]
+        if views.key_text is not None:
+            return views.key_text[begin:end]
         return self.key_bytes[begin:end].decode("utf-8", "surrogateescape")
 
     @property
@@ -180,16 +213,21 @@ class ShardIndex:
         """All keys, in tar order."""
         return self.keys_of(np.arange(self.head.count, dtype=np.int64))
 
-    def members(self, sample: int) -> Iterator[tuple[str, int, int, bytes | None]]:
+    def members(self, sample: int) -> list[tuple[str, int, int, bytes | None]]:
         """(extension, data offset, size, inline bytes or None) of the members of one sample, in tar order."""
-        for member in range(*self.member_bounds[sample : sample + 2].tolist()):
-            begin, end = self.inline_bounds[member : member + 2].tolist()
-            yield (
-                self.head.extensions[self.extension_codes[member]],
-                int(self.offsets[member]),
-                int(self.sizes[member]),
-                self.inline_bytes[begin:end] if self.is_inline[member] else None,
+        views, extensions = self.views, self.head.extensions
+        bounds, found = views.inline_bounds, []
+        for member in range(views.member_bounds[sample], views.member_bounds[sample + 1]):
+            size = views.sizes[member]
+            found.append(
+                (
+                    extensions[views.extension_codes[member]],
+                    views.offsets[member],
+                    size,
+                    self.inline_bytes[bounds[member] : bounds[member + 1]] if size <= INLINE_BYTES else None,
+                )
             )
+        return found
 
     def to_arrow(self) -> pa.RecordBatch:
         """One record batch: `key`, and `members`, a list of (extension code, offset, size, inline bytes)."""
@@ -197,7 +235,7 @@ class ShardIndex:
             pa.binary(),
             len(self.offsets),
             [
-                pa.py_buffer(np.packbits(self.is_inline, bitorder="little")),
+                pa.py_buffer(np.packbits(self.sizes <= INLINE_BYTES, bitorder="little")),
                 pa.py_buffer(self.inline_bounds),
                 pa.py_buffer(self.inline_bytes),
             ],
@@ -236,7 +274,6 @@ class ShardIndex:
             sizes=sizes.to_numpy(),
             inline_bounds=inline_bounds,
             inline_bytes=inline_bytes,
-            is_inline=inline.is_valid().to_numpy(zero_copy_only=False),
         )
 
 
@@ -302,7 +339,6 @@ class _Grouping:
             sizes=np.array([record[3] for record in self.records], dtype=np.int64),
             inline_bounds=self.bounds([len(data) if data is not None else 0 for data in kept]),
             inline_bytes=b"".join(data for data in kept if data is not None),
-            is_inline=np.array([data is not None for data in kept], dtype=np.bool_),
         )
         return index
 

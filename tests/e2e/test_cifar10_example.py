@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from infobatch_client.embedded import EmbeddedServer
+
 EXAMPLE = Path(__file__).parents[2] / "examples" / "cifar10"
 NUM_TRAIN = 80
 
@@ -70,6 +72,7 @@ def test_the_last_line_is_the_result(run_example: Any) -> None:
 def test_an_interrupted_training_goes_on_without_loss_or_repetition(
     train: Any, run_example: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    server = EmbeddedServer.start()  # held, so that it outlives the first start
     original = train.Training.step
 
     def interrupted(self: Any, images: Any, labels: Any) -> None:
@@ -82,6 +85,7 @@ def test_an_interrupted_training_goes_on_without_loss_or_repetition(
         with pytest.raises(InterruptedError):
             run_example("--policy", "full", "--epochs", "3", "--checkpoint", "a.pt", "--checkpoint-every", "7")
     result = run_example("--policy", "full", "--epochs", "3", "--resume", "a.pt")
+    server.release()
     assert result["samples_trained"] == 3 * NUM_TRAIN
     assert result["steps"] == 15
     assert len(result["accuracies"]) == 3
