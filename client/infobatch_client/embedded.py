@@ -12,6 +12,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import IO
@@ -102,6 +103,8 @@ def _launch(folder: Path) -> dict[str, str]:
         if child.poll() is not None:
             break
         if endpoint.exists() and (found := _running(folder)) is not None:
+            # It may end before this process does, and would stay a zombie if nobody waited for it.
+            threading.Thread(target=child.wait, name="infobatch-embedded", daemon=True).start()
             return found
         time.sleep(_POLL_S)
     child.kill()
