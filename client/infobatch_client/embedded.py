@@ -12,7 +12,6 @@ import json
 import os
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 from typing import IO
@@ -25,6 +24,8 @@ __all__ = ["EmbeddedServer"]
 
 _START_TIMEOUT_S = 60.0
 _POLL_S = 0.05
+# Servers that this process started: they may outlive their last use here, and are reaped when they end.
+_launched: list[subprocess.Popen[bytes]] = []
 
 
 class EmbeddedServer:
@@ -103,8 +104,7 @@ def _launch(folder: Path) -> dict[str, str]:
         if child.poll() is not None:
             break
         if endpoint.exists() and (found := _running(folder)) is not None:
-            # It may end before this process does, and would stay a zombie if nobody waited for it.
-            threading.Thread(target=child.wait, name="infobatch-embedded", daemon=True).start()
+            _launched[:] = [server for server in (*_launched, child) if server.poll() is None]
             return found
         time.sleep(_POLL_S)
     child.kill()
