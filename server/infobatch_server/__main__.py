@@ -6,6 +6,7 @@ import argparse
 import sys
 
 from infobatch_server import serve_command
+
 from infobatch_stream.errors import InfoBatchError
 
 __all__ = ["main"]
