@@ -88,7 +88,7 @@ class ScoreClient:
             raise errors.ServerUnreachableError(
                 f"no score server answered at url={self.address!r} within {timeout_s:g} s ({error}); is the address "
                 f"right, and `infobatch serve --grpc {self.address}` running there?"
-            ) from error
+            ) from None
         return answer
 
     def create_run(self, requests: Callable[[], Iterable[pb.CreateRunRequest]]) -> pb.CreateRunResponse:
@@ -119,7 +119,7 @@ class ScoreClient:
         kind = kind or _ERRORS.get(code, errors.ServerError)
         if kind is errors.ServerUnreachableError:
             words = f"{rpc} at {self.address}: {code.name}: {words}"
-        raise kind(words) from error
+        raise kind(words) from None
 
 
 def retry_until(attempt: Callable[[float], T], timeout_s: float, *, pause_s: float = 0.2) -> T:
