@@ -6,7 +6,6 @@ import argparse
 import sys
 
 from infobatch_server import serve_command
-
 from infobatch_stream.errors import InfoBatchError
 
 __all__ = ["main"]

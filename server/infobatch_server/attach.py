@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 
 from infobatch_server.run_state import Lease, ResumePoint, RunState
 from infobatch_server.status import LeaseHeldError
-
 from infobatch_stream.errors import ConfigError, RunConflictError, RunNotFoundError
 from infobatch_stream.plan import full_plan_id
 from infobatch_stream.run_spec import RunSpec

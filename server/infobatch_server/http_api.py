@@ -8,12 +8,12 @@ from typing import Any
 
 from fastapi import FastAPI, HTTPException
 from fastapi.responses import JSONResponse, PlainTextResponse
+from pydantic import BaseModel, Field
+
 from infobatch_server.host_check import HostCheck
 from infobatch_server.registry import Registry
 from infobatch_server.run_info import RunSnapshot, snapshot
 from infobatch_server.run_state import Lease, PlanSummary
-from pydantic import BaseModel, Field
-
 from infobatch_stream.errors import RunNotFoundError
 
 __all__ = ["ClassStats", "RunList", "RunStats", "make_app"]

@@ -6,9 +6,9 @@ import socket
 import threading
 
 import uvicorn
-from infobatch_server.address import Address
 from starlette.types import ASGIApp
 
+from infobatch_server.address import Address
 from infobatch_stream.errors import ServerError
 
 __all__ = ["HttpServer", "bind"]

@@ -7,10 +7,10 @@ from collections.abc import Iterable
 
 import numpy as np
 import numpy.typing as npt
+
 from infobatch_server.run_state import EpochMark, RunState
 from infobatch_server.run_store import StoredRun
 from infobatch_server.score_batch import ScoreBatch
-
 from infobatch_stream.plan import EpochPlan
 from infobatch_stream.run_spec import RunSpec
 

@@ -72,9 +72,7 @@ class PlanReader:
         if seal(plan).plan_id != plan.plan_id:
             raise PlanError(f"plan {plan.plan_id!r}: its bytes give the id {seal(plan).plan_id!r}; send it again")
         if plan.class_plane is not None and classes > 2 and int(plan.class_plane.max()) >= classes:
-            raise PlanError(
-                f"plan {plan.plan_id!r}: class code {int(plan.class_plane.max())} of {classes} classes"
-            )
+            raise PlanError(f"plan {plan.plan_id!r}: class code {int(plan.class_plane.max())} of {classes} classes")
         if (plan.shard_kept < 0).any() or (plan.shard_kept > self._spec.shard_sizes).any():
             raise PlanError(f"plan {plan.plan_id!r} keeps more samples of a shard than there are")
         pad = -plan.num_samples % 8

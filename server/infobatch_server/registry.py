@@ -9,11 +9,11 @@ import time
 from collections.abc import Callable
 
 import numpy as np
+
 from infobatch_server.limits import BYTES_PER_SAMPLE, Limits
 from infobatch_server.run import Run
 from infobatch_server.run_state import RunState
 from infobatch_server.run_store import RunStore, StoredRun
-
 from infobatch_stream.errors import ConfigError, RunConflictError, RunNotFoundError
 from infobatch_stream.order_params import OrderChoice
 from infobatch_stream.run_spec import RunSpec

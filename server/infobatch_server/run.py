@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
+
 from infobatch_server.attach import AttachRequest, attach, check_attach, is_same_call
 from infobatch_server.limits import Limits
 from infobatch_server.run_core import LEASE_S, RunCore
@@ -17,7 +18,6 @@ from infobatch_server.run_store import RunStore, StoredRun
 from infobatch_server.score_batch import ScoreBatch
 from infobatch_server.score_feed import PushOutcome
 from infobatch_server.status import LeaseHeldError
-
 from infobatch_stream.errors import ConfigError, RunConflictError
 from infobatch_stream.plan import EpochPlan, full_plan_id
 from infobatch_stream.ratios import anneal_epoch

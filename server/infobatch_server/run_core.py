@@ -11,7 +11,6 @@ from infobatch_server.limits import Limits
 from infobatch_server.run_state import Lease, RunState
 from infobatch_server.run_store import RunStore, StoredRun
 from infobatch_server.score_feed import ScoreFeed
-
 from infobatch_stream.errors import ConfigError, RunConflictError, RunNotFoundError, SupersededError
 
 __all__ = ["LEASE_S", "RunCore"]

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 from infobatch_server.run import Run
 from infobatch_server.run_state import Lease, PlanSummary, RunState
-
 from infobatch_stream.codec import spec_message
 from infobatch_stream.run_spec import RunSpec
 from infobatch_stream.v1 import score_service_pb2 as pb

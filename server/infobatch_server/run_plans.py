@@ -9,7 +9,6 @@ from infobatch_server.attach import MAX_GENERATION
 from infobatch_server.barrier import NotReady
 from infobatch_server.run_core import RunCore
 from infobatch_server.run_state import PlanSummary, RunState
-
 from infobatch_stream.codec import seal
 from infobatch_stream.errors import ConfigError, RunConflictError, RunNotFoundError
 from infobatch_stream.plan import EpochPlan, full_plan_id, unpruned_plan

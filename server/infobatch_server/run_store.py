@@ -8,9 +8,9 @@ from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
+
 from infobatch_server.run_state import EpochMark, RunState
 from infobatch_server.score_batch import ScoreBatch
-
 from infobatch_stream.plan import EpochPlan
 from infobatch_stream.run_spec import RunSpec
 from infobatch_stream.score_table import ScoreTable

@@ -12,11 +12,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
+
 from infobatch_server.push_window import PushWindow
 from infobatch_server.run_store import RunStore
 from infobatch_server.score_batch import ScoreBatch
 from infobatch_server.status import OverloadedError
-
 from infobatch_stream.score_table import ScoreTable, UpdateCounts
 
 __all__ = ["PushOutcome", "ScoreFeed"]

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
+
 from infobatch_server.plan_reader import PlanReader
 from infobatch_server.registry import Registry
 from infobatch_server.run import Run
-
 from infobatch_stream.errors import ConfigError
 from infobatch_stream.score_table import MAX_EPOCHS
 from infobatch_stream.v1 import score_service_pb2 as pb

@@ -17,7 +17,6 @@ from infobatch_server.data_dir import DataDir, remove_endpoint_file, write_endpo
 from infobatch_server.limits import Limits
 from infobatch_server.server import ScoreServer
 from infobatch_server.users_lock import UsersLock
-
 from infobatch_stream.errors import ConfigError
 
 __all__ = ["HELP", "add_arguments", "run", "wait_for_end"]
@@ -62,9 +61,7 @@ def run(args: argparse.Namespace) -> int:
         ConfigError: arguments that can't be meant.
         ServerError: the directory is in use, or an address can't be bound.
     """
-    logging.basicConfig(
-        level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s", force=True
-    )
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     grpc_address, http_address = Address.parse(args.grpc, "--grpc"), Address.parse(args.http, "--http")
     _check_reach(grpc_address, http_address, insecure=args.insecure)
     if args.memory_bytes < 0:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import grpc
 import numpy as np
+
 from infobatch_server.attach import AttachRequest
 from infobatch_server.barrier import BARRIER_TIMEOUT_S, NotReady
 from infobatch_server.limits import Limits
@@ -19,7 +20,6 @@ from infobatch_server.score_batch import batch_from_message
 from infobatch_server.seeding import seed_run
 from infobatch_server.spec_reader import read_spec
 from infobatch_server.status import streaming_answer, unary_answer
-
 from infobatch_stream.codec import spec_message
 from infobatch_stream.errors import ConfigError
 from infobatch_stream.order_params import ORDER_VERSION

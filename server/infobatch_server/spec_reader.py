@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
-from infobatch_server.limits import Limits
 
+from infobatch_server.limits import Limits
 from infobatch_stream.codec import order_choice, spec_from_messages
 from infobatch_stream.errors import ConfigError
 from infobatch_stream.order_params import ORDER_VERSION, OrderChoice

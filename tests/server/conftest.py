@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import pytest
 
-from infobatch_server.address import Address
 from infobatch_server.server import ScoreServer
 from tests.server.calls import Caller, caller_on
 
@@ -29,7 +28,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def server(clock: Clock) -> Iterator[ScoreServer]:
-    with ScoreServer(http=Address("127.0.0.1", 0), clock=clock) as server:
+    with ScoreServer(clock=clock) as server:
         yield server
 
 
