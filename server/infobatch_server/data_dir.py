@@ -43,6 +43,9 @@ class DataDir:
             raise ServerError(
                 f"--data-dir {path} is in use by another server (pid {owner}): stop it, or use another directory"
             ) from error
+        except OSError as error:
+            os.close(self._lock)
+            raise ServerError(f"--data-dir {path} can't be locked: {error.strerror}; use a local disk") from error
         os.ftruncate(self._lock, 0)
         os.pwrite(self._lock, f"{os.getpid()}\n".encode(), 0)
 

@@ -81,7 +81,7 @@ def run(args: argparse.Namespace) -> int:
         if users is not None:
             users.close()
     if not ended:
-        # A thread that draws a plan can't be interrupted, and the interpreter would wait for it.
+        # The interpreter would wait for the threads that are still at work.
         log.warning("calls under way were cut off")
         logging.shutdown()
         os._exit(0)
