@@ -24,6 +24,8 @@ __all__ = ["EmbeddedServer"]
 
 _START_TIMEOUT_S = 60.0
 _POLL_S = 0.05
+# Servers that this process started: they may outlive their last use here, and are reaped when they end.
+_launched: list[subprocess.Popen[bytes]] = []
 
 
 class EmbeddedServer:
@@ -102,6 +104,7 @@ def _launch(folder: Path) -> dict[str, str]:
         if child.poll() is not None:
             break
         if endpoint.exists() and (found := _running(folder)) is not None:
+            _launched[:] = [server for server in (*_launched, child) if server.poll() is None]
             return found
         time.sleep(_POLL_S)
     child.kill()

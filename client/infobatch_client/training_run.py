@@ -61,19 +61,11 @@ class TrainingRun:
         self._embedded = EmbeddedServer.start(options.state_dir) if options.url is None else None
         address = self._embedded.address if self._embedded else str(options.url)
         self._client = ScoreClient(address, call_timeout_s=self._timeouts.call_timeout_s)
-        server = self._client.wait_until_up(self._timeouts.connect_timeout_s)
-        if state is not None and self._embedded and not server.durable:
-            raise errors.StateError(
-                "the embedded server keeps its state in memory, so there is no run to resume: train against "
-                "`infobatch serve` (url='HOST:PORT'), which outlives this process, or start without the state"
-            )
-        if options.fresh:
-            print(f"infobatch: run={options.run!r}", flush=True)
-        asked = options.spec(manifest, global_batch=global_batch)
-        self.run_id, self.spec = self._create(options, asked, restart=state is None and options.if_exists == "restart")
-        if state is not None:
-            state.check(self.spec, self.run_id)
-        self.generation, heartbeat_s = self._attach(state)
+        try:
+            self.run_id, self.spec, self.generation, heartbeat_s = self._join(options, manifest, global_batch, state)
+        except BaseException:
+            self._let_go()
+            raise
         self._plans = PlanFiles()
         self.pusher = ScorePusher(
             self._client, run_id=self.run_id, generation=self.generation, heartbeat_interval_s=heartbeat_s
@@ -146,9 +138,30 @@ class TrainingRun:
             except errors.InfoBatchError as error:
                 _log.warning("could not give the run's lease back, it runs out by itself: %s", error)
         self._plans.close()
+        self._let_go()
+
+    def _let_go(self) -> None:
         self._client.close()
         if self._embedded:
             self._embedded.release()
+
+    def _join(
+        self, options: RunOptions, manifest: Manifest, global_batch: int, state: ResumeState | None
+    ) -> tuple[bytes, RunSpec, int, float]:
+        """Creates or joins the run and attaches: (run id, stored spec, generation, heartbeat interval in seconds)."""
+        server = self._client.wait_until_up(self._timeouts.connect_timeout_s)
+        if state is not None and self._embedded and not server.durable:
+            raise errors.StateError(
+                "the embedded server keeps its state in memory, so there is no run to resume: train against "
+                "`infobatch serve` (url='HOST:PORT'), which outlives this process, or start without the state"
+            )
+        if options.fresh:
+            print(f"infobatch: run={options.run!r}", flush=True)
+        asked = options.spec(manifest, global_batch=global_batch)
+        run_id, spec = self._create(options, asked, restart=state is None and options.if_exists == "restart")
+        if state is not None:
+            state.check(spec, run_id)
+        return run_id, spec, *self._attach(run_id, state)
 
     def _create(self, options: RunOptions, asked: RunSpec, *, restart: bool) -> tuple[bytes, RunSpec]:
         def requests() -> Iterator[pb.CreateRunRequest]:
@@ -167,10 +180,10 @@ class TrainingRun:
             answer = self._client.create_run(requests)
         return answer.run_id, spec_from_messages(answer.spec, asked.shard_sizes, asked.subset)
 
-    def _attach(self, state: ResumeState | None) -> tuple[int, float]:
+    def _attach(self, run_id: bytes, state: ResumeState | None) -> tuple[int, float]:
         """(generation, heartbeat interval in seconds); waits for a lease that nobody renews."""
         request = pb.AttachRunRequest(
-            run_id=self.run_id,
+            run_id=run_id,
             job="none",
             nonce=secrets.token_bytes(16),
             host=socket.gethostname(),
