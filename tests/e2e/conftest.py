@@ -13,8 +13,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from infobatch_client.score_client import ScoreClient
 
+from infobatch_client.score_client import ScoreClient
 from infobatch_stream.v1 import score_service_pb2 as pb
 from tests.shards import write_tar
 
