@@ -8,14 +8,14 @@ from collections import OrderedDict
 
 from infobatch_client.index_store import IndexedShards, load_index, scan_shard
 from infobatch_client.shard_index import ShardIndex
-from infobatch_client.tar_scan import check_header
+from infobatch_client.tar_header import BLOCK_BYTES, check_header
+
 from infobatch_stream.errors import ShardChangedError
 
 __all__ = ["OpenShard", "OpenShards"]
 
 _MAX_DESCRIPTORS = 4096
 _MAX_INDICES = 8192
-_BLOCK = 512
 
 
 class OpenShard:
@@ -109,9 +109,13 @@ class OpenShards:
                 raise _changed(opened.path, "its members are not those that were indexed")
         elif is_first_time:
             at, size = int(opened.index.offsets[-1]), int(opened.index.sizes[-1])
-            if not check_header(os.pread(opened.fd, _BLOCK, at - _BLOCK), size):
-                raise _changed(opened.path, f"no header of a member of {size} bytes at byte {at - _BLOCK}")
+            if not check_header(os.pread(opened.fd, BLOCK_BYTES, at - BLOCK_BYTES), size):
+                raise _changed(
+                    opened.path, f"no header of a member of {size} bytes at byte {at - BLOCK_BYTES}"
+                )
 
 
 def _changed(path: str, what: str) -> ShardChangedError:
-    return ShardChangedError(f"{path}: this shard no longer matches its index: {what}; re-run `infobatch index`")
+    return ShardChangedError(
+        f"{path}: this shard no longer matches its index: {what}; re-run `infobatch index`"
+    )

@@ -9,11 +9,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
-
 from infobatch_client.open_shards import OpenShard
 from infobatch_client.sample_loop import Failed, complete, sample_loop
 from infobatch_client.shard_index import Layout, ShardIndex
+from numpy.typing import NDArray
 
 __all__ = ["MixedBlock", "UniformBlock", "plan_block"]
 
@@ -99,7 +98,9 @@ class MixedBlock:
                 continue
             sample: dict[str, Any] = {"__key__": shard.index.key(position), "__url__": shard.url}
             for extension, offset, length, inline in members:
-                sample[extension] = data[offset - first : offset - first + length] if inline is None else inline
+                sample[extension] = (
+                    data[offset - first : offset - first + length] if inline is None else inline
+                )
                 if len(sample) == 3:
                     sample["__local_path__"] = shard.path
             sample["__index__"] = index
@@ -108,7 +109,10 @@ class MixedBlock:
 
 
 def plan_block(
-    indices: NDArray[np.int64], weights: NDArray[np.float32], shards: list[OpenShard], positions: NDArray[np.int64]
+    indices: NDArray[np.int64],
+    weights: NDArray[np.float32],
+    shards: list[OpenShard],
+    positions: NDArray[np.int64],
 ) -> UniformBlock | MixedBlock:
     """Works out the reads of a block.
 
@@ -158,12 +162,14 @@ def _group(shards: list[OpenShard]) -> list[tuple[OpenShard, list[int]]]:
 def _columns_by_shard(
     layout: Layout, groups: list[tuple[OpenShard, list[int]]], positions: NDArray[np.int64]
 ) -> list[list[Any]]:
-    """Keys, inline members, first bytes, sizes, begins and ends: with numpy over all samples of a shard at once."""
+    """Keys, inline members, first bytes, sizes, begins, ends: with numpy over all samples of a shard."""
     width, count = len(layout), len(positions)
     inline = [member for member, (_, is_inline) in enumerate(layout) if is_inline]
     large = [member for member, (_, is_inline) in enumerate(layout) if not is_inline]
     objects = np.empty((1 + len(inline), count), dtype=object)
-    numbers = np.empty((0 if not large else 2 if len(large) == 1 else 2 + 2 * len(large), count), dtype=np.int64)
+    numbers = np.empty(
+        (0 if not large else 2 if len(large) == 1 else 2 + 2 * len(large), count), dtype=np.int64
+    )
     for shard, rows in groups:
         index, at = shard.index, positions[rows]
         objects[0, rows] = index.keys_of(at)
@@ -175,7 +181,7 @@ def _columns_by_shard(
 
 
 def _extents(index: ShardIndex, large: list[NDArray[np.int64]]) -> list[NDArray[np.int64]]:
-    """First byte and size of the read over the large members; if several, also their begins and ends in it."""
+    """First byte and size of the read over the large members; if several, their begins and ends in it."""
     begins = [index.offsets[members] for members in large]
     ends = [begin + index.sizes[members] for begin, members in zip(begins, large, strict=True)]
     extents = [begins[0], ends[-1] - begins[0]]
@@ -205,7 +211,8 @@ def _columns_by_sample(layout: Layout, shards: list[OpenShard], positions: list[
     if not large:
         return columns
     begins = [
-        [view.offsets[at * width + member] for view, at in zip(views, positions, strict=True)] for member in large
+        [view.offsets[at * width + member] for view, at in zip(views, positions, strict=True)]
+        for member in large
     ]
     ends = [
         [
