@@ -168,7 +168,6 @@ class _Walk:
         """Notes the member at `position` under what the headers before it said of it."""
         name = header[:100].partition(b"\0")[0]
         kind = header[156]
-        is_folder = kind == _REGULAR_OLD and name.endswith(b"/")
         if kind == _SPARSE or any(key.startswith("GNU.sparse.") for key in pax):
             raise ShardError(
                 f"{self.shard}: member {_shown(name)} at byte {position} is stored sparse, so it can't be "
@@ -180,13 +179,14 @@ class _Walk:
         if "size" in pax:
             size = self.pax_size(pax["size"], position)
         if "path" in pax:
-            name = pax["path"].rstrip(b"/")
+            name = pax["path"]
         elif long_name is not None:
             name = long_name
+        is_folder = kind == _REGULAR_OLD and name.endswith(b"/")
         if is_folder or kind in _WITHOUT_DATA:
             return position + BLOCK_BYTES
         if kind in (_REGULAR, _REGULAR_OLD, _CONTIGUOUS):
-            return self.add(name, position + BLOCK_BYTES, size)
+            return self.add(name.rstrip(b"/") if "path" in pax else name, position + BLOCK_BYTES, size)
         return position + BLOCK_BYTES + (size + BLOCK_BYTES - 1) // BLOCK_BYTES * BLOCK_BYTES
 
     def data(self, at: int, size: int) -> bytes:

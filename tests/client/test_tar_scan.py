@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from infobatch_client.tar_scan import INLINE_BYTES, TarMembers, scan_tar
 
@@ -70,16 +70,19 @@ member = st.tuples(member_name, st.sampled_from(KINDS), st.binary(max_size=1200)
     st.lists(member, max_size=8),
     st.dictionaries(st.sampled_from(["comment", "uname", "mtime"]), part, max_size=2),
 )
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=120, deadline=None)
 def test_scan_finds_what_tarfile_finds(
     format: int, members: list[tuple[str, bytes, bytes]], global_headers: dict[str, str]
 ) -> None:
     buffer = io.BytesIO()
+    written = 0
     pax = global_headers if format == tarfile.PAX_FORMAT else None
     with tarfile.open(fileobj=buffer, mode="w", format=format, pax_headers=pax) as archive:
         for name, kind, body in members:
             info = tarfile.TarInfo(name)
             info.type = kind
+            if kind == tarfile.AREGTYPE and len(name.encode()) >= 100:
+                continue  # cut at a slash, tarfile takes it for a folder and loses its place
             is_file = kind in (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE)
             info.size = len(body) if is_file else 0
             info.linkname = name if kind in (tarfile.SYMTYPE, tarfile.LNKTYPE) else ""
@@ -87,6 +90,8 @@ def test_scan_finds_what_tarfile_finds(
                 archive.addfile(info, io.BytesIO(body) if is_file else None)
             except ValueError:
                 continue  # a name that this format can't hold
+            written += 1
+    assume(written)  # tarfile can't read an archive of a global header alone
     assert rows(scan_bytes(buffer.getvalue())) == expected(buffer.getvalue())
 
 
