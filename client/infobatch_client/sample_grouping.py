@@ -158,7 +158,7 @@ class _Grouping:
                 at_byte = self.records[self.first_members[number]][2]
                 raise DuplicateKeyError(
                     f"{self.shard}: key {key!r} comes twice, as sample {seen[key]} and again as sample "
-                    f"{number} (at byte {at_byte}); files of one sample must follow each other, so write the shard "
-                    "sorted by name, with every key once"
+                    f"{number} (at byte {at_byte}); files of one sample must follow each other, so write the "
+                    "shard sorted by name, with every key once"
                 )
             seen[key] = number

@@ -105,7 +105,7 @@ class _Walk:
         header = self.window[at : at + BLOCK_BYTES]
         if len(header) < BLOCK_BYTES:
             self.fail(
-                position + len(header),
+                min(position + len(header), self.file_size),
                 "the file ends without an end-of-archive marker: cut short, or its writer was never closed",
             )
         if not header[0] and header == _ZERO_BLOCK:

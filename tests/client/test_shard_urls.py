@@ -68,7 +68,14 @@ def test_home_is_understood(folder: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
 @pytest.mark.parametrize(
     "url",
-    ["http://host/a.tar", "https://host/{0..3}.tar", "s3://b/a.tar", "gs://b/a.tar", "pipe:cat a.tar", "hf://d/a.tar"],
+    [
+        "http://host/a.tar",
+        "https://host/{0..3}.tar",
+        "s3://b/a.tar",
+        "gs://b/a.tar",
+        "pipe:cat a.tar",
+        "hf://d/a.tar",
+    ],
 )
 def test_remote_shards_are_refused_with_advice(url: str) -> None:
     with pytest.raises(ConfigError, match="remote shards are not supported yet; copy them to a local folder"):

@@ -56,8 +56,12 @@ def test_any_difference_in_members_changes_the_shard_fingerprint(other: list) ->
 def test_shard_fingerprint_of_many_members_does_not_depend_on_how_they_are_hashed_in_pieces() -> None:
     members = [(f"{n}", "x", 512 * n, 1, b"y") for n in range(40_000)]
     records = b"".join(
-        struct.pack("<I", len(key)) + key.encode() + struct.pack("<I", 1) + b"x"
-        + struct.pack("<QQB", offset, 1, 1) + b"y"
+        struct.pack("<I", len(key))
+        + key.encode()
+        + struct.pack("<I", 1)
+        + b"x"
+        + struct.pack("<QQB", offset, 1, 1)
+        + b"y"
         for key, _, offset, _, _ in members
     )
     assert shard_fingerprint(iter(members)) == hashlib.blake2b(records, digest_size=32).digest()
@@ -65,7 +69,9 @@ def test_shard_fingerprint_of_many_members_does_not_depend_on_how_they_are_hashe
 
 def test_undecodable_key_bytes_are_hashed_as_they_were() -> None:
     key = b"\xff\xfe".decode("utf-8", "surrogateescape")
-    record = struct.pack("<I", 2) + b"\xff\xfe" + struct.pack("<I", 1) + b"x" + struct.pack("<QQB", 512, 65, 0)
+    record = (
+        struct.pack("<I", 2) + b"\xff\xfe" + struct.pack("<I", 1) + b"x" + struct.pack("<QQB", 512, 65, 0)
+    )
     assert shard_fingerprint([(key, "x", 512, 65, None)]) == hashlib.blake2b(record, digest_size=32).digest()
 
 
@@ -124,7 +130,9 @@ def test_an_empty_shard_is_named() -> None:
 
 
 def test_an_overflowing_sum_names_the_shards() -> None:
-    with pytest.raises(ConfigError, match=r"overflow an int64 when summed: s0\.tar to s2\.tar \(the first 3 "):
+    with pytest.raises(
+        ConfigError, match=r"overflow an int64 when summed: s0\.tar to s2\.tar \(the first 3 "
+    ):
         manifest(2**62, 2**62 - 1, 1, 5)
 
 
