@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import resource
-from collections import OrderedDict
 
 from infobatch_client.index_store import IndexedShards, load_index, scan_shard
 from infobatch_client.shard_index import ShardIndex
@@ -34,7 +33,7 @@ class OpenShard:
 
 
 class OpenShards:
-    """Opens shards when they are first needed, and keeps those used last.
+    """Opens shards when they are first needed, and keeps those opened last.
 
     At most a quarter of the process's limit of open files, and at most 4,096, are kept open. Not for use by
     several threads at once. Descriptors are only ever read at given positions, so a forked child may go on
@@ -51,8 +50,8 @@ class OpenShards:
             soft_limit = 4 * _MAX_DESCRIPTORS
         self.limit = max_descriptors or max(16, min(_MAX_DESCRIPTORS, soft_limit // 4))
         self._indexed = indexed
-        self._open: OrderedDict[int, OpenShard] = OrderedDict()
-        self._indices: OrderedDict[int, ShardIndex] = OrderedDict()
+        self._open: dict[int, OpenShard] = {}
+        self._indices: dict[int, ShardIndex] = {}
 
     def get(self, shard: int) -> OpenShard:
         """The shard of this number, opened and checked against its index if it isn't open yet.
@@ -61,14 +60,12 @@ class OpenShards:
             ShardChangedError: shard or index file are gone or not those that were indexed.
         """
         found = self._open.get(shard)
-        if found is not None:
-            self._open.move_to_end(shard)
-            return found
-        opened = self._open_shard(shard)
-        self._open[shard] = opened
-        if len(self._open) > self.limit:
-            self._open.popitem(last=False)
-        return opened
+        if found is None:
+            found = self._open_shard(shard)
+            self._open[shard] = found
+            if len(self._open) > self.limit:
+                del self._open[next(iter(self._open))]
+        return found
 
     def close(self) -> None:
         """Forgets everything; the next `get` opens anew."""
@@ -81,8 +78,6 @@ class OpenShards:
         is_first_time = index is None
         if index is None:
             index = self._load_index(shard)
-        else:
-            self._indices.move_to_end(shard)
         try:
             fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
@@ -97,7 +92,7 @@ class OpenShards:
             raise _changed(self._indexed.paths[shard], "its index file is that of other contents now")
         self._indices[shard] = index
         if len(self._indices) > _MAX_INDICES:
-            self._indices.popitem(last=False)
+            del self._indices[next(iter(self._indices))]
         return index
 
     def _check(self, opened: OpenShard, is_first_time: bool) -> None:

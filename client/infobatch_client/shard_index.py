@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -83,7 +83,8 @@ class IndexHead:
             return None
 
 
-class IndexViews(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class IndexViews:
     """Columns of a `ShardIndex` as memoryviews, three times as fast as arrays to read one element of.
 
     Attributes:

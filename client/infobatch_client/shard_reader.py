@@ -133,26 +133,19 @@ class ShardReader:
         positions: NDArray[np.int64],
         on_unreadable: Unreadable | None,
     ) -> UniformBlock | MixedBlock | None:
-        opened: dict[int, OpenShard | ShardError] = {}
-        listed = numbers.tolist()
-        for number in set(listed):
+        opened: dict[int, OpenShard] = {}
+        for number in dict.fromkeys(numbers.tolist()):
             try:
                 opened[number] = self._shards.get(number)
             except ShardError as error:
                 if on_unreadable is None:
                     raise
-                opened[number] = error
-        shards = [shard for number in listed if isinstance(shard := opened[number], OpenShard)]
-        if len(shards) < len(listed):
-            assert on_unreadable is not None
-            keep = np.ones(len(listed), dtype=np.bool_)
-            for row, number in enumerate(listed):
-                problem = opened[number]
-                if isinstance(problem, ShardError):
-                    keep[row] = False
-                    on_unreadable(int(indices[row]), problem)
-            indices, weights, positions = indices[keep], weights[keep], positions[keep]
-        return plan_block(indices, weights, shards, positions) if shards else None
+                is_lost = numbers == number
+                for index in indices[is_lost].tolist():
+                    on_unreadable(index, error)
+                indices, weights = indices[~is_lost], weights[~is_lost]
+                numbers, positions = numbers[~is_lost], positions[~is_lost]
+        return plan_block(indices, weights, numbers, positions, opened) if opened else None
 
     def _problem(self, index: int, error: OSError | None) -> ShardError:
         """What is wrong with a sample that couldn't be read."""

@@ -311,7 +311,9 @@ def open_reader(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[ShardRe
 def test_a_short_read_is_an_error_with_shard_and_byte(open_reader: tuple[ShardReader, Path]) -> None:
     reader, path = open_reader
     os.truncate(path, 2000)
-    match = r"open\.tar: the file ends at byte 2000, inside sample '000000', which begins at byte 512; it was cut"
+    match = (
+        r"open\.tar: the file ends at byte 2000, inside sample '000000', which begins at byte 512; it was cut"
+    )
     with pytest.raises(CorruptShardError, match=match):
         read(reader, [0, 1])
 
