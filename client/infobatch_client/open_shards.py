@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+from collections.abc import Callable
 
 from infobatch_client.index_store import IndexedShards, load_index, scan_shard
 from infobatch_client.shard_index import ShardIndex
@@ -28,8 +29,8 @@ class OpenShard:
         self.url = url
         self.path = path
 
-    def __del__(self) -> None:
-        os.close(self.fd)
+    def __del__(self, close: Callable[[int], None] = os.close) -> None:
+        close(self.fd)  # bound early: at the end of the interpreter `os` may be gone
 
 
 class OpenShards:

@@ -162,5 +162,6 @@ class ShardReader:
         size = os.fstat(shard.fd).st_size
         return CorruptShardError(
             f"{shard.path}: the file ends at byte {size}, inside sample {key!r}, which begins at byte "
-            f"{first}; it was cut short since it was indexed; copy or write it again, and re-run `infobatch index`"
+            f"{first}; it was cut short since it was indexed; copy or write it again, and re-run "
+            "`infobatch index`"
         )
