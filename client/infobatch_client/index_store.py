@@ -6,7 +6,7 @@ import hashlib
 import logging
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -175,14 +175,15 @@ def _read_head(index_path: str) -> IndexHead | None:
         return None
 
 
-def _places(path: str) -> tuple[str, str]:
+def _places(path: str) -> Iterator[str]:
     """Where the index file of a shard may be: beside it, or in the user's cache."""
+    yield path + _SUFFIX
     full = os.path.realpath(path)
     cache = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
     name = (
         f"{hashlib.blake2b(os.fsencode(full), digest_size=12).hexdigest()}-{os.path.basename(full)}{_SUFFIX}"
     )
-    return path + _SUFFIX, os.path.join(cache, "infobatch", "index", name)
+    yield os.path.join(cache, "infobatch", "index", name)
 
 
 def _write(index: ShardIndex, path: str) -> str:

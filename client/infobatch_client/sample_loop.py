@@ -27,8 +27,8 @@ def sample_loop(layout: Layout) -> SampleLoop:
     """The loop for samples of a layout.
 
     It takes columns, one list each, all of one length: sample index, weight, key, `OpenShard`, and then per
-    member that is inline its bytes; if any isn't, first byte and number of bytes of the read that covers them;
-    if several aren't, begin and end of each within that read.
+    member that is inline, its bytes; if any isn't, first byte and number of bytes of the read that covers
+    them; if several aren't, begin and end of each within that read.
 
     Args:
         layout: (extension, whether inline) of every member, in tar order.

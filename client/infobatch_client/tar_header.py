@@ -33,7 +33,7 @@ def checksums_hold(headers: bytes) -> NDArray[np.bool_]:
 
 
 def _row_sums(blocks: NDArray[np.uint8]) -> NDArray[np.int64]:
-    """Sums of bytes per row, int64 (n,): four at a time, in lanes of 16 bits that 128 bytes can't overflow."""
+    """Sums of bytes per row, int64 (n,): four at a time, in lanes of 16 bits that a row can't overflow."""
     words = blocks.view(np.uint64)
     lanes = np.uint64(0x00FF00FF00FF00FF)
     sums = ((words & lanes) + ((words >> np.uint64(8)) & lanes)).sum(axis=1)
