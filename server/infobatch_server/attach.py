@@ -35,8 +35,8 @@ class AttachRequest:
     def __post_init__(self) -> None:
         lease = self.lease
         for name, text in (("job", lease.job), ("host", lease.host)):
-            if not text or len(text) > 255:
-                raise ConfigError(f"{name}={text[:300]!r} must have 1 to 255 characters")
+            if not 1 <= len(text) <= 255 or not text.isprintable():
+                raise ConfigError(f"{name}={text[:300]!r} must have 1 to 255 printable characters")
         if len(lease.nonce) != 16:
             raise ConfigError(f"nonce has {len(lease.nonce)} bytes, not 16")
         if not 1 <= lease.world_size <= _MAX_RANKS:

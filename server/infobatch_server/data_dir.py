@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import logging
 import os
 import tempfile
 from collections.abc import Mapping
@@ -12,7 +13,9 @@ from types import TracebackType
 
 from infobatch_stream.errors import ServerError
 
-__all__ = ["DataDir", "write_endpoint_file"]
+__all__ = ["DataDir", "remove_endpoint_file", "write_endpoint_file"]
+
+log = logging.getLogger(__name__)
 
 
 class DataDir:
@@ -40,6 +43,9 @@ class DataDir:
             raise ServerError(
                 f"--data-dir {path} is in use by another server (pid {owner}): stop it, or use another directory"
             ) from error
+        except OSError as error:
+            os.close(self._lock)
+            raise ServerError(f"--data-dir {path} can't be locked: {error.strerror}; use a local disk") from error
         os.ftruncate(self._lock, 0)
         os.pwrite(self._lock, f"{os.getpid()}\n".encode(), 0)
 
@@ -76,3 +82,12 @@ def write_endpoint_file(path: Path, fields: Mapping[str, object]) -> None:
             raise
     except OSError as error:
         raise ServerError(f"--endpoint-file {path}: {error.strerror}") from error
+
+
+def remove_endpoint_file(path: Path, nonce: str) -> None:
+    """Removes the file that `write_endpoint_file` made, unless another server has put its own there."""
+    try:
+        if json.loads(path.read_text(encoding="utf-8")).get("nonce") == nonce:
+            path.unlink()
+    except (OSError, ValueError, AttributeError) as error:
+        log.warning("--endpoint-file %s: left as it is: %s", path, error)

@@ -71,6 +71,13 @@ class PlanReader:
         plan = plan_from_header(self._header, self._shard_kept, self._planes[pb.PLANE_KEEP_BITS], second)
         if seal(plan).plan_id != plan.plan_id:
             raise PlanError(f"plan {plan.plan_id!r}: its bytes give the id {seal(plan).plan_id!r}; send it again")
+        if plan.class_plane is not None and classes > 2 and int(plan.class_plane.max()) >= classes:
+            raise PlanError(f"plan {plan.plan_id!r}: class code {int(plan.class_plane.max())} of {classes} classes")
+        if (plan.shard_kept < 0).any() or (plan.shard_kept > self._spec.shard_sizes).any():
+            raise PlanError(f"plan {plan.plan_id!r} keeps more samples of a shard than there are")
+        pad = -plan.num_samples % 8
+        if pad and plan.keep_bits[-1] >> (8 - pad):
+            raise PlanError(f"plan {plan.plan_id!r}: its pad bits are not zero")
         bits = sum(int(np.unpackbits(part).sum()) for part in np.array_split(plan.keep_bits, _pieces(plan.keep_bits)))
         if not bits == int(plan.shard_kept.sum()) == plan.kept == self._header.kept:
             raise PlanError(f"plan {plan.plan_id!r}: its kept samples are {bits} by bit and {plan.kept} by class")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from dataclasses import replace
 
+from infobatch_server.attach import MAX_GENERATION
 from infobatch_server.barrier import NotReady
 from infobatch_server.run_core import RunCore
 from infobatch_server.run_state import PlanSummary, RunState
@@ -208,7 +209,10 @@ class RunPlans:
 def _newest(state: RunState, plan: EpochPlan) -> PlanSummary:
     """What statistics show once `plan` is there: it, unless that of a later epoch is."""
     shown = state.newest_plan
-    return shown if shown is not None and shown.epoch > plan.epoch else PlanSummary.of(plan)
+    # One beyond the newest epoch is of before a rewind.
+    if shown is not None and plan.epoch < shown.epoch <= state.last_epoch:
+        return shown
+    return PlanSummary.of(plan)
 
 
 def _is_unusual(plan: EpochPlan) -> bool:
@@ -218,6 +222,8 @@ def _is_unusual(plan: EpochPlan) -> bool:
 
 def _check_seeded(core: RunCore, plan: EpochPlan) -> None:
     spec = core.spec
+    if plan.generation > MAX_GENERATION:
+        raise ConfigError(f"the plan is of generation {plan.generation}; {MAX_GENERATION} is the last there is")
     for name, own, other in (
         ("samples", spec.num_samples, plan.num_samples),
         ("shards", len(spec.shard_sizes), len(plan.shard_kept)),

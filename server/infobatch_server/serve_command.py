@@ -7,20 +7,19 @@ import logging
 import os
 import signal
 import sys
-import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from infobatch_server.address import Address
-from infobatch_server.data_dir import DataDir, write_endpoint_file
+from infobatch_server.data_dir import DataDir, remove_endpoint_file, write_endpoint_file
 from infobatch_server.limits import Limits
 from infobatch_server.server import ScoreServer
 from infobatch_server.users_lock import UsersLock
 from infobatch_stream.errors import ConfigError
 
-__all__ = ["HELP", "add_arguments", "run"]
+__all__ = ["HELP", "add_arguments", "run", "wait_for_end"]
 
 log = logging.getLogger(__name__)
 
@@ -62,9 +61,7 @@ def run(args: argparse.Namespace) -> int:
         ConfigError: arguments that can't be meant.
         ServerError: the directory is in use, or an address can't be bound.
     """
-    logging.basicConfig(
-        level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s", force=True
-    )
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     grpc_address, http_address = Address.parse(args.grpc, "--grpc"), Address.parse(args.http, "--http")
     _check_reach(grpc_address, http_address, insecure=args.insecure)
     if args.memory_bytes < 0:
@@ -77,12 +74,14 @@ def run(args: argparse.Namespace) -> int:
         if args.endpoint_file is not None:
             write_endpoint_file(args.endpoint_file, _endpoint(server))
         print(f"infobatch score server: grpc {server.grpc_address}, http {server.http_address}", flush=True)
-        _wait(told_to_stop, users)
+        wait_for_end(told_to_stop, users)
         ended = server.stop()
+        if args.endpoint_file is not None:
+            remove_endpoint_file(args.endpoint_file, server.nonce)
         if users is not None:
             users.close()
     if not ended:
-        # A thread that draws a plan can't be interrupted, and the interpreter would wait for it.
+        # The interpreter would wait for the threads that are still at work.
         log.warning("calls under way were cut off")
         logging.shutdown()
         os._exit(0)
@@ -112,32 +111,44 @@ def _endpoint(server: ScoreServer) -> dict[str, object]:
 
 
 @contextmanager
-def _stop_signals() -> Iterator[threading.Event]:
-    """An event that SIGTERM and SIGINT set; a second one of them ends the process as usual."""
-    told_to_stop = threading.Event()
+def _stop_signals() -> Iterator[Callable[[float | None], bool]]:
+    """Keeps SIGTERM and SIGINT from this process and its threads; what waits for one, up to some seconds.
 
-    def stop(number: int, _frame: object) -> None:
-        told_to_stop.set()
-        for again in before:
-            signal.signal(again, signal.SIG_DFL)
+    They are waited for rather than handled: a handler runs anywhere, also where a lock is held. After the block a
+    second signal ends the process as usual.
+    """
+    chosen = (signal.SIGTERM, signal.SIGINT)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, chosen)
 
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    for number in before:
-        signal.signal(number, stop)
+    def wait(timeout_s: float | None) -> bool:
+        if timeout_s is None:
+            return bool(signal.sigwait(chosen))
+        return signal.sigtimedwait(chosen, timeout_s) is not None
+
     try:
-        yield told_to_stop
+        yield wait
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _wait(told_to_stop: threading.Event, users: UsersLock | None) -> None:
+def wait_for_end(
+    told_to_stop: Callable[[float | None], bool],
+    users: UsersLock | None,
+    clock: Callable[[], float] = time.monotonic,
+) -> None:
+    """Returns when the server is told to stop, or has no users.
+
+    Args:
+        told_to_stop: waits that many seconds (None: for ever) to be told.
+        users: the users' lock; None where only a signal ends the server.
+        clock: seconds that only rise.
+    """
     if users is None:
-        told_to_stop.wait()
+        told_to_stop(None)
         return
-    # Who started the server takes the lock before, but a user may come a little later.
-    first_look = time.monotonic() + _FIRST_GRACE_S
-    while not told_to_stop.wait(_POLL_S):
-        if time.monotonic() >= first_look and users.is_unused():
+    # Who starts a server takes the lock first, as a rule; a slow one has a little longer.
+    first_look = clock() + _FIRST_GRACE_S
+    while not told_to_stop(_POLL_S):
+        if clock() >= first_look and users.is_unused():
             log.info("nobody uses this server any more")
             return

@@ -31,6 +31,9 @@ log = logging.getLogger(__name__)
 ERROR_KEY = "infobatch-error"
 RETRY_KEY = "infobatch-retry-after-ms"
 
+# Details travel in a header, and a client takes no more than 8 KiB of them, some letters as nine bytes.
+_MAX_DETAILS = 1500
+
 
 class OverloadedError(ServerError):
     """The server has too much in hand; the same call succeeds later."""
@@ -123,4 +126,8 @@ def _abort(context: grpc.ServicerContext, error: Exception) -> NoReturn:
     if isinstance(error, LeaseHeldError):
         metadata.append((RETRY_KEY, str(error.retry_after_ms)))
     context.set_trailing_metadata(tuple(metadata))
-    context.abort(status_code(error), str(error))
+    context.abort(status_code(error), _shortened(str(error)))
+
+
+def _shortened(details: str) -> str:
+    return details if len(details) <= _MAX_DETAILS else details[: _MAX_DETAILS - 1] + "…"

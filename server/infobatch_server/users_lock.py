@@ -29,11 +29,17 @@ class UsersLock:
             raise ServerError(f"--exit-when-unused {path}: {error.strerror}") from error
 
     def is_unused(self) -> bool:
-        """Whether nobody holds it; from then on nobody can take it until `close`."""
+        """Whether nobody holds it; from then on nobody can take it until `close`.
+
+        Raises:
+            ServerError: the file system has no locks.
+        """
         try:
             fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return False
+        except OSError as error:
+            raise ServerError(f"the users' lock can't be taken: {error.strerror}; use a local disk") from error
         return True
 
     def close(self) -> None:
