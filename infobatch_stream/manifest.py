@@ -49,7 +49,7 @@ def shard_fingerprint(members: Iterable[tuple[str, str, int, int, bytes | None]]
 
     Example:
         >>> shard_fingerprint([("cat", "cls", 512, 1, b"3")]).hex()[:16]
-        '2f8e263bd2837f42'
+        '140c6c3a450b8228'
     """
     digest = hashlib.blake2b(digest_size=FINGERPRINT_BYTES)
     records: list[bytes] = []

@@ -9,7 +9,9 @@ import numpy.typing as npt
 
 from infobatch_stream.order_params import ORDER_VERSION, OrderParams
 
-__all__ = ["EpochPlan", "PlanClass", "full_plan_id", "unpruned_plan"]
+__all__ = ["EpochPlan", "PlanClass", "full_plan_id", "kept_by_shard", "unpruned_plan"]
+
+_COUNTED_BYTES = 1 << 18
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,7 +157,7 @@ def unpruned_plan(
         keep = np.packbits(subset, bitorder="little")
         classes = (_always("kept", chosen, kept=True), _always("excluded", num_samples - chosen, kept=False))
         plane = np.packbits(~subset, bitorder="little")
-        shard_kept = kept_by_shard(subset, shard_sizes)
+        shard_kept = kept_by_shard(keep, shard_sizes)
     return EpochPlan(
         plan_id=full_plan_id(run_id, epoch),
         run_id=run_id,
@@ -172,13 +174,32 @@ def unpruned_plan(
     )
 
 
-def kept_by_shard(kept: npt.NDArray[np.bool_], shard_sizes: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Kept samples by shard, int64 (S,), of bool (N,) and sizes (S,)."""
-    counts = np.zeros(len(shard_sizes), np.int64)
-    filled = np.flatnonzero(shard_sizes)  # reduceat would give an empty shard its neighbour's first sample
-    starts = (np.cumsum(shard_sizes) - shard_sizes)[filled]
-    counts[filled] = np.add.reduceat(kept, starts, dtype=np.int64)
-    return counts
+def kept_by_shard(keep_bits: npt.NDArray[np.uint8], shard_sizes: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Kept samples by shard, int64 (S,), of keep bits (⌈N/8⌉,) and sizes (S,)."""
+    ends = np.cumsum(shard_sizes)
+    counts = np.zeros(len(ends) + 1, np.int64)  # of kept samples before each shard's end
+    kept, done = 0, 0
+    for first in range(0, len(keep_bits), _COUNTED_BYTES):
+        part = keep_bits[first : first + _COUNTED_BYTES]
+        words = np.zeros(len(part) // 8 + 1, "<u8")  # one more than is full, so that an end may lie behind the last
+        words.view(np.uint8)[: len(part)] = part
+        before = np.cumsum(_ones(words), dtype=np.int64)
+        stop = int(np.searchsorted(ends, 8 * (first + len(part)), side="right"))
+        places = ends[done:stop] - 8 * first
+        inside = words[places >> 6] & ((np.uint64(1) << (places & 63).astype(np.uint64)) - np.uint64(1))
+        counts[done + 1 : stop + 1] = kept + np.r_[0, before][places >> 6] + _ones(inside)
+        kept += int(before[-1])
+        done = stop
+    return np.diff(counts)
+
+
+def _ones(words: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
+    """Set bits of each word, int64: summed within pairs, then fours, then bytes."""
+    pairs = words - ((words >> np.uint64(1)) & np.uint64(0x5555555555555555))
+    fours = (pairs & np.uint64(0x3333333333333333)) + ((pairs >> np.uint64(2)) & np.uint64(0x3333333333333333))
+    bytes_ = (fours + (fours >> np.uint64(4))) & np.uint64(0x0F0F0F0F0F0F0F0F)
+    ones: npt.NDArray[np.int64] = ((bytes_ * np.uint64(0x0101010101010101)) >> np.uint64(56)).astype(np.int64)
+    return ones
 
 
 def _always(name: str, size: int, *, kept: bool) -> PlanClass:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from infobatch_stream.draw import draw_bernoulli, draw_counts, exact_count
+from infobatch_stream.draw import Codes, Drawn, class_sizes, draw_bernoulli, draw_exact, exact_count
 from infobatch_stream.philox import Stream, WordStream
 from infobatch_stream.plan import EpochPlan, PlanClass, kept_by_shard
-from infobatch_stream.policies import KEPT, Classification, ClassRow, Policy, ScoreView
+from infobatch_stream.policies import KEPT, Classification, ClassRow, Policy, ScoreView, one_class
 from infobatch_stream.ratios import LANES
 from infobatch_stream.run_spec import RunSpec
 from infobatch_stream.score_table import ScoreTable
+from infobatch_stream.scores import MaskedScores, count_scored
 
 __all__ = ["draw_plan"]
 
@@ -43,18 +44,15 @@ def draw_plan(
     policy, position = spec.policy, spec.schedule.position(epoch)
     unpruned = epoch >= position.anneal_epoch or policy.name == "full"
     view = _view(spec, table)
-    if unpruned:
-        made = Classification(codes=np.zeros(spec.num_samples, np.uint8), rows=(KEPT,))
+    made = Classification(codes=one_class, rows=(KEPT,)) if unpruned else policy.classes(view, position)
+    codes, rows = _with_mask(made, spec.subset)
+    words = WordStream(spec.seed, epoch, generation, Stream.DRAW)
+    exact = policy.draw == "exact" or any(row.keep_count is not None for row in rows)
+    if exact:
+        drawn = _draw_exact(codes, spec.num_samples, rows, words)
     else:
-        made = policy.classes(view, position)
-    codes, rows = made.codes, made.rows
-    if spec.subset is not None:
-        rows = (*rows, _EXCLUDED)
-        codes = np.where(spec.subset, codes, np.uint8(len(rows) - 1))
-    sizes = np.bincount(codes, minlength=len(rows))
-    kept, exact = _draw(codes, rows, sizes, policy, spec.seed, epoch, generation)
-    kept_sizes = np.bincount(codes[kept], minlength=len(rows))
-    never_scored = view.num_samples - int(np.count_nonzero(~np.isnan(view.score)))
+        drawn = draw_bernoulli(codes, spec.num_samples, [row.keep_65536 for row in rows], words)
+    num_scored = count_scored(view.score) if made.num_scored is None else made.num_scored
     return EpochPlan(
         run_id=run_id,
         generation=generation,
@@ -62,16 +60,16 @@ def draw_plan(
         seed=spec.seed,
         num_samples=spec.num_samples,
         classes=tuple(
-            _plan_class(row, int(size), int(stay), exact, policy)
-            for row, size, stay in zip(rows, sizes, kept_sizes, strict=True)
+            _plan_class(row, size, kept, exact, policy)
+            for row, size, kept in zip(rows, drawn.sizes.tolist(), drawn.kept.tolist(), strict=True)
         ),
-        keep_bits=np.packbits(kept, bitorder="little"),
-        class_plane=_class_plane(codes, len(rows)),
-        shard_kept=kept_by_shard(kept, spec.shard_sizes),
+        keep_bits=drawn.keep_bits,
+        class_plane=drawn.class_plane,
+        shard_kept=kept_by_shard(drawn.keep_bits, spec.shard_sizes),
         order=spec.order,
         threshold=made.threshold,
-        low_share=None if made.low_share is None else float(np.float32(made.low_share)),
-        never_scored=never_scored,
+        low_share=_cut_share(made, drawn, num_scored),
+        never_scored=view.num_samples - num_scored,
         prune_requested=made.prune_requested,
         journal_position=journal_position,
         biased=policy.biased and not unpruned,
@@ -80,37 +78,48 @@ def draw_plan(
 
 
 def _view(spec: RunSpec, table: ScoreTable) -> ScoreView:
-    if spec.subset is None:
-        score, num_samples = table.score, table.num_samples
-    else:
-        score = np.where(spec.subset, table.score, np.float32(np.nan))
-        num_samples = int(np.count_nonzero(spec.subset))
-    return ScoreView(score, table.stamp, table.visits, num_samples, table.extra)
+    score = table.score if spec.subset is None else MaskedScores(table.score, spec.subset)
+    return ScoreView(score, table.stamp, table.visits, spec.subset_samples or spec.num_samples, table.extra)
 
 
-def _draw(
-    codes: npt.NDArray[np.uint8],
-    rows: tuple[ClassRow, ...],
-    sizes: npt.NDArray[np.int64],
-    policy: Policy,
-    seed: int,
-    epoch: int,
-    generation: int,
-) -> tuple[npt.NDArray[np.bool_], bool]:
-    """Who is kept, bool (N,), and whether the draw was exact."""
-    exact = policy.draw == "exact" or any(row.keep_count is not None for row in rows)
-    stream = WordStream(seed, epoch, generation, Stream.DRAW)
-    if not exact:
-        lanes = np.array([row.keep_65536 for row in rows], np.uint32)
-        return draw_bernoulli(codes, lanes, stream), False
-    counts = np.array(
-        [
-            min(int(size), row.keep_count) if row.keep_count is not None else exact_count(row.keep_65536, int(size))
-            for row, size in zip(rows, sizes, strict=True)
-        ],
-        np.int64,
-    )
-    return draw_counts(codes, counts, stream, WordStream(seed, epoch, generation, Stream.TIE_BREAK)), True
+def _with_mask(made: Classification, subset: npt.NDArray[np.bool_] | None) -> tuple[Codes, tuple[ClassRow, ...]]:
+    """Codes and rows with what the mask leaves out as one more class."""
+    if subset is None:
+        return made.codes, made.rows
+    mask, excluded = subset, np.uint8(len(made.rows))
+
+    def codes(part: slice) -> npt.NDArray[np.uint8]:
+        own: npt.NDArray[np.uint8] = made.codes(part).copy()  # it may be a view of the policy's array
+        np.copyto(own, excluded, where=~mask[part])
+        return own
+
+    return codes, (*made.rows, _EXCLUDED)
+
+
+def _draw_exact(codes: Codes, num_samples: int, rows: tuple[ClassRow, ...], words: WordStream) -> Drawn:
+    """Each class keeps the number that its row says or that its share comes to."""
+
+    def counts_of(sizes: npt.NDArray[np.int64]) -> list[int]:
+        return [
+            exact_count(row.keep_65536, size) if row.keep_count is None else min(size, row.keep_count)
+            for row, size in zip(rows, sizes.tolist(), strict=True)
+        ]
+
+    expected = [row.keep_65536 for row in rows]
+    if any(row.keep_count is not None for row in rows):
+        sizes = class_sizes(codes, num_samples, len(rows))
+        pairs = zip(counts_of(sizes), sizes.tolist(), strict=True)
+        expected = [LANES * count // max(1, size) for count, size in pairs]
+    tie_break = WordStream(words.seed, words.epoch, words.generation, Stream.TIE_BREAK)
+    return draw_exact(codes, num_samples, expected, counts_of, words, tie_break)
+
+
+def _cut_share(made: Classification, drawn: Drawn, num_scored: int) -> float | None:
+    """The share of the scored that the threshold cut off, a float that float32 holds exactly."""
+    if made.cut_class is None or not num_scored:
+        return None
+    cut_size = int(drawn.sizes[made.cut_class]) if made.cut_size is None else made.cut_size
+    return float(np.float32(cut_size / num_scored))
 
 
 def _plan_class(row: ClassRow, size: int, kept: int, exact: bool, policy: Policy) -> PlanClass:
@@ -133,9 +142,3 @@ def _plan_class(row: ClassRow, size: int, kept: int, exact: bool, policy: Policy
         kept=kept,
         weight=float(weight),
     )
-
-
-def _class_plane(codes: npt.NDArray[np.uint8], num_classes: int) -> npt.NDArray[np.uint8] | None:
-    if num_classes == 1:
-        return None
-    return np.packbits(codes.astype(bool), bitorder="little") if num_classes == 2 else codes

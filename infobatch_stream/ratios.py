@@ -26,7 +26,7 @@ def decimal_string(value: float | int | str, name: str) -> str:
     Raises:
         ConfigError: `value` is not a finite decimal number.
     """
-    text = value.strip() if isinstance(value, str) else repr(value)
+    text = value.strip() if isinstance(value, str) else repr(float(value) if isinstance(value, float) else value)
     if isinstance(value, bool) or not _is_decimal(text):
         raise ConfigError(f"{name}={value!r} is not a finite decimal number such as 0.5 or '0.875'")
     return text

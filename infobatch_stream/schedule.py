@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from fractions import Fraction
-from math import ceil
 
 from infobatch_stream.errors import ConfigError
 from infobatch_stream.policies import Policy, Position
@@ -47,27 +45,31 @@ class Schedule:
         """What a user should hear of a schedule under which the policy never prunes, or never anneals."""
         if policy.name == "full":
             return None
-        first = 1 if policy.uses_scores else 0
-        if self.anneal_epoch <= first:
-            if self.epochs <= first + 1:
-                return (
-                    f"policy {policy.name!r} never prunes in epochs={self.epochs}: epoch 0 makes the scores and the "
-                    "last epoch is unpruned; train for at least 3 epochs, or with policy='full'"
-                )
-            least = Fraction(first + 1, self.epochs)
+        first = 1 if policy.uses_scores else 0  # epoch 0 makes the scores
+        prunes = self.anneal_epoch > first
+        if prunes and not (self.anneal and self.anneal_epoch >= self.epochs):
+            return None
+        needed = first + 1 + self.anneal
+        if self.epochs < needed:
+            return (
+                f"policy {policy.name!r} can't prune an epoch{' and leave the last one unpruned' * self.anneal} in "
+                f"epochs={self.epochs}{': epoch 0 makes the scores' * first}; train for at least {needed} epochs, or "
+                "with policy='full'"
+            )
+        if not prunes:
             return (
                 f"policy {policy.name!r} never prunes with epochs={self.epochs} and delta={self.delta}: "
-                f"⌊delta·epochs⌋ = {self.anneal_epoch}; delta={_up(least)} is the least that prunes an epoch"
+                f"⌊delta·epochs⌋ = {self.anneal_epoch}; delta={_reaching(first + 1, self.epochs)} prunes one epoch"
             )
-        if self.anneal and self.anneal_epoch >= self.epochs:
-            most = Fraction(self.epochs - 1, self.epochs)
-            return (
-                f"policy {policy.name!r} never anneals with epochs={self.epochs} and delta={self.delta}: the paper "
-                f"trains the last epochs unpruned; delta={_up(most)} leaves one (anneal=False says that you mean it)"
-            )
-        return None
+        return (
+            f"policy {policy.name!r} never anneals with epochs={self.epochs} and delta={self.delta}: the paper "
+            f"trains the last epochs unpruned; delta={_reaching(self.epochs - 1, self.epochs)} leaves one "
+            "(anneal=False says that you mean it)"
+        )
 
 
-def _up(value: Fraction) -> str:
-    """`value` to three decimals, rounded up, so that ⌊δ·C⌋ is not one less."""
-    return f"{ceil(value * 1000) / 1000:g}"
+def _reaching(epoch: int, epochs: int) -> str:
+    """A decimal δ with ⌊δ·epochs⌋ = epoch: epoch/epochs, rounded up in as many digits as that takes."""
+    digits = len(str(epochs))
+    number = str(-(-epoch * 10**digits // epochs))
+    return f"0.{number.zfill(digits)}".rstrip("0")

@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from infobatch_stream.errors import ConfigError
 from infobatch_stream.ratios import fraction
+from infobatch_stream.scores import count_scored
 
 __all__ = ["COLUMN_DTYPES", "MAX_EPOCHS", "ColumnSpec", "ScoreTable", "UpdateCounts"]
 
@@ -169,7 +170,7 @@ class ScoreTable:
     @property
     def num_scored(self) -> int:
         """Samples that have a score."""
-        return self.num_samples - int(np.count_nonzero(np.isnan(self.score)))
+        return count_scored(self.score)
 
     def to_arrow(self) -> pa.Table:
         """The table as Arrow, without a copy: columns score (NaN: never scored), stamp, visits, and the policy's.

@@ -8,47 +8,59 @@ from __future__ import annotations
 
 import math
 from fractions import Fraction
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["BLOCK_SAMPLES", "mean_threshold", "quantile_rank", "quantile_threshold"]
+from infobatch_stream.ranking import Ranking
+from infobatch_stream.scores import Scores, blocks
+
+__all__ = ["BLOCK_SAMPLES", "Threshold", "mean_threshold", "quantile_rank", "quantile_threshold"]
 
 BLOCK_SAMPLES = 65_536
-_BLOCKS_AT_ONCE = 16
 
 
-def mean_threshold(scores: npt.NDArray[np.float32]) -> float | None:
+class Threshold(NamedTuple):
+    """A threshold that float32 holds exactly, None where nothing is scored; and the scored samples."""
+
+    value: float | None
+    num_scored: int
+
+
+def mean_threshold(scores: Scores) -> Threshold:
     """The smallest float32 not below the mean of the scored samples, at most the largest score (Eq. 3).
 
     Args:
         scores: float32 (N,); NaN where never scored.
 
-    Returns:
-        t, a float that float32 holds exactly: "low" is s < t, strictly. None where nothing is scored.
+    Example:
+        >>> mean_threshold(np.array([1, 2, np.nan], np.float32))
+        Threshold(value=1.5, num_scored=2)
     """
-    scored, largest = 0, np.float32(-np.inf)
+    num_scored, largest = 0, np.float32(-np.inf)
     sums: list[float] = []
-    stride = BLOCK_SAMPLES * _BLOCKS_AT_ONCE
-    for start in range(0, len(scores), stride):
-        part = scores[start : start + stride]
-        unscored = np.isnan(part)
-        count = len(part) - int(np.count_nonzero(unscored))
+    room = np.empty(BLOCK_SAMPLES, np.float64)
+    for part in blocks(len(scores), BLOCK_SAMPLES):
+        block = scores[part]
+        unscored = np.isnan(block)
+        count = len(block) - int(np.count_nonzero(unscored))
         if not count:
-            sums.append(0.0)
             continue
-        scored += count
-        largest = max(largest, np.nanmax(part))
-        padded = np.zeros(-(-len(part) // BLOCK_SAMPLES) * BLOCK_SAMPLES, np.float64)
-        np.copyto(padded[: len(part)], part, where=~unscored)
-        sums.extend(_block_sums(padded.reshape(-1, BLOCK_SAMPLES)))
-    if not scored:
-        return None
-    mean = math.fsum(sums) / scored
-    threshold = np.float32(mean)
-    if float(threshold) < mean:
-        threshold = np.nextafter(threshold, np.float32(np.inf))
-    return float(min(threshold, largest))
+        num_scored += count
+        largest = max(largest, np.fmax.reduce(block))
+        room[: len(block)] = block
+        room[len(block) :] = 0.0
+        if count < len(block):
+            np.copyto(room[: len(block)], 0.0, where=unscored)
+        sums.append(_block_sum(room))
+    if not num_scored:
+        return Threshold(None, 0)
+    mean = math.fsum(sums) / num_scored
+    threshold = min(np.float32(mean), largest)
+    if float(threshold) < mean and threshold < largest:
+        threshold = np.nextafter(threshold, largest)
+    return Threshold(float(threshold) + 0.0, num_scored)
 
 
 def quantile_rank(quantile: Fraction, num_scored: int) -> int:
@@ -56,25 +68,24 @@ def quantile_rank(quantile: Fraction, num_scored: int) -> int:
     return max(1, math.ceil(quantile * num_scored))
 
 
-def quantile_threshold(scores: npt.NDArray[np.float32], quantile: Fraction) -> float | None:
-    """The ⌈q·n⌉-th smallest of the n scored samples; None where nothing is scored.
+def quantile_threshold(scores: Scores, quantile: Fraction) -> Threshold:
+    """The ⌈q·n⌉-th smallest of the n scored samples.
 
     Args:
         scores: float32 (N,); NaN where never scored.
         quantile: q in (0, 1].
     """
-    scored = scores[~np.isnan(scores)]
-    if not len(scored):
-        return None
-    rank = quantile_rank(quantile, len(scored)) - 1
-    return float(np.partition(scored, rank)[rank])
+    ranking = Ranking(scores)
+    if not ranking.num_scored:
+        return Threshold(None, 0)
+    rank = quantile_rank(quantile, ranking.num_scored)
+    return Threshold(ranking.smallest(rank), ranking.num_scored)
 
 
-def _block_sums(blocks: npt.NDArray[np.float64]) -> list[float]:
-    """Sums (b,) of blocks (b, 65536): the second half is added to the first, sixteen times."""
-    half = blocks.shape[1] // 2
+def _block_sum(room: npt.NDArray[np.float64]) -> float:
+    """The sum of a block (65536,), which it overwrites: the second half is added to the first, sixteen times."""
+    half = len(room) // 2
     while half:
-        blocks = blocks[:, :half] + blocks[:, half : 2 * half]
+        np.add(room[:half], room[half : 2 * half], out=room[:half])
         half //= 2
-    sums: list[float] = blocks[:, 0].tolist()
-    return sums
+    return float(room[0])

@@ -7,8 +7,12 @@ import os
 import tarfile
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
+from urllib.parse import urlparse
 
-__all__ = ["image_files", "write_tar"]
+from webdataset.tariterators import group_by_keys, tar_file_expander
+
+__all__ = ["image_files", "webdataset_samples", "write_tar"]
 
 
 def write_tar(
@@ -33,3 +37,17 @@ def image_files(first: int, count: int, size_bytes: int = 300) -> list[tuple[str
         files.append((f"{number:06d}.jpg", bytes([number % 256]) * (size_bytes + number % 7)))
         files.append((f"{number:06d}.cls", str(number % 10).encode()))
     return files
+
+
+def webdataset_samples(*urls: object) -> list[dict[str, Any]]:
+    """What webdataset's reader makes of shards.
+
+    Its own code for all but opening files, which `wds.WebDataset` never closes: warnings are errors here.
+    """
+    samples: list[dict[str, Any]] = []
+    for url in map(str, urls):
+        path = urlparse(url).path
+        with open(path, "rb") as stream:
+            source = {"url": url, "stream": stream, "local_path": path}
+            samples.extend(group_by_keys(tar_file_expander([source])))
+    return samples

@@ -100,9 +100,11 @@ class InfoBatchStreamDataset(DataPipeline, FluidInterface):  # type: ignore[misc
         super().__init__()
         if on_error not in ("raise", "skip"):
             raise ConfigError(f"on_error={on_error!r} is neither 'raise' nor 'skip'")
+        if not 0 <= seed < 2**64:
+            raise ConfigError(f"seed={seed} is outside [0, 2**64)")
         self.on_error = on_error
         self.max_errors = max_errors
-        self.shuffle = shuffle
+        self.shuffled = shuffle
         self.seed = seed
         self.options: RunOptions | None = None
         settings = {

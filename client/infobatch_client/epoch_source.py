@@ -184,7 +184,7 @@ class ValidationEpochs(EpochSource):
 
     def __init__(self, dataset: InfoBatchStreamDataset) -> None:
         manifest = dataset.indexed.manifest
-        self._seed, self._shuffle = dataset.seed, dataset.shuffle
+        self._seed, self._shuffle = dataset.seed, dataset.shuffled
         self._sizes = np.asarray(manifest.counts, np.int64)
         self._files: PlanFiles | None = None
         self._passes = 0

@@ -6,16 +6,17 @@ import hashlib
 import logging
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import pyarrow as pa
-from tqdm import tqdm
-
+from infobatch_client.sample_grouping import index_members
 from infobatch_client.shard_index import IndexHead, ShardIndex
 from infobatch_client.shard_urls import local_path
 from infobatch_client.tar_scan import scan_tar
+from tqdm import tqdm
+
 from infobatch_stream.errors import ConfigError, ShardChangedError, ShardError
 from infobatch_stream.manifest import Manifest
 
@@ -46,7 +47,7 @@ class IndexedShards:
 
 
 class _Bar(tqdm):  # type: ignore[type-arg]
-    """A progress bar without tqdm's monitor thread, which would be alive when DataLoader workers are forked."""
+    """A progress bar without tqdm's monitor thread, which would live on when workers are forked."""
 
     monitor_interval = 0
 
@@ -108,7 +109,9 @@ def scan_shard(path: str) -> ShardIndex:
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError as error:
-        raise ShardError(f"{path}: this shard can't be opened: {error.strerror}; check path and rights") from error
+        raise ShardError(
+            f"{path}: this shard can't be opened: {error.strerror}; check path and rights"
+        ) from error
     try:
         before = os.fstat(fd)
         members = scan_tar(fd, path)
@@ -116,8 +119,10 @@ def scan_shard(path: str) -> ShardIndex:
     finally:
         os.close(fd)
     if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
-        raise ShardChangedError(f"{path}: this shard was written to while it was indexed; wait until it is complete")
-    return ShardIndex.from_members(members, path, shard_bytes=after.st_size, mtime_ns=after.st_mtime_ns)
+        raise ShardChangedError(
+            f"{path}: this shard was written to while it was indexed; wait until it is complete"
+        )
+    return index_members(members, path, shard_bytes=after.st_size, mtime_ns=after.st_mtime_ns)
 
 
 def load_index(index_path: str) -> ShardIndex:
@@ -140,7 +145,9 @@ def _find_valid(path: str) -> tuple[str, IndexHead] | None:
     try:
         stat = os.stat(path)
     except OSError as error:
-        raise ShardError(f"{path}: this shard can't be read: {error.strerror}; check path and rights") from error
+        raise ShardError(
+            f"{path}: this shard can't be read: {error.strerror}; check path and rights"
+        ) from error
     for index_path in _places(path):
         head = _read_head(index_path)
         if head is not None and (head.shard_bytes, head.mtime_ns) == (stat.st_size, stat.st_mtime_ns):
@@ -153,7 +160,9 @@ def _make(path: str) -> tuple[str, IndexHead]:
     for place in _places(path):
         before = _read_head(place)
         if before is not None and before.fingerprint != index.head.fingerprint:
-            _log.warning("%s: its contents differ from those indexed before; this is another data set now", path)
+            _log.warning(
+                "%s: its contents differ from those indexed before; this is another data set now", path
+            )
             break
     return _write(index, path), index.head
 
@@ -166,12 +175,15 @@ def _read_head(index_path: str) -> IndexHead | None:
         return None
 
 
-def _places(path: str) -> tuple[str, str]:
+def _places(path: str) -> Iterator[str]:
     """Where the index file of a shard may be: beside it, or in the user's cache."""
+    yield path + _SUFFIX
     full = os.path.realpath(path)
     cache = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    name = f"{hashlib.blake2b(os.fsencode(full), digest_size=12).hexdigest()}-{os.path.basename(full)}{_SUFFIX}"
-    return path + _SUFFIX, os.path.join(cache, "infobatch", "index", name)
+    name = (
+        f"{hashlib.blake2b(os.fsencode(full), digest_size=12).hexdigest()}-{os.path.basename(full)}{_SUFFIX}"
+    )
+    yield os.path.join(cache, "infobatch", "index", name)
 
 
 def _write(index: ShardIndex, path: str) -> str:

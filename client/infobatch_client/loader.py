@@ -102,7 +102,7 @@ class InfoBatchLoader:
         self._open: OpenEpoch | None = None
         self._weights: torch.Tensor | None = None
         self._pass = 0
-        weakref.finalize(self, _close_source, self._source)  # also at the interpreter's exit
+        weakref.finalize(self, _release, self._source, self._data_loader)  # also at the interpreter's exit
 
     @property
     def num_epochs(self) -> int:
@@ -236,6 +236,7 @@ class InfoBatchLoader:
     def close(self, timeout_s: float | None = None) -> None:
         """Ends the open epoch, sends what is left (for at most 30 s) and gives the run's lease back. Idempotent."""
         self._end_epoch()
+        _end_workers(self._data_loader)
         self._source.close(timeout_s)
 
     def __enter__(self) -> InfoBatchLoader:
@@ -330,6 +331,14 @@ def _as_it_is(batch: Any) -> Any:
     return batch
 
 
-def _close_source(source: EpochSource) -> None:
+def _release(source: EpochSource, data_loader: DataLoader[TiedBatch]) -> None:
     """Flushes for at most 5 s where an exception ends the program."""
+    _end_workers(data_loader)
     source.close(5.0 if getattr(sys, "last_value", None) is not None else None)
+
+
+def _end_workers(data_loader: DataLoader[TiedBatch]) -> None:
+    """Ends persistent workers now: left to the garbage collector, torch waits 5 s for each of them in vain."""
+    if (running := getattr(data_loader, "_iterator", None)) is not None:
+        running._shutdown_workers()
+        data_loader._iterator = None

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import os
 import resource
-from collections import OrderedDict
+from collections.abc import Callable
 
 from infobatch_client.index_store import IndexedShards, load_index, scan_shard
 from infobatch_client.shard_index import ShardIndex
-from infobatch_client.tar_scan import check_header
+from infobatch_client.tar_header import BLOCK_BYTES, check_header
+
 from infobatch_stream.errors import ShardChangedError
 
 __all__ = ["OpenShard", "OpenShards"]
 
 _MAX_DESCRIPTORS = 4096
 _MAX_INDICES = 8192
-_BLOCK = 512
 
 
 class OpenShard:
@@ -29,12 +29,12 @@ class OpenShard:
         self.url = url
         self.path = path
 
-    def __del__(self) -> None:
-        os.close(self.fd)
+    def __del__(self, close: Callable[[int], None] = os.close) -> None:
+        close(self.fd)  # bound early: at the end of the interpreter `os` may be gone
 
 
 class OpenShards:
-    """Opens shards when they are first needed, and keeps those used last.
+    """Opens shards when they are first needed, and keeps those opened last.
 
     At most a quarter of the process's limit of open files, and at most 4,096, are kept open. Not for use by
     several threads at once. Descriptors are only ever read at given positions, so a forked child may go on
@@ -51,8 +51,8 @@ class OpenShards:
             soft_limit = 4 * _MAX_DESCRIPTORS
         self.limit = max_descriptors or max(16, min(_MAX_DESCRIPTORS, soft_limit // 4))
         self._indexed = indexed
-        self._open: OrderedDict[int, OpenShard] = OrderedDict()
-        self._indices: OrderedDict[int, ShardIndex] = OrderedDict()
+        self._open: dict[int, OpenShard] = {}
+        self._indices: dict[int, ShardIndex] = {}
 
     def get(self, shard: int) -> OpenShard:
         """The shard of this number, opened and checked against its index if it isn't open yet.
@@ -61,14 +61,12 @@ class OpenShards:
             ShardChangedError: shard or index file are gone or not those that were indexed.
         """
         found = self._open.get(shard)
-        if found is not None:
-            self._open.move_to_end(shard)
-            return found
-        opened = self._open_shard(shard)
-        self._open[shard] = opened
-        if len(self._open) > self.limit:
-            self._open.popitem(last=False)
-        return opened
+        if found is None:
+            found = self._open_shard(shard)
+            self._open[shard] = found
+            if len(self._open) > self.limit:
+                del self._open[next(iter(self._open))]
+        return found
 
     def close(self) -> None:
         """Forgets everything; the next `get` opens anew."""
@@ -81,8 +79,6 @@ class OpenShards:
         is_first_time = index is None
         if index is None:
             index = self._load_index(shard)
-        else:
-            self._indices.move_to_end(shard)
         try:
             fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
@@ -97,7 +93,7 @@ class OpenShards:
             raise _changed(self._indexed.paths[shard], "its index file is that of other contents now")
         self._indices[shard] = index
         if len(self._indices) > _MAX_INDICES:
-            self._indices.popitem(last=False)
+            del self._indices[next(iter(self._indices))]
         return index
 
     def _check(self, opened: OpenShard, is_first_time: bool) -> None:
@@ -109,9 +105,13 @@ class OpenShards:
                 raise _changed(opened.path, "its members are not those that were indexed")
         elif is_first_time:
             at, size = int(opened.index.offsets[-1]), int(opened.index.sizes[-1])
-            if not check_header(os.pread(opened.fd, _BLOCK, at - _BLOCK), size):
-                raise _changed(opened.path, f"no header of a member of {size} bytes at byte {at - _BLOCK}")
+            if not check_header(os.pread(opened.fd, BLOCK_BYTES, at - BLOCK_BYTES), size):
+                raise _changed(
+                    opened.path, f"no header of a member of {size} bytes at byte {at - BLOCK_BYTES}"
+                )
 
 
 def _changed(path: str, what: str) -> ShardChangedError:
-    return ShardChangedError(f"{path}: this shard no longer matches its index: {what}; re-run `infobatch index`")
+    return ShardChangedError(
+        f"{path}: this shard no longer matches its index: {what}; re-run `infobatch index`"
+    )

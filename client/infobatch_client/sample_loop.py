@@ -26,9 +26,9 @@ SampleLoop = Callable[[Sequence[Sequence[Any]], Failed], Iterator[dict[str, Any]
 def sample_loop(layout: Layout) -> SampleLoop:
     """The loop for samples of a layout.
 
-    It takes columns, one list each, all of one length: sample index, weight, key, url, path, and then per
-    member that is inline its bytes; if any isn't: descriptor, first byte and number of bytes of the read that
-    covers those; if several aren't: begin and end of each within that read.
+    It takes columns, one list each, all of one length: sample index, weight, key, `OpenShard`, and then per
+    member that is inline, its bytes; if any isn't, first byte and number of bytes of the read that covers
+    them; if several aren't, begin and end of each within that read.
 
     Args:
         layout: (extension, whether inline) of every member, in tar order.
@@ -57,11 +57,11 @@ def complete(data: bytes, fd: int, size: int, first: int) -> bytes | None:
 
 def _source(inline: tuple[bool, ...]) -> str:
     large = [number for number, is_inline in enumerate(inline) if not is_inline]
-    columns = ["index", "weight", "key", "url", "path"]
+    columns = ["index", "weight", "key", "shard"]
     columns += [f"v{number}" for number, is_inline in enumerate(inline) if is_inline]
     values = {number: f"v{number}" for number in range(len(inline))}
     if large:
-        columns += ["fd", "first", "size"]
+        columns += ["first", "size"]
     if len(large) == 1:
         values[large[0]] = "data"
     elif large:
@@ -69,14 +69,14 @@ def _source(inline: tuple[bool, ...]) -> str:
             columns += [f"a{number}", f"b{number}"]
             values[number] = f"data[a{number}:b{number}]"
     names = ", ".join(f"e{number}" for number in range(len(inline)))
-    entries = ['"__key__": key', '"__url__": url', f"e0: {values[0]}", '"__local_path__": path']
+    entries = ['"__key__": key', '"__url__": shard.url', f"e0: {values[0]}", '"__local_path__": shard.path']
     entries += [f"e{number}: {values[number]}" for number in range(1, len(inline))]
     entries += ['"__index__": index', '"__weight__": weight']
     read = (
         "            try:\n"
-        "                data = pread(fd, size, first)\n"
+        "                data = pread(shard.fd, size, first)\n"
         "                if len(data) != size:\n"
-        "                    data = complete(data, fd, size, first)\n"
+        "                    data = complete(data, shard.fd, size, first)\n"
         "            except OSError as error:\n"
         "                failed(index, error)\n"
         "                continue\n"

@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
-
 from infobatch_client.index_store import IndexedShards
 from infobatch_client.open_shards import OpenShard, OpenShards
 from infobatch_client.sample_block import MixedBlock, UniformBlock, plan_block
+from numpy.typing import NDArray
+
 from infobatch_stream.errors import ConfigError, CorruptShardError, ShardError
 from infobatch_stream.manifest import Manifest
 
@@ -68,8 +68,8 @@ class ShardReader:
                 left out. Default: the error is raised.
 
         Yields:
-            One dict per sample: `__key__`, `__url__`, `__local_path__` and the members by extension (bytes, in
-            tar order) exactly as webdataset gives them, and `__index__` (int) and `__weight__` (float that
+            One dict per sample: `__key__`, `__url__`, `__local_path__` and the members by extension (bytes,
+            in tar order) exactly as webdataset gives them, and `__index__` (int) and `__weight__` (float that
             holds the float32 value).
 
         Raises:
@@ -114,12 +114,14 @@ class ShardReader:
             weights = np.asarray(weights, dtype=np.float32)
             if weights.shape != numbers.shape:
                 raise ConfigError(
-                    f"a chunk needs one weight per sample index; got shapes {weights.shape} and {numbers.shape}"
+                    f"a chunk needs one weight per sample index; got {weights.shape} for {numbers.shape}"
                 )
             indices = np.asarray(indices, dtype=np.int64)
             for begin in range(0, len(indices), length):
                 part = slice(begin, begin + length)
-                block = self._block(indices[part], weights[part], numbers[part], positions[part], on_unreadable)
+                block = self._block(
+                    indices[part], weights[part], numbers[part], positions[part], on_unreadable
+                )
                 if block is not None:
                     yield block
 
@@ -131,26 +133,19 @@ class ShardReader:
         positions: NDArray[np.int64],
         on_unreadable: Unreadable | None,
     ) -> UniformBlock | MixedBlock | None:
-        opened: dict[int, OpenShard | ShardError] = {}
-        listed = numbers.tolist()
-        for number in set(listed):
+        opened: dict[int, OpenShard] = {}
+        for number in dict.fromkeys(numbers.tolist()):
             try:
                 opened[number] = self._shards.get(number)
             except ShardError as error:
                 if on_unreadable is None:
                     raise
-                opened[number] = error
-        shards = [shard for number in listed if isinstance(shard := opened[number], OpenShard)]
-        if len(shards) < len(listed):
-            assert on_unreadable is not None
-            keep = np.ones(len(listed), dtype=np.bool_)
-            for row, number in enumerate(listed):
-                problem = opened[number]
-                if isinstance(problem, ShardError):
-                    keep[row] = False
-                    on_unreadable(int(indices[row]), problem)
-            indices, weights, positions = indices[keep], weights[keep], positions[keep]
-        return plan_block(indices, weights, shards, positions) if shards else None
+                is_lost = numbers == number
+                for index in indices[is_lost].tolist():
+                    on_unreadable(index, error)
+                indices, weights = indices[~is_lost], weights[~is_lost]
+                numbers, positions = numbers[~is_lost], positions[~is_lost]
+        return plan_block(indices, weights, numbers, positions, opened) if opened else None
 
     def _problem(self, index: int, error: OSError | None) -> ShardError:
         """What is wrong with a sample that couldn't be read."""
@@ -166,6 +161,7 @@ class ShardReader:
             return CorruptShardError(f"{shard.path}: {what} in sample {key!r}, which begins at byte {first}")
         size = os.fstat(shard.fd).st_size
         return CorruptShardError(
-            f"{shard.path}: the file ends at byte {size}, inside sample {key!r}, which begins at byte {first}: cut "
-            "short since it was indexed; copy or write this shard again, and re-run `infobatch index`"
+            f"{shard.path}: the file ends at byte {size}, inside sample {key!r}, which begins at byte "
+            f"{first}; it was cut short since it was indexed; copy or write it again, and re-run "
+            "`infobatch index`"
         )

@@ -41,11 +41,12 @@ def expand_shards(shards: ShardsArgument) -> list[str]:
     """
     if isinstance(shards, (str, os.PathLike)):
         given = [shards]
-    elif isinstance(shards, Iterable) and not isinstance(shards, bytes):
+    elif isinstance(shards, Iterable) and not hasattr(shards, "decode"):
         given = list(shards)
     else:
         raise ConfigError(
-            f"shards must be a path, a pattern, a folder or a list of them; got {type(shards).__name__} {shards!r}"
+            "shards must be a path, a pattern, a folder or a list of them; got "
+            f"{type(shards).__name__} {shards!r}"
         )
     urls: list[str] = []
     for entry in given:
@@ -84,9 +85,12 @@ def _expand_entry(text: str) -> list[str]:
     if os.path.exists(local_path(text)):
         return _expand_path(text)
     try:
-        return [url for pattern in braceexpand.braceexpand(text, escape=False) for url in _expand_path(pattern)]
-    except braceexpand.UnbalancedBracesError:
-        raise ConfigError(f"{text}: its braces don't match; write ranges like train-{{0000..0049}}.tar") from None
+        patterns = list(braceexpand.braceexpand(text, escape=False))
+    except ValueError:
+        raise ConfigError(
+            f"{text}: its braces don't match; write ranges like train-{{0000..0049}}.tar"
+        ) from None
+    return [url for pattern in patterns for url in _expand_path(pattern)]
 
 
 def _expand_path(url: str) -> list[str]:
@@ -98,7 +102,9 @@ def _expand_path(url: str) -> list[str]:
     if glob.has_magic(path):
         found = sorted(match for match in glob.glob(path, recursive=True) if os.path.isfile(match))
         if not found:
-            raise ConfigError(f"{path}: no file matches this pattern; check it, and the working folder {os.getcwd()}")
+            raise ConfigError(
+                f"{path}: no file matches this pattern; check it, and the working folder {os.getcwd()}"
+            )
         return found
     raise ShardError(f"{path}: no such shard; check the path, and the working folder {os.getcwd()}")
 

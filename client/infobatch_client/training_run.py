@@ -87,14 +87,7 @@ class TrainingRun:
             plan = self._unpruned(epoch)
         else:
             try:
-                plan = fetch_plan(
-                    self._client,
-                    run_id=self.run_id,
-                    generation=self.generation,
-                    epoch=epoch,
-                    plan_id=plan_id,
-                    timeout_s=self._timeouts.plan_timeout_s,
-                )
+                plan = self._fetch(epoch, plan_id)
             except errors.ServerUnreachableError as error:
                 if plan_id:
                     raise
@@ -179,6 +172,21 @@ class TrainingRun:
             self._client.call("DeleteRun", pb.DeleteRunRequest(run=options.run))
             answer = self._client.create_run(requests)
         return answer.run_id, spec_from_messages(answer.spec, asked.shard_sizes, asked.subset)
+
+    def _fetch(self, epoch: int, plan_id: str) -> EpochPlan:
+        """The server's plan. What is queued goes first: it may be the word that the epoch before is over."""
+        deadline = time.monotonic() + self._timeouts.plan_timeout_s
+        if not self.pusher.flush(self._timeouts.plan_timeout_s):
+            self.pusher.check()
+            raise errors.ServerUnreachableError(f"scores wait since {self.pusher.lag_s:.0f} s")
+        return fetch_plan(
+            self._client,
+            run_id=self.run_id,
+            generation=self.generation,
+            epoch=epoch,
+            plan_id=plan_id,
+            timeout_s=max(self._timeouts.call_timeout_s, deadline - time.monotonic()),
+        )
 
     def _attach(self, run_id: bytes, state: ResumeState | None) -> tuple[int, float]:
         """(generation, heartbeat interval in seconds); waits for a lease that nobody renews."""

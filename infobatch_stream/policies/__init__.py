@@ -14,6 +14,7 @@ from infobatch_stream.policies.base import (
     Policy,
     Position,
     ScoreView,
+    one_class,
 )
 from infobatch_stream.policies.full import Full
 from infobatch_stream.policies.hard import Hard
@@ -31,6 +32,7 @@ __all__ = [
     "Position",
     "ScoreView",
     "make_policy",
+    "one_class",
 ]
 
 POLICIES: Mapping[str, type[Policy]] = {policy.name: policy for policy in (InfoBatch, Full, Random, Hard, Levels)}

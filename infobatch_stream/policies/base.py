@@ -14,11 +14,13 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
+from infobatch_stream.draw import Codes
 from infobatch_stream.errors import ConfigError
 from infobatch_stream.ratios import LANES
 from infobatch_stream.score_table import ColumnSpec
+from infobatch_stream.scores import Scores
 
-__all__ = ["KEPT", "ClassRow", "Classification", "ParamValue", "Policy", "Position", "ScoreView"]
+__all__ = ["KEPT", "ClassRow", "Classification", "ParamValue", "Policy", "Position", "ScoreView", "one_class"]
 
 ParamValue = int | float | str | bool | tuple[float, ...]
 
@@ -28,14 +30,14 @@ class ScoreView:
     """What a policy may look at: read-only arrays over all samples.
 
     Args:
-        score: float32 (N,); NaN where never scored, and where the static mask leaves a sample out.
+        score: float32 (N,), read in slices; NaN where never scored, and where the static mask leaves a sample out.
         stamp: uint16 (N,), epoch + 1 of the last update; 0 where there was none.
         visits: uint16 (N,), epochs in which the sample was scored.
         num_samples: samples that may be trained: N, or those in the static mask.
         columns: what the policy declared, (N,) each.
     """
 
-    score: npt.NDArray[np.float32]
+    score: Scores
     stamp: npt.NDArray[np.uint16]
     visits: npt.NDArray[np.uint16]
     num_samples: int
@@ -70,22 +72,32 @@ KEPT = ClassRow(name="kept")
 """The class of samples that are never pruned; every policy's class 0."""
 
 
+def one_class(part: slice) -> npt.NDArray[np.uint8]:
+    """Codes of a policy whose samples are all of class 0."""
+    return np.zeros(part.stop - part.start, np.uint8)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Classification:
     """A class for every sample.
 
     Args:
-        codes: uint8 (N,), indices into `rows`.
+        codes: slice → uint8, indices into `rows`, so that no policy has to hold N of them; where one does, in an
+            array, its `__getitem__`.
         rows: at most 255 of them.
+        num_scored: samples with a score, where the policy has counted them.
         threshold: where there is one, as statistics show it.
-        low_share: share of the scored samples in the pruned class, where a threshold made it.
+        cut_class: the code of the class that the threshold made.
+        cut_size: samples that the threshold cut off, where they aren't just that class.
         prune_requested: samples that the policy meant to prune; 0 where it has no such number.
     """
 
-    codes: npt.NDArray[np.uint8]
+    codes: Codes
     rows: tuple[ClassRow, ...]
+    num_scored: int | None = None
     threshold: float | None = None
-    low_share: float | None = None
+    cut_class: int | None = None
+    cut_size: int | None = None
     prune_requested: int = 0
 
 

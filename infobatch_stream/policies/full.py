@@ -5,9 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-import numpy as np
-
-from infobatch_stream.policies.base import KEPT, Classification, ParamValue, Policy, Position, ScoreView
+from infobatch_stream.policies.base import KEPT, Classification, ParamValue, Policy, Position, ScoreView, one_class
 
 __all__ = ["Full"]
 
@@ -21,7 +19,7 @@ class Full(Policy):
 
     def classes(self, view: ScoreView, position: Position) -> Classification:
         """One class, "kept"."""
-        return Classification(codes=np.zeros(len(view.score), np.uint8), rows=(KEPT,))
+        return Classification(codes=one_class, rows=(KEPT,))
 
     def _settings(self) -> dict[str, ParamValue]:
         return {}

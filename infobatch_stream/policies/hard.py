@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-import numpy as np
-
+from infobatch_stream.draw import Codes
 from infobatch_stream.policies.base import (
     KEPT,
     Classification,
@@ -56,15 +55,18 @@ class Hard(Policy):
     def classes(self, view: ScoreView, position: Position) -> Classification:
         """Class 0 "kept", class 1 "low" (or "high"), of which nothing is kept."""
         cut = cut_at_threshold(view.score, self.threshold, self.condition)
-        members, requested = cut.members, 0
+        codes: Codes = cut.codes
+        requested, cut_size = 0, None
         if self.prune_fraction:
-            requested = prune_count(self.prune_fraction, view.num_samples)
-            members = lowest(view.score, min(requested, cut.num_scored), self.condition)
+            requested, cut_size = prune_count(self.prune_fraction, view.num_samples), cut.size
+            codes = lowest(view.score, min(requested, cut.num_scored), self.condition)
         return Classification(
-            codes=members.astype(np.uint8),
+            codes=codes,
             rows=(KEPT, ClassRow(name=self.condition, keep_65536=0)),
+            num_scored=cut.num_scored,
             threshold=cut.threshold,
-            low_share=cut.share,
+            cut_class=1,
+            cut_size=cut_size,
             prune_requested=requested,
         )
 

@@ -5,9 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-import numpy as np
-import numpy.typing as npt
-
+from infobatch_stream.draw import Codes
 from infobatch_stream.policies.base import KEPT, Classification, ClassRow, ParamValue, Position, ScoreView
 from infobatch_stream.policies.pruned_class import (
     Cut,
@@ -47,25 +45,29 @@ class InfoBatch(SharePolicy):
     def classes(self, view: ScoreView, position: Position) -> Classification:
         """Class 0 "kept", class 1 "low" (or "high")."""
         cut = cut_at_threshold(view.score, self.threshold, self.condition)
-        members, requested = cut.members, 0
+        codes: Codes = cut.codes
+        requested, cut_size = 0, None
         if self.prune_ratio:
             row = ClassRow(name=self.condition, keep_65536=keep_lanes(self.prune_ratio))
         else:
             requested = prune_count(self.prune_fraction, view.num_samples)
-            members, keep = self._members_to_prune(view, cut, requested)
+            codes, keep = self._class_to_prune(view, cut, requested)
+            cut_size = cut.size
             row = ClassRow(name=self.condition, keep_count=keep)
         return Classification(
-            codes=members.astype(np.uint8),
+            codes=codes,
             rows=(KEPT, row),
+            num_scored=cut.num_scored,
             threshold=cut.threshold,
-            low_share=cut.share,
+            cut_class=1,
+            cut_size=cut_size,
             prune_requested=requested,
         )
 
-    def _members_to_prune(self, view: ScoreView, cut: Cut, requested: int) -> tuple[npt.NDArray[np.bool_], int]:
-        """Members of a class that can lose `requested` samples and keep a quarter, and how many of them stay."""
+    def _class_to_prune(self, view: ScoreView, cut: Cut, requested: int) -> tuple[Codes, int]:
+        """A class that can lose `requested` samples and keep a quarter, and how many of it stay."""
         if 4 * requested <= 3 * cut.size:
-            return cut.members, cut.size - requested
+            return cut.codes, cut.size - requested
         wanted = -(-4 * requested // 3)
         if wanted > cut.num_scored:
             pruned = 3 * cut.num_scored // 4

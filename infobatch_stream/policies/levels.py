@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
+import numpy.typing as npt
 
 from infobatch_stream.errors import ConfigError
 from infobatch_stream.policies.base import (
@@ -18,9 +19,10 @@ from infobatch_stream.policies.base import (
     Position,
     ScoreView,
 )
-from infobatch_stream.policies.pruned_class import check_condition
+from infobatch_stream.policies.pruned_class import beyond, check_condition
+from infobatch_stream.ranking import Ranking
 from infobatch_stream.ratios import fraction, keep_lanes
-from infobatch_stream.threshold import quantile_threshold
+from infobatch_stream.threshold import quantile_rank
 
 __all__ = ["Levels"]
 
@@ -56,19 +58,28 @@ class Levels(Policy):
 
     def classes(self, view: ScoreView, position: Position) -> Classification:
         """Class 0 "kept", class i "level i"."""
-        # From the highest score down is from the lowest up of what is negated.
-        score = view.score if self.condition == "low" else -view.score
-        codes = np.zeros(len(score), np.uint8)
-        rows = [KEPT]
-        top = None
-        for number, (quantile, ratio) in reversed(list(enumerate(self._pairs(), start=1))):
-            edge = quantile_threshold(score, fraction(quantile, "levels quantile"))
-            if edge is not None:
-                codes[score < np.float32(edge)] = number
-                top = edge if top is None else top
-            rows.insert(1, ClassRow(name=f"level {number}", keep_65536=keep_lanes(ratio)))
-        threshold = top if top is None or self.condition == "low" else -top
-        return Classification(codes=codes, rows=tuple(rows), threshold=threshold)
+        pairs = self._pairs()
+        rows = [ClassRow(name=f"level {i}", keep_65536=keep_lanes(ratio)) for i, (_, ratio) in enumerate(pairs, 1)]
+        ranking = Ranking(view.score)
+        edges: list[float] = []
+        if ranking.num_scored:
+            pick = ranking.smallest if self.condition == "low" else ranking.largest
+            edges = [pick(quantile_rank(fraction(q, "levels quantile"), ranking.num_scored)) for q, _ in pairs]
+
+        def codes(part: slice) -> npt.NDArray[np.uint8]:
+            score = view.score[part]
+            under = np.zeros(len(score), np.uint8)  # how many quantiles a score is under; they nest
+            for edge in edges:
+                under += beyond(score, np.float32(edge), self.condition)
+            levels: npt.NDArray[np.uint8] = (np.uint8(len(edges) + 1) - under) * (under > 0)
+            return levels
+
+        return Classification(
+            codes=codes,
+            rows=(KEPT, *rows),
+            num_scored=ranking.num_scored,
+            threshold=edges[-1] if edges else None,
+        )
 
     def derived_params(self, num_samples: int) -> dict[str, ParamValue]:
         """`levels_keep_65536`: k by level."""

@@ -7,30 +7,47 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 
+from infobatch_stream.draw import Codes, class_sizes
 from infobatch_stream.errors import ConfigError
+from infobatch_stream.ranking import Ranking
 from infobatch_stream.ratios import fraction
+from infobatch_stream.scores import Scores, blocks
 from infobatch_stream.threshold import mean_threshold, quantile_threshold
 
-__all__ = ["Cut", "check_condition", "check_threshold", "cut_at_threshold", "lowest"]
+__all__ = ["Cut", "beyond", "check_condition", "check_threshold", "cut_at_threshold", "lowest"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Cut:
-    """The class and what made it: members bool (N,), their number, the scored samples, the threshold."""
+    """The class that a threshold makes: s < t strictly ("low"), or s > t ("high"). An unscored sample is in neither.
 
-    members: npt.NDArray[np.bool_]
-    size: int
-    num_scored: int
+    Args:
+        score: float32 (N,); NaN where never scored.
+        condition: "low" or "high".
+        threshold: t; None where nothing is scored.
+        num_scored: samples with a score.
+    """
+
+    score: Scores
+    condition: str
     threshold: float | None
+    num_scored: int
 
-    @property
-    def share(self) -> float | None:
-        """The class's share of the scored samples."""
-        return self.size / self.num_scored if self.num_scored else None
+    def codes(self, part: slice) -> npt.NDArray[np.uint8]:
+        """1 for members of the class, 0 for others, uint8."""
+        if self.threshold is None:
+            return np.zeros(part.stop - part.start, np.uint8)
+        return beyond(self.score[part], np.float32(self.threshold), self.condition).view(np.uint8)
+
+    @cached_property
+    def size(self) -> int:
+        """Samples in the class."""
+        return int(class_sizes(self.codes, len(self.score), 2)[1])
 
 
 def check_condition(condition: str) -> None:
@@ -51,8 +68,8 @@ def check_threshold(threshold: str) -> Fraction | None:
     raise ConfigError(f"threshold={threshold!r} is neither 'mean' nor 'quantile:q' with q in (0, 1]")
 
 
-def cut_at_threshold(score: npt.NDArray[np.float32], threshold: str, condition: str) -> Cut:
-    """Eq. 3–4's class: s < t strictly ("low"), or s > t ("high"). An unscored sample is in neither.
+def cut_at_threshold(score: Scores, threshold: str, condition: str) -> Cut:
+    """Eq. 3–4's class.
 
     Args:
         score: float32 (N,); NaN where never scored.
@@ -60,32 +77,45 @@ def cut_at_threshold(score: npt.NDArray[np.float32], threshold: str, condition: 
         condition: "low" or "high".
     """
     quantile = check_threshold(threshold)
-    value = mean_threshold(score) if quantile is None else quantile_threshold(score, quantile)
-    num_scored = len(score) - int(np.count_nonzero(np.isnan(score)))
-    if value is None:
-        return Cut(np.zeros(len(score), bool), 0, 0, None)
-    edge = np.float32(value)
-    members = score < edge if condition == "low" else score > edge
-    return Cut(members, int(np.count_nonzero(members)), num_scored, value)
+    value, num_scored = mean_threshold(score) if quantile is None else quantile_threshold(score, quantile)
+    return Cut(score, condition, value, num_scored)
 
 
-def lowest(score: npt.NDArray[np.float32], count: int, condition: str) -> npt.NDArray[np.bool_]:
-    """The `count` lowest ("low") or highest ("high") scores, ties by index, as bool (N,).
+def lowest(score: Scores, count: int, condition: str) -> Codes:
+    """Codes: 1 for the `count` lowest ("low") or highest ("high") scores, ties by index, 0 for others.
 
     Args:
         score: float32 (N,); NaN where never scored.
         count: at most the number of scored samples.
+        condition: "low" or "high".
     """
-    members = np.zeros(len(score), bool)
     if not count:
-        return members
-    scored = score[~np.isnan(score)]
-    if condition == "low":
-        edge = np.partition(scored, count - 1)[count - 1]
-        np.less(score, edge, out=members)
-    else:
-        edge = np.partition(scored, len(scored) - count)[len(scored) - count]
-        np.greater(score, edge, out=members)
-    ties = np.flatnonzero(score == edge)
-    members[ties[: count - int(np.count_nonzero(members))]] = True
-    return members
+        return Cut(score, condition, None, 0).codes
+    ranking = Ranking(score)
+    value = ranking.smallest(count) if condition == "low" else ranking.largest(count)
+    edge = np.float32(value)
+    ties_end = _end_of_ties(score, edge, count - Cut(score, condition, value, ranking.num_scored).size)
+
+    def codes(part: slice) -> npt.NDArray[np.uint8]:
+        own = score[part]
+        members = beyond(own, edge, condition)
+        before = max(0, ties_end - part.start)
+        members[:before] |= own[:before] == edge
+        return members.view(np.uint8)
+
+    return codes
+
+
+def beyond(score: npt.NDArray[np.float32], edge: np.float32, condition: str) -> npt.NDArray[np.bool_]:
+    """Whether a score is below the edge ("low"), or above it ("high"), strictly, bool (n,)."""
+    return score < edge if condition == "low" else score > edge
+
+
+def _end_of_ties(score: Scores, edge: np.float32, count: int) -> int:
+    """The first sample after the `count`-th that scores exactly `edge`."""
+    for part in blocks(len(score)):
+        ties = np.flatnonzero(score[part] == edge)
+        if len(ties) >= count:
+            return int(part.start + ties[count - 1] + 1)
+        count -= len(ties)
+    raise AssertionError(f"{count} scores too few equal {edge}")

@@ -5,9 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-import numpy as np
-
-from infobatch_stream.policies.base import Classification, ClassRow, Position, ScoreView
+from infobatch_stream.policies.base import Classification, ClassRow, Position, ScoreView, one_class
 from infobatch_stream.policies.share import SharePolicy
 from infobatch_stream.ratios import keep_lanes, prune_count
 
@@ -23,10 +21,9 @@ class Random(SharePolicy):
 
     def classes(self, view: ScoreView, position: Position) -> Classification:
         """One class, "drawn"."""
-        codes = np.zeros(len(view.score), np.uint8)
         if self.prune_ratio:
             row = ClassRow(name="drawn", keep_65536=keep_lanes(self.prune_ratio))
-            return Classification(codes=codes, rows=(row,))
+            return Classification(codes=one_class, rows=(row,))
         requested = prune_count(self.prune_fraction, view.num_samples)
         row = ClassRow(name="drawn", keep_count=max(1, view.num_samples - requested))
-        return Classification(codes=codes, rows=(row,), prune_requested=requested)
+        return Classification(codes=one_class, rows=(row,), prune_requested=requested)

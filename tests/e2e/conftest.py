@@ -13,8 +13,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from infobatch_client.score_client import ScoreClient
 
+from infobatch_client.score_client import ScoreClient
 from infobatch_stream.v1 import score_service_pb2 as pb
 from tests.shards import write_tar
 
@@ -27,6 +27,7 @@ class Server:
 
     url: str
     http: str
+    process: subprocess.Popen[bytes]
 
     def scores(self, run: str) -> np.ndarray:
         """The run's scores, float32 (N,), NaN where never scored."""
@@ -45,7 +46,19 @@ class Server:
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    folder = tmp_path_factory.mktemp("server")
+    """One for all tests; runs keep them apart."""
+    yield from serve(tmp_path_factory.mktemp("server"))
+
+
+@pytest.fixture
+def own_server(tmp_path: Path) -> Iterator[Server]:
+    """One for a single test, which may stop and kill it."""
+    yield from serve(tmp_path / "server")
+
+
+def serve(folder: Path) -> Iterator[Server]:
+    """A server process that keeps its files in `folder`, ended when the iterator goes on."""
+    folder.mkdir(exist_ok=True)
     endpoint = folder / "endpoint.json"
     command = [sys.executable, "-m", "infobatch_stream", "serve", "--data-dir", str(folder / "data")]
     command += ["--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0", "--endpoint-file", str(endpoint)]
@@ -57,9 +70,10 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         assert time.monotonic() < deadline, (folder / "log").read_text()
         time.sleep(0.02)
     found = json.loads(endpoint.read_text())
-    yield Server(found["grpc"], found["http"])
-    process.terminate()
-    assert process.wait(10) == 0
+    yield Server(found["grpc"], found["http"], process)
+    if process.poll() is None:
+        process.terminate()
+        assert process.wait(10) == 0
 
 
 @pytest.fixture(scope="session")

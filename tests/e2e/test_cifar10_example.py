@@ -14,8 +14,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from infobatch_client.embedded import EmbeddedServer
-
 EXAMPLE = Path(__file__).parents[2] / "examples" / "cifar10"
 NUM_TRAIN = 80
 
@@ -70,9 +68,9 @@ def test_the_last_line_is_the_result(run_example: Any) -> None:
 
 
 def test_an_interrupted_training_goes_on_without_loss_or_repetition(
-    train: Any, run_example: Any, monkeypatch: pytest.MonkeyPatch
+    train: Any, run_example: Any, server: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    server = EmbeddedServer.start()  # held, so that it outlives the first start
+    options = ["--policy", "full", "--epochs", "3", "--url", server.url]
     original = train.Training.step
 
     def interrupted(self: Any, images: Any, labels: Any) -> None:
@@ -83,9 +81,8 @@ def test_an_interrupted_training_goes_on_without_loss_or_repetition(
     with monkeypatch.context() as patch:
         patch.setattr(train.Training, "step", interrupted)
         with pytest.raises(InterruptedError):
-            run_example("--policy", "full", "--epochs", "3", "--checkpoint", "a.pt", "--checkpoint-every", "7")
-    result = run_example("--policy", "full", "--epochs", "3", "--resume", "a.pt")
-    server.release()
+            run_example(*options, "--checkpoint", "a.pt", "--checkpoint-every", "7")
+    result = run_example(*options, "--resume", "a.pt")
     assert result["samples_trained"] == 3 * NUM_TRAIN
     assert result["steps"] == 15
     assert len(result["accuracies"]) == 3

@@ -103,9 +103,7 @@ def test_a_state_after_the_last_batch_goes_on_with_the_next_epoch(tmp_path: Path
         assert list(loader.epochs()) == [2, 3, 4, 5]
 
 
-def test_a_run_rewound_to_an_earlier_state_trains_its_epochs_again(
-    tmp_path: Path, server: Server, shards: str
-) -> None:
+def test_a_run_rewound_to_an_earlier_state_trains_its_epochs_again(tmp_path: Path, server: Server, shards: str) -> None:
     loader = make_loader(server.url, shards, "rewind", 64, 0)
     states, progress = [], []
     for _ in loader.epochs():
@@ -145,11 +143,23 @@ def test_a_state_that_belongs_elsewhere_is_refused_by_field(tmp_path: Path, serv
     other = str(make_shards(tmp_path, [11, 12]))
     cases: list[tuple[InfoBatchLoader, dict[str, Any], str]] = [
         (make_loader(server.url, other, "mine", 64, 0), state, "manifest_fingerprint: the state has"),
-        (make_loader(server.url, shards, "mine", 64, 0, seed=6), state, "seed: the state has 5, this dataset asks for 6"),
-        (make_loader(server.url, shards, "yours", 64, 0), state, "run: the state has mine, this dataset asks for yours"),
+        (
+            make_loader(server.url, shards, "mine", 64, 0, seed=6),
+            state,
+            "seed: the state has 5, this dataset asks for 6",
+        ),
+        (
+            make_loader(server.url, shards, "yours", 64, 0),
+            state,
+            "run: the state has mine, this dataset asks for yours",
+        ),
         (make_loader(server.url, shards, "mine", 64, 0), {}, "no loader state of format 1"),
         (make_loader(server.url, shards, "mine", 64, 0), {**state, "positions": "x"}, "positions is 'x'"),
-        (make_loader(server.url, shards, "mine", 64, 0), {**state, "positions": 10**9}, "at epoch 0, position 1000000000"),
+        (
+            make_loader(server.url, shards, "mine", 64, 0),
+            {**state, "positions": 10**9},
+            "at epoch 0, position 1000000000",
+        ),
     ]
     for loader, wrong, message in cases:
         with pytest.raises(StateError, match=message):

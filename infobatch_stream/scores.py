@@ -1,0 +1,49 @@
+"""Scores by the block: what thresholds and policies read, so that no step of a plan holds a second copy of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["MaskedScores", "Scores", "blocks", "count_scored"]
+
+_BLOCK = 1 << 18
+
+
+class Scores(Protocol):
+    """float32 (N,), NaN where never scored, read in slices; a numpy array is one."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, part: slice, /) -> npt.NDArray[np.float32]: ...
+
+
+@dataclass(frozen=True, eq=False)
+class MaskedScores:
+    """Scores (N,) that are NaN outside a mask (N,): the static mask, without a copy of the table."""
+
+    score: npt.NDArray[np.float32]
+    mask: npt.NDArray[np.bool_]
+
+    def __len__(self) -> int:
+        return len(self.score)
+
+    def __getitem__(self, part: slice, /) -> npt.NDArray[np.float32]:
+        values: npt.NDArray[np.float32] = self.score[part].copy()
+        np.copyto(values, np.float32(np.nan), where=~self.mask[part])
+        return values
+
+
+def blocks(num_samples: int, size: int = _BLOCK) -> Iterator[slice]:
+    """[0, N) in consecutive slices; `size` is a multiple of 8, so that each begins a byte of packed bits."""
+    for start in range(0, num_samples, size):
+        yield slice(start, min(start + size, num_samples))
+
+
+def count_scored(scores: Scores) -> int:
+    """Samples that have a score."""
+    return len(scores) - sum(int(np.count_nonzero(np.isnan(scores[part]))) for part in blocks(len(scores)))
