@@ -12,6 +12,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import IO
@@ -24,8 +25,6 @@ __all__ = ["EmbeddedServer"]
 
 _START_TIMEOUT_S = 60.0
 _POLL_S = 0.05
-# Servers that this process started: they may outlive their last use here, and are reaped when they end.
-_launched: list[subprocess.Popen[bytes]] = []
 
 
 class EmbeddedServer:
@@ -104,7 +103,9 @@ def _launch(folder: Path) -> dict[str, str]:
         if child.poll() is not None:
             break
         if endpoint.exists() and (found := _running(folder)) is not None:
-            _launched[:] = [server for server in (*_launched, child) if server.poll() is None]
+            # It may end long before this process or long after: waited for, or it would stay a zombie, and on a
+            # daemon thread, or the interpreter would warn at its exit of a child that still runs.
+            threading.Thread(target=child.wait, name="infobatch-embedded", daemon=True).start()
             return found
         time.sleep(_POLL_S)
     child.kill()
