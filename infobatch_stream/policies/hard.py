@@ -31,8 +31,8 @@ class Hard(Policy):
     """Nothing of the class is kept, so no weight can make up for it.
 
     Args:
-        prune_fraction: f in [0, 1) as a decimal string: drop the ⌊f·N + ½⌋ lowest scores (as many as are scored, and never all)
-            instead of all below the threshold.
+        prune_fraction: f in [0, 1) as a decimal string: drop the ⌊f·N + ½⌋ lowest scores (as many as are scored, and
+            never all) instead of all below the threshold.
         threshold: "mean" or "quantile:q".
         condition: "low" or "high".
     """
