@@ -20,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import webdataset as wds
+
 from infobatch_client.index_store import index_shards
 from infobatch_client.shard_reader import ShardReader
 from infobatch_client.shard_urls import expand_shards
@@ -81,9 +82,7 @@ def main() -> None:
     parser.add_argument("--sample-bytes", type=int, default=16384)
     parser.add_argument("--samples-per-shard", type=int, default=1000)
     parser.add_argument("--repetitions", type=int, default=5)
-    parser.add_argument(
-        "--folder", help="make the shards in this folder instead of the default for temporary files"
-    )
+    parser.add_argument("--folder", help="make the shards in this folder instead of the default for temporary files")
     parser.add_argument("--json", action="store_true", help="print one line of JSON instead of a table")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
@@ -115,10 +114,7 @@ def main() -> None:
     if arguments.json:
         print(json.dumps({"arguments": vars(arguments), "results": results}))
         return
-    print(
-        f"{arguments.samples} samples of {arguments.sample_bytes} B jpg + cls, "
-        f"medians of {arguments.repetitions}"
-    )
+    print(f"{arguments.samples} samples of {arguments.sample_bytes} B jpg + cls, medians of {arguments.repetitions}")
     print(f"{'reader':36} {'kept samples/s':>14} {'µs/sample':>10} {'ratio':>7}")
     for name, row in results.items():
         print(f"{name:36} {row['kept_samples_per_s']:>14,} {row['us_per_sample']:>10} {row['ratio']:>6}×")

@@ -33,7 +33,8 @@ class ColumnSpec:
     Args:
         name: an identifier; not one of the table's own columns.
         dtype: one of COLUMN_DTYPES.
-        fold: "last" (the newest value) or "ema" (floats only): new = w·value + (1−w)·old, the first as it is.
+        fold: "last" (the newest value; 0 before the first) or "ema" (floats only): new = w·value + (1−w)·old, the
+            first as it is, NaN before it. An average passes over NaN and ±Inf.
         ema_weight: w in (0, 1] as a decimal string; needed by "ema".
     """
 
@@ -89,7 +90,10 @@ class ScoreTable:
         self.score = np.full(self.num_samples, np.nan, np.float32)
         self.stamp = np.zeros(self.num_samples, np.uint16)
         self.visits = np.zeros(self.num_samples, np.uint16)
-        self.extra = {spec.name: np.zeros(self.num_samples, spec.dtype) for spec in self.columns}
+        self.extra = {
+            spec.name: np.full(self.num_samples, np.nan if spec.fold == "ema" else 0, spec.dtype)
+            for spec in self.columns
+        }
 
     def update(
         self,
@@ -146,19 +150,20 @@ class ScoreTable:
             stamps: uint16 (n,): epoch + 1 of each score; None: 0, that is, from before epoch 0.
 
         Raises:
-            ConfigError: the range is outside [0, N), or the lengths differ.
+            ConfigError: the range is outside [0, N), the lengths differ, or a stamp is none. Nothing has changed then.
         """
         stop = first + len(scores)
         if not 0 <= first <= stop <= self.num_samples:
             raise ConfigError(f"samples [{first}, {stop}) are outside [0, {self.num_samples})")
         if stamps is not None and len(stamps) != len(scores):
             raise ConfigError(f"{len(stamps)} stamps for {len(scores)} scores")
-        infinite = np.isinf(scores)
-        self.score[first:stop] = np.where(infinite, np.float32(np.nan), scores)
-        self.stamp[first:stop] = 0 if stamps is None else stamps
-        return UpdateCounts(
-            accepted=int(np.count_nonzero(np.isfinite(scores))), non_finite=int(np.count_nonzero(infinite))
-        )
+        if stamps is not None and (highest := int(stamps.max(initial=0))) > MAX_EPOCHS:
+            raise ConfigError(f"stamp {highest} is over {MAX_EPOCHS}; a stamp is epoch + 1")
+        finite = np.isfinite(scores)
+        self.score[first:stop] = np.where(finite, scores, np.float32(np.nan))
+        # A stamp without a score would refuse the scores of earlier epochs.
+        self.stamp[first:stop] = 0 if stamps is None else np.where(finite, stamps, np.uint16(0))
+        return UpdateCounts(accepted=int(np.count_nonzero(finite)), non_finite=int(np.count_nonzero(np.isinf(scores))))
 
     def lower_stamps(self, epoch: int) -> None:
         """Rewinds to the start of an epoch: stamps of it and of later ones become those of the epoch before.
@@ -220,12 +225,12 @@ class ScoreTable:
                 continue
             # Records are folded in the journal's order, one rank of repeats at a time.
             weight = float(fraction(spec.ema_weight, spec.name))
-            first = np.isnan(self.score[indices])
-            for turn in _turns(indices):
-                at = indices[turn]
-                mixed = weight * values[turn] + (1 - weight) * old[at]
-                old[at] = np.where(first[turn], values[turn], mixed)
-                first[np.isin(indices, at)] = False
+            usable = np.isfinite(values)
+            sound, values = indices[usable], values[usable]
+            for turn in _turns(sound):
+                at, value = sound[turn], values[turn]
+                mixed = weight * value + (1 - weight) * old[at]
+                old[at] = np.where(np.isnan(old[at]), value, mixed)
 
 
 def _turns(indices: npt.NDArray[np.int64]) -> list[npt.NDArray[np.int64]]:
@@ -234,4 +239,5 @@ def _turns(indices: npt.NDArray[np.int64]) -> list[npt.NDArray[np.int64]]:
     ordered = indices[order]
     starts = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]]) if len(ordered) else np.empty(0, np.int64)
     turn = np.arange(len(ordered)) - np.repeat(starts, np.diff(np.r_[starts, len(ordered)]))
-    return [np.sort(order[turn == k]) for k in range(int(turn.max(initial=-1)) + 1)]
+    by_turn = order[np.argsort(turn, kind="stable")]
+    return np.split(by_turn, np.cumsum(np.bincount(turn))[:-1]) if len(turn) else []

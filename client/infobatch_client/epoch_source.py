@@ -63,8 +63,8 @@ class EpochSource(ABC):
         return {}
 
     @abstractmethod
-    def flush(self) -> None:
-        """Waits for scores that are on their way."""
+    def flush(self, timeout_s: float | None = None) -> bool:
+        """Waits for scores that are on their way; whether all of them have arrived."""
 
     @abstractmethod
     def close(self, timeout_s: float | None) -> None:
@@ -160,10 +160,9 @@ class TrainingEpochs(EpochSource):
             "push_lag_s": pusher.lag_s,
         }
 
-    def flush(self) -> None:
-        """Waits at most `flush_timeout_s`."""
-        if self._run is not None:
-            self._run.flush()
+    def flush(self, timeout_s: float | None = None) -> bool:
+        """Waits at most `timeout_s`, or the run's `flush_timeout_s`."""
+        return self._run is None or self._run.flush(timeout_s)
 
     def close(self, timeout_s: float | None) -> None:
         """Sends what is left and gives the lease back."""
@@ -222,8 +221,9 @@ class ValidationEpochs(EpochSource):
         """Refused: a pass begins anew."""
         self.state(None)
 
-    def flush(self) -> None:
+    def flush(self, timeout_s: float | None = None) -> bool:
         """Nothing is on its way."""
+        return True
 
     def close(self, timeout_s: float | None) -> None:
         """Removes the plan files."""

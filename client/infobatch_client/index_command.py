@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from infobatch_client.index_store import index_shards
 from infobatch_client.shard_urls import expand_shards
-
 from infobatch_stream.errors import ConfigError, ShardError
 
 if TYPE_CHECKING:
@@ -32,9 +31,7 @@ def add_parser(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
         help="files, folders, globs or braces like 'data/train-{0000..0049}.tar'; together one data set",
     )
     parser.add_argument("--force", action="store_true", help="scan all shards again, valid index or not")
-    parser.add_argument(
-        "--quiet", action="store_true", help="no progress bar, and print the fingerprint only"
-    )
+    parser.add_argument("--quiet", action="store_true", help="no progress bar, and print the fingerprint only")
     parser.set_defaults(run=run)
 
 
@@ -48,9 +45,7 @@ def run(args: argparse.Namespace) -> int:
         The exit status: 0, or 1 with the reason on standard error.
     """
     try:
-        indexed = index_shards(
-            expand_shards(args.shards), progress=False if args.quiet else None, force=args.force
-        )
+        indexed = index_shards(expand_shards(args.shards), progress=False if args.quiet else None, force=args.force)
     except (ConfigError, ShardError) as error:
         print(f"infobatch index: {error}", file=sys.stderr)
         return 1

@@ -11,12 +11,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import pyarrow as pa
+from tqdm import tqdm
+
 from infobatch_client.sample_grouping import index_members
 from infobatch_client.shard_index import IndexHead, ShardIndex
 from infobatch_client.shard_urls import local_path
 from infobatch_client.tar_scan import scan_tar
-from tqdm import tqdm
-
 from infobatch_stream.errors import ConfigError, ShardChangedError, ShardError
 from infobatch_stream.manifest import Manifest
 
@@ -109,9 +109,7 @@ def scan_shard(path: str) -> ShardIndex:
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError as error:
-        raise ShardError(
-            f"{path}: this shard can't be opened: {error.strerror}; check path and rights"
-        ) from error
+        raise ShardError(f"{path}: this shard can't be opened: {error.strerror}; check path and rights") from error
     try:
         before = os.fstat(fd)
         members = scan_tar(fd, path)
@@ -119,9 +117,7 @@ def scan_shard(path: str) -> ShardIndex:
     finally:
         os.close(fd)
     if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
-        raise ShardChangedError(
-            f"{path}: this shard was written to while it was indexed; wait until it is complete"
-        )
+        raise ShardChangedError(f"{path}: this shard was written to while it was indexed; wait until it is complete")
     return index_members(members, path, shard_bytes=after.st_size, mtime_ns=after.st_mtime_ns)
 
 
@@ -145,9 +141,7 @@ def _find_valid(path: str) -> tuple[str, IndexHead] | None:
     try:
         stat = os.stat(path)
     except OSError as error:
-        raise ShardError(
-            f"{path}: this shard can't be read: {error.strerror}; check path and rights"
-        ) from error
+        raise ShardError(f"{path}: this shard can't be read: {error.strerror}; check path and rights") from error
     for index_path in _places(path):
         head = _read_head(index_path)
         if head is not None and (head.shard_bytes, head.mtime_ns) == (stat.st_size, stat.st_mtime_ns):
@@ -160,9 +154,7 @@ def _make(path: str) -> tuple[str, IndexHead]:
     for place in _places(path):
         before = _read_head(place)
         if before is not None and before.fingerprint != index.head.fingerprint:
-            _log.warning(
-                "%s: its contents differ from those indexed before; this is another data set now", path
-            )
+            _log.warning("%s: its contents differ from those indexed before; this is another data set now", path)
             break
     return _write(index, path), index.head
 
@@ -180,9 +172,7 @@ def _places(path: str) -> Iterator[str]:
     yield path + _SUFFIX
     full = os.path.realpath(path)
     cache = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    name = (
-        f"{hashlib.blake2b(os.fsencode(full), digest_size=12).hexdigest()}-{os.path.basename(full)}{_SUFFIX}"
-    )
+    name = f"{hashlib.blake2b(os.fsencode(full), digest_size=12).hexdigest()}-{os.path.basename(full)}{_SUFFIX}"
     yield os.path.join(cache, "infobatch", "index", name)
 
 

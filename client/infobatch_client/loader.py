@@ -19,6 +19,7 @@ from infobatch_client.shard_reader import ShardReader
 from infobatch_client.weighting import Losses, checked_losses, host_copy, weighted_mean
 from infobatch_stream.errors import ConfigError, LossError
 from infobatch_stream.opening import Opening
+from infobatch_stream.plan import EpochPlan
 
 __all__ = ["InfoBatchLoader"]
 
@@ -115,9 +116,14 @@ class InfoBatchLoader:
         return self._open.number if self._open is not None else self._source.next_epoch
 
     @property
+    def plan(self) -> EpochPlan:
+        """The open epoch's plan: which samples are kept, and with which weights."""
+        return self._opened().plan
+
+    @property
     def grad_scale(self) -> float:
         """N/K of the open epoch: how much larger one step's expected gradient is than without pruning (§ README)."""
-        plan = self._opened().plan
+        plan = self.plan
         return (plan.kept + plan.pruned) / max(1, plan.kept)
 
     def epochs(self) -> Iterator[int]:
@@ -232,6 +238,17 @@ class InfoBatchLoader:
         if self._open is not None:
             raise ConfigError("load_state_dict() comes before the first epoch: make a new loader to load a state")
         self._source.load(state)
+
+    def flush(self, timeout_s: float | None = None) -> bool:
+        """Waits until every score given so far has reached the server.
+
+        Args:
+            timeout_s: at most so long; the timeouts' `flush_timeout_s` by default.
+
+        Returns:
+            False when time is up, or the server has told the pusher to stop (the next `update` says why).
+        """
+        return self._source.flush(timeout_s)
 
     def close(self, timeout_s: float | None = None) -> None:
         """Ends the open epoch, sends what is left (for at most 30 s) and gives the run's lease back. Idempotent."""

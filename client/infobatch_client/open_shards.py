@@ -9,7 +9,6 @@ from collections.abc import Callable
 from infobatch_client.index_store import IndexedShards, load_index, scan_shard
 from infobatch_client.shard_index import ShardIndex
 from infobatch_client.tar_header import BLOCK_BYTES, check_header
-
 from infobatch_stream.errors import ShardChangedError
 
 __all__ = ["OpenShard", "OpenShards"]
@@ -106,12 +105,8 @@ class OpenShards:
         elif is_first_time:
             at, size = int(opened.index.offsets[-1]), int(opened.index.sizes[-1])
             if not check_header(os.pread(opened.fd, BLOCK_BYTES, at - BLOCK_BYTES), size):
-                raise _changed(
-                    opened.path, f"no header of a member of {size} bytes at byte {at - BLOCK_BYTES}"
-                )
+                raise _changed(opened.path, f"no header of a member of {size} bytes at byte {at - BLOCK_BYTES}")
 
 
 def _changed(path: str, what: str) -> ShardChangedError:
-    return ShardChangedError(
-        f"{path}: this shard no longer matches its index: {what}; re-run `infobatch index`"
-    )
+    return ShardChangedError(f"{path}: this shard no longer matches its index: {what}; re-run `infobatch index`")

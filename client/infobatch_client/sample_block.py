@@ -10,10 +10,11 @@ from itertools import chain
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
+
 from infobatch_client.open_shards import OpenShard
 from infobatch_client.sample_loop import Failed, complete, sample_loop
 from infobatch_client.shard_index import Layout, ShardIndex
-from numpy.typing import NDArray
 
 __all__ = ["MixedBlock", "UniformBlock", "plan_block"]
 
@@ -101,9 +102,7 @@ class MixedBlock:
                 continue
             sample: dict[str, Any] = {"__key__": shard.index.key(position), "__url__": shard.url}
             for extension, offset, length, inline in members:
-                sample[extension] = (
-                    data[offset - first : offset - first + length] if inline is None else inline
-                )
+                sample[extension] = data[offset - first : offset - first + length] if inline is None else inline
                 if len(sample) == 3:
                     sample["__local_path__"] = shard.path
             sample["__index__"] = index

@@ -10,18 +10,16 @@ from __future__ import annotations
 import re
 
 import numpy as np
-from infobatch_client.shard_index import IndexHead, Layout, ShardIndex
-from infobatch_client.tar_scan import TarMembers
 from numpy.typing import NDArray
 
+from infobatch_client.shard_index import IndexHead, Layout, ShardIndex
+from infobatch_client.tar_scan import TarMembers
 from infobatch_stream.errors import DuplicateKeyError, EmptyShardError, ShardError
 from infobatch_stream.manifest import shard_fingerprint
 
 __all__ = ["RESERVED_EXTENSIONS", "index_members", "split_name"]
 
-RESERVED_EXTENSIONS = frozenset(
-    {"__key__", "__url__", "__local_path__", "__index__", "__weight__", "__bad__"}
-)
+RESERVED_EXTENSIONS = frozenset({"__key__", "__url__", "__local_path__", "__index__", "__weight__", "__bad__"})
 """What a member can't be called, because every sample uses it, or webdataset drops samples for it."""
 
 _SPLIT = re.compile(r"(?P<key>(?:.*/)?[^.]+)\.(?P<extension>[^/]*)\Z")

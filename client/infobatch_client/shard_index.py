@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from infobatch_client.tar_scan import INLINE_BYTES
 from numpy.typing import NDArray
 
+from infobatch_client.tar_scan import INLINE_BYTES
 from infobatch_stream.errors import ShardChangedError
 
 __all__ = ["FORMAT_VERSION", "IndexHead", "IndexViews", "Layout", "ShardIndex"]
@@ -202,9 +202,7 @@ class ShardIndex:
             [None, pa.py_buffer(self.key_bounds), pa.py_buffer(self.key_bytes)],
         )
         members = pa.ListArray.from_arrays(pa.array(self.member_bounds), structs)
-        return pa.RecordBatch.from_arrays(
-            [keys, members], schema=_SCHEMA.with_metadata(self.head.to_metadata())
-        )
+        return pa.RecordBatch.from_arrays([keys, members], schema=_SCHEMA.with_metadata(self.head.to_metadata()))
 
     @classmethod
     def from_arrow(cls, batch: pa.RecordBatch) -> ShardIndex:

@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
+
 from infobatch_client.index_store import IndexedShards
 from infobatch_client.open_shards import OpenShard, OpenShards
 from infobatch_client.sample_block import MixedBlock, UniformBlock, plan_block
-from numpy.typing import NDArray
-
 from infobatch_stream.errors import ConfigError, CorruptShardError, ShardError
 from infobatch_stream.manifest import Manifest
 
@@ -54,9 +54,7 @@ class ShardReader:
         """The manifest of the shards."""
         return self.indexed.manifest
 
-    def samples(
-        self, chunks: Iterable[Chunk], on_unreadable: Unreadable | None = None
-    ) -> Iterator[dict[str, Any]]:
+    def samples(self, chunks: Iterable[Chunk], on_unreadable: Unreadable | None = None) -> Iterator[dict[str, Any]]:
         """Reads samples in the order given.
 
         Reading is one block of at most 512 samples behind what has been taken from `chunks`, so that the
@@ -104,24 +102,18 @@ class ShardReader:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(state["indexed"], state["max_descriptors"])  # type: ignore[misc]
 
-    def _blocks(
-        self, chunks: Iterable[Chunk], on_unreadable: Unreadable | None
-    ) -> Iterator[UniformBlock | MixedBlock]:
+    def _blocks(self, chunks: Iterable[Chunk], on_unreadable: Unreadable | None) -> Iterator[UniformBlock | MixedBlock]:
         mean_bytes = max(1, self.indexed.total_bytes // self.manifest.num_samples)
         length = max(1, min(_BLOCK_SAMPLES, _BLOCK_BYTES // mean_bytes, self._shards.limit))
         for indices, weights in chunks:
             numbers, positions = self.manifest.locate(indices)
             weights = np.asarray(weights, dtype=np.float32)
             if weights.shape != numbers.shape:
-                raise ConfigError(
-                    f"a chunk needs one weight per sample index; got {weights.shape} for {numbers.shape}"
-                )
+                raise ConfigError(f"a chunk needs one weight per sample index; got {weights.shape} for {numbers.shape}")
             indices = np.asarray(indices, dtype=np.int64)
             for begin in range(0, len(indices), length):
                 part = slice(begin, begin + length)
-                block = self._block(
-                    indices[part], weights[part], numbers[part], positions[part], on_unreadable
-                )
+                block = self._block(indices[part], weights[part], numbers[part], positions[part], on_unreadable)
                 if block is not None:
                     yield block
 

@@ -45,8 +45,7 @@ def expand_shards(shards: ShardsArgument) -> list[str]:
         given = list(shards)
     else:
         raise ConfigError(
-            "shards must be a path, a pattern, a folder or a list of them; got "
-            f"{type(shards).__name__} {shards!r}"
+            f"shards must be a path, a pattern, a folder or a list of them; got {type(shards).__name__} {shards!r}"
         )
     urls: list[str] = []
     for entry in given:
@@ -87,9 +86,7 @@ def _expand_entry(text: str) -> list[str]:
     try:
         patterns = list(braceexpand.braceexpand(text, escape=False))
     except ValueError:
-        raise ConfigError(
-            f"{text}: its braces don't match; write ranges like train-{{0000..0049}}.tar"
-        ) from None
+        raise ConfigError(f"{text}: its braces don't match; write ranges like train-{{0000..0049}}.tar") from None
     return [url for pattern in patterns for url in _expand_path(pattern)]
 
 
@@ -102,9 +99,7 @@ def _expand_path(url: str) -> list[str]:
     if glob.has_magic(path):
         found = sorted(match for match in glob.glob(path, recursive=True) if os.path.isfile(match))
         if not found:
-            raise ConfigError(
-                f"{path}: no file matches this pattern; check it, and the working folder {os.getcwd()}"
-            )
+            raise ConfigError(f"{path}: no file matches this pattern; check it, and the working folder {os.getcwd()}")
         return found
     raise ShardError(f"{path}: no such shard; check the path, and the working folder {os.getcwd()}")
 

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from typing import NoReturn
 
 import numpy as np
-from infobatch_client.tar_header import BLOCK_BYTES, checksums_hold, decode, parse_number
 
+from infobatch_client.tar_header import BLOCK_BYTES, checksums_hold, decode, parse_number
 from infobatch_stream.errors import CorruptShardError, ShardError
 
 __all__ = ["INLINE_BYTES", "TarMembers", "scan_tar"]
@@ -128,9 +128,7 @@ class _Walk:
             names.append(header[:100])
             found.data_offsets.append(data_at)
             found.sizes.append(size)
-            found.inline.append(
-                window[data_in_window : data_in_window + size] if size <= INLINE_BYTES else None
-            )
+            found.inline.append(window[data_in_window : data_in_window + size] if size <= INLINE_BYTES else None)
             position = data_at + (size + BLOCK_BYTES - 1 & -BLOCK_BYTES)
         self.window, self.window_at = window, window_at
         return position
@@ -192,9 +190,7 @@ class _Walk:
             header = following
         return self.take_member(header, position, long_name, pax)
 
-    def take_member(
-        self, header: bytes, position: int, long_name: bytes | None, pax: dict[str, bytes]
-    ) -> int:
+    def take_member(self, header: bytes, position: int, long_name: bytes | None, pax: dict[str, bytes]) -> int:
         """Notes the member at `position` under what the headers before it said of it."""
         name = header[:100].partition(b"\0")[0]
         kind = header[156]

@@ -118,9 +118,9 @@ class TrainingRun:
             ),
         )
 
-    def flush(self) -> bool:
-        """Waits for what is queued, at most `flush_timeout_s`."""
-        return self.pusher.flush(self._timeouts.flush_timeout_s)
+    def flush(self, timeout_s: float | None = None) -> bool:
+        """Waits for what is queued, at most `timeout_s` (`flush_timeout_s` by default); whether it has arrived."""
+        return self.pusher.flush(self._timeouts.flush_timeout_s if timeout_s is None else timeout_s)
 
     def close(self, timeout_s: float | None = None) -> None:
         """Sends what is left, gives the lease back and closes the channel."""

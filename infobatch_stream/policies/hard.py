@@ -31,8 +31,8 @@ class Hard(Policy):
     """Nothing of the class is kept, so no weight can make up for it.
 
     Args:
-        prune_fraction: f in [0, 1) as a decimal string: drop the ⌊f·N + ½⌋ lowest scores (as many as are scored)
-            instead of all below the threshold.
+        prune_fraction: f in [0, 1) as a decimal string: drop the ⌊f·N + ½⌋ lowest scores (as many as are scored, and
+            never all) instead of all below the threshold.
         threshold: "mean" or "quantile:q".
         condition: "low" or "high".
     """
@@ -59,7 +59,7 @@ class Hard(Policy):
         requested, cut_size = 0, None
         if self.prune_fraction:
             requested, cut_size = prune_count(self.prune_fraction, view.num_samples), cut.size
-            codes = lowest(view.score, min(requested, cut.num_scored), self.condition)
+            codes = lowest(view.score, min(requested, cut.num_scored, view.num_samples - 1), self.condition)
         return Classification(
             codes=codes,
             rows=(KEPT, ClassRow(name=self.condition, keep_65536=0)),

@@ -8,12 +8,12 @@ import stat
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import infobatch_client.index_store as store
 import pytest
+
+import infobatch_client.index_store as store
 from infobatch_client.index_command import run
 from infobatch_client.index_store import IndexedShards, index_shards, load_index
 from infobatch_client.shard_index import ShardIndex
-
 from infobatch_stream.errors import (
     ConfigError,
     CorruptShardError,
@@ -85,9 +85,7 @@ def test_force_scans_again(shards: list[str], scans: list[str]) -> None:
     assert sorted(scans) == sorted(shards * 2)
 
 
-def test_a_touched_shard_is_scanned_again_and_stays_the_same_data_set(
-    shards: list[str], scans: list[str]
-) -> None:
+def test_a_touched_shard_is_scanned_again_and_stays_the_same_data_set(shards: list[str], scans: list[str]) -> None:
     first = index_shards(shards)
     scans.clear()
     os.utime(shards[1], ns=(1, 1))
@@ -133,9 +131,7 @@ def test_nowhere_to_write_is_an_error_that_says_so(
     shards: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     refuse_beside(monkeypatch, tmp_path)
-    with pytest.raises(
-        ConfigError, match=r"neither beside it nor to .*Permission denied.*set XDG_CACHE_HOME"
-    ):
+    with pytest.raises(ConfigError, match=r"neither beside it nor to .*Permission denied.*set XDG_CACHE_HOME"):
         index_shards(shards)
 
 
@@ -205,9 +201,7 @@ def test_what_is_wrong_with_a_shard_is_said_by_name(shards: list[str], tmp_path:
         index_shards([str(tmp_path / "gone.tar")])
 
 
-def test_a_shard_that_grows_while_it_is_indexed_is_refused(
-    shards: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_shard_that_grows_while_it_is_indexed_is_refused(shards: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     original = store.scan_tar
 
     def scan(fd: int, shard: str) -> object:
@@ -217,9 +211,7 @@ def test_a_shard_that_grows_while_it_is_indexed_is_refused(
         return found
 
     monkeypatch.setattr(store, "scan_tar", scan)
-    with pytest.raises(
-        ShardChangedError, match="was written to while it was indexed; wait until it is complete"
-    ):
+    with pytest.raises(ShardChangedError, match="was written to while it was indexed; wait until it is complete"):
         index_shards(shards)
 
 

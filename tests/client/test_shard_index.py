@@ -10,12 +10,12 @@ import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from webdataset.tariterators import base_plus_ext
+
 from infobatch_client.index_store import scan_shard
 from infobatch_client.sample_grouping import RESERVED_EXTENSIONS, index_members, split_name
 from infobatch_client.shard_index import IndexHead, ShardIndex
 from infobatch_client.tar_scan import TarMembers
-from webdataset.tariterators import base_plus_ext
-
 from infobatch_stream.errors import DuplicateKeyError, EmptyShardError, ShardChangedError, ShardError
 from infobatch_stream.manifest import shard_fingerprint
 from tests.shards import image_files, webdataset_samples, write_tar
@@ -23,9 +23,7 @@ from tests.shards import image_files, webdataset_samples, write_tar
 
 def members_of(*names: str, body: bytes = b"x") -> TarMembers:
     count = len(names)
-    return TarMembers(
-        list(names), [512 + 1024 * n for n in range(count)], [len(body)] * count, [body] * count
-    )
+    return TarMembers(list(names), [512 + 1024 * n for n in range(count)], [len(body)] * count, [body] * count)
 
 
 def index_of(*names: str) -> ShardIndex:
@@ -42,9 +40,7 @@ def test_names_split_as_webdataset_splits_them(name: str) -> None:
         assert key is None or name.startswith("__")
 
 
-@pytest.mark.parametrize(
-    "name", ["__meta__/a.x", "__a.b__", "__meta__", "__x__.__", "README", ".hidden", "a/.", "x."]
-)
+@pytest.mark.parametrize("name", ["__meta__/a.x", "__a.b__", "__meta__", "__x__.__", "README", ".hidden", "a/.", "x."])
 def test_odd_names_are_samples_just_where_webdataset_has_samples(name: str, tmp_path: Path) -> None:
     path = write_tar(tmp_path / "a.tar", [(name, b"1"), ("z.x", b"2")])
     theirs = [sample["__key__"] for sample in webdataset_samples(path)]
@@ -124,9 +120,7 @@ def test_number_columns_are_views_of_the_arrow_buffers() -> None:
 
 def test_an_index_of_another_version_is_refused() -> None:
     batch = index_of("a.x").to_arrow()
-    metadata = {
-        key: value.replace(b'_version": 1', b'_version": 2') for key, value in batch.schema.metadata.items()
-    }
+    metadata = {key: value.replace(b'_version": 1', b'_version": 2') for key, value in batch.schema.metadata.items()}
     other = batch.replace_schema_metadata(metadata)
     assert IndexHead.from_schema(other.schema) is None
     with pytest.raises(ShardChangedError, match="not an index file of this version"):
@@ -137,13 +131,9 @@ def test_what_is_no_index_has_no_head() -> None:
     assert IndexHead.from_schema(pa.schema([("a", pa.int8())])) is None
 
 
-@pytest.mark.parametrize(
-    "given_names", [("a.x", "b.x", "a.x"), ("a.x", "b.x", "a.y"), ("b.x", "a.x", "a.y", "b.y")]
-)
+@pytest.mark.parametrize("given_names", [("a.x", "b.x", "a.x"), ("a.x", "b.x", "a.y"), ("b.x", "a.x", "a.y", "b.y")])
 def test_a_key_that_comes_again_is_an_error(given_names: tuple[str, ...]) -> None:
-    with pytest.raises(
-        DuplicateKeyError, match=r"s\.tar: key '[ab]' comes twice, as sample 0 and again as sample 2"
-    ):
+    with pytest.raises(DuplicateKeyError, match=r"s\.tar: key '[ab]' comes twice, as sample 0 and again as sample 2"):
         index_of(*given_names)
 
 
@@ -156,9 +146,7 @@ def test_interleaved_keys_are_two_samples_each_to_webdataset_and_an_error_to_us(
 
 
 def test_an_extension_twice_in_a_sample_is_an_error() -> None:
-    with pytest.raises(
-        DuplicateKeyError, match=r"s\.tar: sample 'a' has two members 'x' \(the second at byte 1536\)"
-    ):
+    with pytest.raises(DuplicateKeyError, match=r"s\.tar: sample 'a' has two members 'x' \(the second at byte 1536\)"):
         index_of("a.x", "a.X")
 
 
@@ -169,9 +157,7 @@ def test_extensions_that_samples_need_for_themselves_are_refused(extension: str)
 
 
 def test_a_shard_without_samples_is_an_error() -> None:
-    with pytest.raises(
-        EmptyShardError, match=r"s\.tar: no sample in this shard \(of its 2 files none is named"
-    ):
+    with pytest.raises(EmptyShardError, match=r"s\.tar: no sample in this shard \(of its 2 files none is named"):
         index_of("README", "__meta__/a.x")
 
 

@@ -10,16 +10,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import infobatch_client.sample_loop as sample_loop
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+import infobatch_client.sample_loop as sample_loop
 from infobatch_client.index_store import index_shards
 from infobatch_client.sample_block import MixedBlock, UniformBlock
 from infobatch_client.shard_reader import ShardReader
 from infobatch_client.shard_urls import expand_shards
-
 from infobatch_stream.errors import ConfigError, CorruptShardError, ShardChangedError, ShardError
 from tests.shards import image_files, webdataset_samples, write_tar
 
@@ -60,9 +60,7 @@ def random_files(draw: Callable[..., Any]) -> list[tuple[str, bytes]]:
     files: list[tuple[str, bytes]] = []
     for key in keys:
         if draw(st.integers(0, 5)) == 0:
-            files.append(
-                (draw(st.sampled_from(["README", "__meta__/a.txt", f"{key}", ".hidden/x"])), b"skipped")
-            )
+            files.append((draw(st.sampled_from(["README", "__meta__/a.txt", f"{key}", ".hidden/x"])), b"skipped"))
         for extension in shared if uniform else draw(st.permutations(kinds))[: draw(st.integers(1, 4))]:
             size = 100 + len(key) if uniform and extension in ("jpg", "json") else draw(st.integers(0, 140))
             size = min(size, 64) if uniform and extension not in ("jpg", "json") else size
@@ -79,9 +77,7 @@ def test_samples_are_those_of_webdataset(data: st.DataObject) -> None:
         paths = []
         for number in range(count):
             files = [("first.x", b"1"), *random_files(data.draw)]
-            paths.append(
-                write_tar(Path(folder) / f"{number}.tar", files, format=data.draw(st.integers(1, 2)))
-            )
+            paths.append(write_tar(Path(folder) / f"{number}.tar", files, format=data.draw(st.integers(1, 2))))
         expected = webdataset_samples(*paths)
         reader = reader_of(*paths, max_descriptors=data.draw(st.integers(1, 3)))
         total = reader.manifest.num_samples
@@ -116,9 +112,7 @@ def test_shards_of_different_layouts_mix(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(UniformBlock, "samples", lambda *_: pytest.fail("these shards differ"))
     paths = [
         write_tar(tmp_path / "a.tar", image_files(0, 5)),
-        write_tar(
-            tmp_path / "b.tar", [("k.txt", b"y" * 80), ("l.txt", b"z"), ("m.x", b"1"), ("m.y", b"t" * 99)]
-        ),
+        write_tar(tmp_path / "b.tar", [("k.txt", b"y" * 80), ("l.txt", b"z"), ("m.x", b"1"), ("m.y", b"t" * 99)]),
     ]
     expected = webdataset_samples(*paths)
     order = [0, 5, 6, 1, 7, 7]
@@ -209,18 +203,14 @@ def test_cold_samples_are_hinted_a_block_ahead(shards: list[Path], monkeypatch: 
     monkeypatch.setattr(sample_block, "_COLD_SECONDS", -1.0)
     monkeypatch.setattr(sample_block.os, "posix_fadvise", lambda fd, at, size, _: hints.append((at, size)))
     reader = reader_of(*shards)
-    samples = reader.samples(
-        [(np.array([0, 1]), np.ones(2, np.float32)), (np.array([2]), np.ones(1, np.float32))]
-    )
+    samples = reader.samples([(np.array([0, 1]), np.ones(2, np.float32)), (np.array([2]), np.ones(1, np.float32))])
     next(samples)
     assert hints == [(512, 300), (2560, 301), (4608, 302)]
 
 
 @pytest.mark.parametrize("index", [-1, 150, 2**40])
 def test_an_index_out_of_range_is_refused(shards: list[Path], index: int) -> None:
-    with pytest.raises(
-        ConfigError, match=rf"sample index {index} is out of range: the data set has 150 samples"
-    ):
+    with pytest.raises(ConfigError, match=rf"sample index {index} is out of range: the data set has 150 samples"):
         read(reader_of(*shards), [0, index])
 
 
@@ -264,9 +254,7 @@ def test_a_shard_that_changed_is_refused_by_name(
 ) -> None:
     reader = reader_of(*shards)
     change(shards[1])
-    with pytest.raises(
-        ShardChangedError, match=rf"1\.tar: this shard no longer matches.*{message}.*infobatch index"
-    ):
+    with pytest.raises(ShardChangedError, match=rf"1\.tar: this shard no longer matches.*{message}.*infobatch index"):
         read(reader, range(150))
 
 
@@ -311,9 +299,7 @@ def open_reader(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[ShardRe
 def test_a_short_read_is_an_error_with_shard_and_byte(open_reader: tuple[ShardReader, Path]) -> None:
     reader, path = open_reader
     os.truncate(path, 2000)
-    match = (
-        r"open\.tar: the file ends at byte 2000, inside sample '000000', which begins at byte 512; it was cut"
-    )
+    match = r"open\.tar: the file ends at byte 2000, inside sample '000000', which begins at byte 512; it was cut"
     with pytest.raises(CorruptShardError, match=match):
         read(reader, [0, 1])
 
@@ -338,9 +324,7 @@ def test_a_failing_disk_is_an_error_with_shard_and_byte(
     monkeypatch.setattr(sample_loop.os, "pread", failing_pread)
     sample_loop.sample_loop.cache_clear()
     try:
-        with pytest.raises(
-            CorruptShardError, match=r"open\.tar: reading failed \(Input/output error\) in sample '000"
-        ):
+        with pytest.raises(CorruptShardError, match=r"open\.tar: reading failed \(Input/output error\) in sample '000"):
             read(reader, [3])
         told: list[int] = []
         assert read(reader, [3, 4], on_unreadable=lambda index, error: told.append(index)) == []

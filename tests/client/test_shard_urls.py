@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from infobatch_client.shard_urls import expand_shards, local_path
 
+from infobatch_client.shard_urls import expand_shards, local_path
 from infobatch_stream.errors import ConfigError, ShardError
 
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from infobatch_client.tar_scan import INLINE_BYTES, TarMembers, scan_tar
 
+from infobatch_client.tar_scan import INLINE_BYTES, TarMembers, scan_tar
 from infobatch_stream.errors import CorruptShardError, ShardError
 from tests.shards import image_files, write_tar
 
@@ -51,9 +51,7 @@ def expected(data: bytes) -> list[tuple[str, int, int, bytes | None]]:
         for member in archive:
             if member.isreg():
                 body = data[member.offset_data : member.offset_data + member.size]
-                found.append(
-                    (member.name, member.offset_data, member.size, body if len(body) <= 64 else None)
-                )
+                found.append((member.name, member.offset_data, member.size, body if len(body) <= 64 else None))
     return found
 
 
@@ -103,16 +101,12 @@ def test_many_members_need_several_rounds_of_checksums(tmp_path: Path) -> None:
 
 
 def test_small_members_come_with_their_bytes(tmp_path: Path) -> None:
-    files = [
-        (f"{size}.x", bytes([size % 251]) * size) for size in (0, 1, INLINE_BYTES, INLINE_BYTES + 1, 5000)
-    ]
+    files = [(f"{size}.x", bytes([size % 251]) * size) for size in (0, 1, INLINE_BYTES, INLINE_BYTES + 1, 5000)]
     inline = scan(write_tar(tmp_path / "a.tar", files)).inline
     assert inline == [files[0][1], files[1][1], files[2][1], None, None]
 
 
-def header(
-    name: bytes = b"a.x", size: bytes = b"00000000003\0", kind: bytes = b"0", **fields: bytes
-) -> bytes:
+def header(name: bytes = b"a.x", size: bytes = b"00000000003\0", kind: bytes = b"0", **fields: bytes) -> bytes:
     """One header block, its checksum right."""
     block = bytearray(512)
     block[: len(name)] = name
@@ -163,9 +157,7 @@ def test_checksums_over_signed_bytes_are_accepted() -> None:
 
 
 def pax_header(records: bytes, kind: bytes = b"x") -> bytes:
-    return header(b"pax", b"%011o\0" % len(records), kind) + records.ljust(
-        -(-len(records) // 512) * 512, b"\0"
-    )
+    return header(b"pax", b"%011o\0" % len(records), kind) + records.ljust(-(-len(records) // 512) * 512, b"\0")
 
 
 def test_a_pax_size_overrules_the_header() -> None:
@@ -199,9 +191,7 @@ def test_a_shard_cut_short_anywhere_is_an_error(cut: int, format: int) -> None:
 
 def test_a_member_that_goes_beyond_the_file_is_named(tmp_path: Path) -> None:
     data = write_tar(tmp_path / "a.tar", image_files(0, 2, 5000)).read_bytes()
-    with pytest.raises(
-        CorruptShardError, match=r"byte 3000: the file ends inside member '000000\.jpg', whose 5000 "
-    ):
+    with pytest.raises(CorruptShardError, match=r"byte 3000: the file ends inside member '000000\.jpg', whose 5000 "):
         scan_bytes(data[:3000])
 
 
@@ -273,7 +263,5 @@ def test_sparse_members_are_refused() -> None:
 def test_compressed_shards_are_refused_with_advice(tmp_path: Path) -> None:
     data = gzip.compress(write_tar(tmp_path / "a.tar", image_files(0, 2)).read_bytes())
     for name in ("a.tar", "a.tar.gz"):
-        with pytest.raises(
-            ShardError, match=rf"{name}: this shard is compressed.*unpack it to a plain \.tar"
-        ):
+        with pytest.raises(ShardError, match=rf"{name}: this shard is compressed.*unpack it to a plain \.tar"):
             scan_bytes(data, name)

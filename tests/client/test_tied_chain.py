@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 import webdataset as wds
-from infobatch_client.tied_chain import TiedChain
 from webdataset import filters
 
+from infobatch_client.tied_chain import TiedChain
 from infobatch_stream.errors import PipelineError
 
 N = 50

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from infobatch_client.weighting import checked_losses, host_copy, weighted_mean
 
+from infobatch_client.weighting import checked_losses, host_copy, weighted_mean
 from infobatch_stream.errors import LossError
 
 

@@ -33,9 +33,7 @@ def test_shard_fingerprint_hashes_the_documented_bytes() -> None:
 
 
 def test_shard_fingerprint_is_a_known_answer() -> None:
-    assert shard_fingerprint(MEMBERS).hex() == (
-        "d5f60370ece5f7aa87ee96a0978e83810c3321ae7f3e5de8d4601c10f700d470"
-    )
+    assert shard_fingerprint(MEMBERS).hex() == ("d5f60370ece5f7aa87ee96a0978e83810c3321ae7f3e5de8d4601c10f700d470")
 
 
 @pytest.mark.parametrize(
@@ -69,9 +67,7 @@ def test_shard_fingerprint_of_many_members_does_not_depend_on_how_they_are_hashe
 
 def test_undecodable_key_bytes_are_hashed_as_they_were() -> None:
     key = b"\xff\xfe".decode("utf-8", "surrogateescape")
-    record = (
-        struct.pack("<I", 2) + b"\xff\xfe" + struct.pack("<I", 1) + b"x" + struct.pack("<QQB", 512, 65, 0)
-    )
+    record = struct.pack("<I", 2) + b"\xff\xfe" + struct.pack("<I", 1) + b"x" + struct.pack("<QQB", 512, 65, 0)
     assert shard_fingerprint([(key, "x", 512, 65, None)]) == hashlib.blake2b(record, digest_size=32).digest()
 
 
@@ -130,9 +126,7 @@ def test_an_empty_shard_is_named() -> None:
 
 
 def test_an_overflowing_sum_names_the_shards() -> None:
-    with pytest.raises(
-        ConfigError, match=r"overflow an int64 when summed: s0\.tar to s2\.tar \(the first 3 "
-    ):
+    with pytest.raises(ConfigError, match=r"overflow an int64 when summed: s0\.tar to s2\.tar \(the first 3 "):
         manifest(2**62, 2**62 - 1, 1, 5)
 
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+
 from infobatch_client.run_options import Timeouts
 from infobatch_client.score_client import ScoreClient
-
 from infobatch_stream import InfoBatchLoader, InfoBatchStreamDataset, RunNotFoundError, SupersededError
 from infobatch_stream.v1 import score_service_pb2 as pb
 from tests.e2e.conftest import SAMPLES, Server
@@ -36,11 +37,17 @@ def train_epoch(loader: InfoBatchLoader) -> list[int]:
     return seen
 
 
+def update_until_it_raises(loader: InfoBatchLoader, batches: Iterator[torch.Tensor]) -> None:
+    for numbers in batches:
+        loader.update(torch.ones(len(numbers)))
+        loader.flush(2)
+
+
 def test_scores_of_an_outage_arrive_after_it_and_its_epoch_is_unpruned(own_server: Server, shards: str) -> None:
     with make_loader(own_server.url, shards, "outage") as loader:
         for epoch in loader.epochs():
             if epoch == 2:
-                plan = loader._open.plan  # type: ignore[union-attr]
+                plan = loader.plan
                 assert plan.plan_id.startswith("full:")
             seen = train_epoch(loader)
             if epoch == 2:
@@ -51,7 +58,7 @@ def test_scores_of_an_outage_arrive_after_it_and_its_epoch_is_unpruned(own_serve
                 os.kill(own_server.process.pid, signal.SIGSTOP)
             if epoch == 3:
                 assert len(seen) < SAMPLES
-        assert loader._source._run.pusher.flush(20)  # type: ignore[attr-defined]
+        assert loader.flush(20)
         assert loader.metrics()["scores_lost"] == 0
         assert loader.metrics()["push_retries"] > 0
     np.testing.assert_array_equal(
@@ -65,16 +72,13 @@ def test_a_server_that_lost_the_run_stops_the_loop_with_an_error(own_server: Ser
     next(epochs)
     batches = iter(loader)
     loader.update(torch.ones(len(next(batches))))
-    assert loader._source._run.pusher.flush(10)  # type: ignore[attr-defined]
+    assert loader.flush(10)
     client = ScoreClient(own_server.url)
     client.call("DeleteRun", pb.DeleteRunRequest(run="lost", force=True))
     client.close()
-    with pytest.raises(RunNotFoundError, match="lost|no run"):
-        for numbers in batches:
-            loader.update(torch.ones(len(numbers)))
-            loader._source._run.pusher.flush(2)  # type: ignore[attr-defined]
+    with pytest.raises(RunNotFoundError, match="no run"):
+        update_until_it_raises(loader, batches)
     loader.close()
-
 
 
 def test_a_job_that_was_taken_over_raises_in_its_loop(server: Server, shards: str) -> None:
@@ -82,7 +86,7 @@ def test_a_job_that_was_taken_over_raises_in_its_loop(server: Server, shards: st
     next(loader.epochs())
     batches = iter(loader)
     loader.update(torch.ones(len(next(batches))))
-    assert loader._source._run.pusher.flush(10)  # type: ignore[attr-defined]
+    assert loader.flush(10)
     client = ScoreClient(server.url)
     request = pb.AttachRunRequest(
         run_id=server.info("taken").run_id, job="other", nonce=bytes(16), host="elsewhere", pid=1, world_size=1
@@ -92,8 +96,6 @@ def test_a_job_that_was_taken_over_raises_in_its_loop(server: Server, shards: st
     client.call("AttachRun", request)
     client.close()
     with pytest.raises(SupersededError, match="superseded"):
-        for numbers in batches:
-            loader.update(torch.ones(len(numbers)))
-            loader._source._run.pusher.flush(2)  # type: ignore[attr-defined]
+        update_until_it_raises(loader, batches)
     loader.close()
     assert server.info("taken").stored_scores == 64

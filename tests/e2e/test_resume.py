@@ -81,7 +81,7 @@ def test_stopping_inside_an_epoch_loses_and_repeats_nothing(
     assert loader.progress() == stopped["progress"]
     epochs = iter(loader.epochs())
     assert next(epochs) == where[0]
-    plan = loader._open.plan  # type: ignore[union-attr]
+    plan = loader.plan
     kept = plan.kept_between(0, plan.num_samples).tolist()
     seen = list(stopped["seen"])
     for values in loader:
@@ -125,7 +125,7 @@ def test_a_run_that_has_trained_is_not_begun_again_by_accident(server: Server, s
         rest_of(loader, 0)
     first = server.info("again").run_id
     with (
-        pytest.raises(RunConflictError, match="run 'again' has been trained .* load a state .* if_exists=\"restart\""),
+        pytest.raises(RunConflictError, match=r"run 'again' has been trained .* load a state .* if_exists=.restart"),
         make_loader(server.url, shards, "again", 64, 0) as loader,
     ):
         next(iter(loader.epochs()))

@@ -20,10 +20,12 @@ import pytest
 from infobatch_server import serve_command
 from infobatch_server.address import Address
 from infobatch_server.data_dir import DataDir, remove_endpoint_file, write_endpoint_file
+from infobatch_server.server import ScoreServer
 from infobatch_server.users_lock import UsersLock
 from infobatch_stream.errors import ConfigError, ServerError
+from infobatch_stream.order_params import OrderChoice
 from infobatch_stream.v1 import score_service_pb2 as pb
-from tests.server.calls import caller_on
+from tests.server.calls import caller_on, make_spec
 
 FREE = ["--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0"]
 
@@ -60,6 +62,27 @@ def test_serves_until_it_is_told_to_stop(
     assert process.stderr is not None
     assert "scores are kept in memory: they end with this process" in process.stderr.read()
     DataDir(tmp_path / "data").close()
+
+
+def test_a_reader_that_stalls_does_not_hold_up_the_end(process: subprocess.Popen[str], tmp_path: Path) -> None:
+    assert process.stdout is not None
+    process.stdout.readline()
+    channel, caller = caller_on(json.loads((tmp_path / "endpoint.json").read_text())["grpc"])
+    with channel:
+        run = caller.create(make_spec(num_samples=2**23, policy="levels", levels="0.2:0.75,0.85:0.5")).run_id
+        request = pb.GetEpochPlanRequest(run_id=run, generation=caller.attach(run), epoch=0)
+        stream = caller.stub.GetEpochPlan(request)
+        assert next(stream).WhichOneof("part") == "header"
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(5) == 0
+
+
+def test_a_draw_that_goes_on_is_not_waited_for() -> None:
+    with ScoreServer() as server:
+        run, _ = server.registry.create(make_spec(), OrderChoice())
+        with run.core.turn:
+            run.core.feed.hold()
+        assert not server.stop()
 
 
 def parse(*arguments: str) -> argparse.Namespace:
