@@ -16,7 +16,7 @@ import numpy.typing as npt
 from infobatch_client.score_client import ScoreClient, retry_until
 from infobatch_stream.codec import plan_from_header, seal
 from infobatch_stream.errors import PlanError
-from infobatch_stream.plan import EpochPlan
+from infobatch_stream.plan import EpochPlan, full_plan_id
 from infobatch_stream.plan_bytes import CHUNK_SAMPLES, plan_to_bytes
 from infobatch_stream.v1 import score_service_pb2 as pb
 
@@ -129,7 +129,9 @@ class _Assembly:
     def finish(self) -> EpochPlan:
         class_plane = self._planes.get(pb.PLANE_CLASS_BITS, self._planes.get(pb.PLANE_CLASS_CODES))
         plan = plan_from_header(self._header, self._counts, self._planes[pb.PLANE_KEEP_BITS], class_plane)
-        if (made := seal(plan).plan_id) != plan.plan_id:
+        made = seal(plan).plan_id
+        named = full_plan_id(plan.run_id, plan.epoch) if plan.generation == 0 else made
+        if named != plan.plan_id or not made.endswith(self._header.digest.hex()):
             raise PlanError(f"the plan's bytes give the id {made}, it came as {plan.plan_id}")
         return plan
 

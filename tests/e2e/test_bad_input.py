@@ -242,7 +242,7 @@ def test_arguments_that_cannot_be_meant_are_refused(settings: dict[str, Any], me
     ("settings", "message"),
     [
         ({"epochs": 2}, "can't prune an epoch and leave the last one unpruned in epochs=2"),
-        ({"epochs": 10, "delta": 0.1}, r"never prunes with epochs=10 and delta=0.1.*delta=0.2 is the least"),
+        ({"epochs": 10, "delta": 0.1}, r"never prunes with epochs=10 and delta=0.1.*delta=0.2 prunes one epoch"),
         ({"epochs": 10, "delta": 1}, r"never anneals with epochs=10 and delta=1.*delta=0.9 leaves one"),
     ],
 )

@@ -172,7 +172,6 @@ def test_a_biased_policy_says_so(server: Server, shards: str) -> None:
     with make_loader(server, shards, "biased", policy="hard") as loader:
         for _ in loader.epochs():
             train_pass(loader)
-        assert loader.metrics()["pruned"] == 0
     assert not server.info("biased").newest_plan.biased  # the last epoch is annealed
     with make_loader(server, shards, "biased-2", policy="hard") as loader:
         for epoch in loader.epochs():

@@ -52,6 +52,8 @@ def test_scores_of_an_outage_arrive_after_it_and_its_epoch_is_unpruned(own_serve
             seen = train_epoch(loader)
             if epoch == 2:
                 assert sorted(seen) == list(range(SAMPLES))
+                while not loader.metrics()["push_retries"]:
+                    assert not loader.flush(0.1)
                 os.kill(own_server.process.pid, signal.SIGCONT)
             if epoch == 1:
                 assert len(seen) < SAMPLES
@@ -60,7 +62,6 @@ def test_scores_of_an_outage_arrive_after_it_and_its_epoch_is_unpruned(own_serve
                 assert len(seen) < SAMPLES
         assert loader.flush(20)
         assert loader.metrics()["scores_lost"] == 0
-        assert loader.metrics()["push_retries"] > 0
     np.testing.assert_array_equal(
         own_server.scores("outage"), (torch.cos(torch.arange(SAMPLES).double()).float() + 2).numpy()
     )
@@ -99,3 +100,17 @@ def test_a_job_that_was_taken_over_raises_in_its_loop(server: Server, shards: st
         update_until_it_raises(loader, batches)
     loader.close()
     assert server.info("taken").stored_scores == 64
+
+
+def test_an_epoch_that_was_marked_unpruned_has_the_plan_that_anyone_can_compute(server: Server, shards: str) -> None:
+    with make_loader(server.url, shards, "marked", timeouts=Timeouts()) as loader:
+        epochs = loader.epochs()
+        next(epochs)
+        train_epoch(loader)
+        client = ScoreClient(server.url)
+        info = server.info("marked")
+        client.call("MarkUnpruned", pb.MarkUnprunedRequest(run_id=info.run_id, generation=info.generation, epoch=1))
+        client.close()
+        assert next(epochs) == 1
+        assert loader.plan.plan_id == f"full:{info.run_id.hex()}:1"
+        assert sorted(train_epoch(loader)) == list(range(SAMPLES))
