@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import pytest
@@ -111,7 +112,7 @@ def test_progress_rises_strictly_and_ends_at_the_number_of_epochs(server: Server
                 found.append(loader.progress())
             assert loader.progress() == epoch + 1
         assert loader.progress() == 5
-    assert all(a < b for a, b in zip(found, found[1:], strict=False))
+    assert all(a < b for a, b in itertools.pairwise(found))
 
 
 def test_length_is_that_of_the_open_epoch(server: Server, shards: str) -> None:
