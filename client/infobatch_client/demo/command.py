@@ -46,6 +46,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Trains twice and prints the table; 0."""
+    import torch
+
     from infobatch_client.demo.shards import make_shards
     from infobatch_client.demo.table import side_by_side
     from infobatch_client.demo.training import Settings, train
@@ -53,6 +55,7 @@ def run(args: argparse.Namespace) -> int:
 
     if args.epochs < 1:
         raise ConfigError(f"--epochs must be at least 1, not {args.epochs}")
+    torch.set_num_threads(1)  # layers this small gain little from two, and lose 20-fold where cores are busy
     with _work_folder(args.keep) as folder:
         shards = make_shards(folder)
         print(
