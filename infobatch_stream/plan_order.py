@@ -81,9 +81,9 @@ class PlanOrder:
                 found += self._windows_between(lane, first, end)
         found.sort(key=lambda window: window[0])
         joined = np.concatenate([shards for _, shards in found]) if found else np.empty(0, np.int64)
-        joined = joined[self._plan.shard_kept[joined] > 0]
         _, first_seen = np.unique(joined, return_index=True)
-        return joined[np.sort(first_seen)]
+        once: npt.NDArray[np.int64] = joined[np.sort(first_seen)]
+        return once[self._plan.shard_kept[once] > 0]
 
     def _windows_between(self, lane: int, first: int, end: int) -> Iterator[tuple[int, npt.NDArray[np.int64]]]:
         """(first position read, shards) of each window of a lane that holds one of its slots [first, end)."""
