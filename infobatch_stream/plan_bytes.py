@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from infobatch_stream.errors import PlanError
 from infobatch_stream.order_params import OrderParams
-from infobatch_stream.plan import EpochPlan, PlanClass
+from infobatch_stream.plan import EpochPlan, PlanClass, check_arrays, plane_bytes
 
 __all__ = [
     "CHUNK_SAMPLES",
@@ -27,7 +27,6 @@ __all__ = [
     "plan_digest",
     "plan_from_buffer",
     "plan_to_bytes",
-    "plane_bytes",
 ]
 
 CHUNK_SAMPLES = 2**23
@@ -130,8 +129,8 @@ def _plan(header: dict[str, Any], data: memoryview) -> EpochPlan:
         place += count * np.dtype(dtype).itemsize
         place += -place % _ALIGN
     keep_bits, shard_kept, class_plane = arrays
-    if keep_bits is None or shard_kept is None or not classes or len(run_id) != 16:
-        raise ValueError("no sample, shard, class or run")
+    if keep_bits is None or shard_kept is None or len(run_id) != 16:
+        raise ValueError("no sample, shard or run")
     plan = EpochPlan(
         **header,
         run_id=run_id,
@@ -141,14 +140,8 @@ def _plan(header: dict[str, Any], data: memoryview) -> EpochPlan:
         class_plane=class_plane,
         shard_kept=shard_kept,
     )
-    if int(shard_kept.sum()) != plan.kept or sum(row.size for row in classes) != num_samples:
-        raise ValueError("its counts contradict each other")
+    check_arrays(plan, num_shards)
     return plan
-
-
-def plane_bytes(num_samples: int, num_classes: int) -> int:
-    """Bytes of the plane that tells the classes apart; 0 where there is but one."""
-    return {1: 0, 2: -(-num_samples // 8)}.get(num_classes, num_samples)
 
 
 def _checked(kind: type, values: dict[str, Any]) -> dict[str, Any]:
