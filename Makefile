@@ -1,0 +1,50 @@
+# Everything sets itself up in .venv on a machine that has Python 3.10 or newer; nothing is installed outside it.
+# Another interpreter: make PYTHON=python3.12 …      More options for pytest: make test ARGS='-k order -x'
+
+PYTHON ?= python3
+VENV := .venv
+PIP := $(VENV)/bin/python -m pip install --disable-pip-version-check --quiet -c constraints.txt
+
+.PHONY: help demo test lint proto clean
+.DEFAULT_GOAL := help
+
+help:
+	@echo 'make demo    train on 1,347 digits with and without pruning, and compare (DEMO_ARGS=--help for options)'
+	@echo 'make test    run the tests (ARGS=… goes to pytest)'
+	@echo 'make lint    ruff, mypy, and whether the generated code is fresh'
+	@echo 'make proto   regenerate infobatch_stream/v1 from proto/'
+	@echo 'make clean   remove .venv, caches and builds'
+
+demo: $(VENV)/demo.stamp
+	$(VENV)/bin/infobatch demo $(DEMO_ARGS)
+
+test: $(VENV)/dev.stamp
+	$(VENV)/bin/pytest $(ARGS)
+
+lint: $(VENV)/dev.stamp
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+	cd examples/cifar10 && MYPYPATH=. ../../$(VENV)/bin/mypy --config-file ../../pyproject.toml *.py
+	$(VENV)/bin/python tools/generate_proto.py --check
+
+proto: $(VENV)/dev.stamp
+	$(VENV)/bin/python tools/generate_proto.py
+
+clean:
+	rm -rf $(VENV) dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+$(VENV)/bin/python:
+	@command -v $(PYTHON) >/dev/null || { echo 'no $(PYTHON) here: install Python 3.10 or newer, or make PYTHON=/path/to/python3'; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+	  { echo "$(PYTHON) is $$($(PYTHON) -V): Python 3.10 or newer is needed; try make PYTHON=python3.12"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --disable-pip-version-check --quiet 'pip>=23'
+
+$(VENV)/demo.stamp: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(PIP) -e '.[demo]'
+	@touch $@
+
+$(VENV)/dev.stamp: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(PIP) -e '.[dev]'
+	@touch $@ $(VENV)/demo.stamp

@@ -1,0 +1,241 @@
+"""The batches of one rank, as its DataLoader workers make them: read, pass through the pipeline, fill up, collate."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import mmap
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from torch.utils.data import IterableDataset, default_collate, get_worker_info
+
+from infobatch_client.epoch_control import EpochControl, Pass
+from infobatch_client.shard_reader import ShardReader
+from infobatch_client.spare_row import spare_row
+from infobatch_client.tied_chain import TiedChain
+from infobatch_stream.errors import ConfigError, PipelineError, ShardError
+from infobatch_stream.opening import Opening
+from infobatch_stream.plan import EpochPlan
+from infobatch_stream.plan_bytes import plan_from_buffer
+from infobatch_stream.plan_order import PlanOrder
+
+__all__ = ["BatchStream", "RowCounts", "TiedBatch"]
+
+_CHUNK_SAMPLES = 512
+_log = logging.getLogger(__name__)
+
+
+class RowCounts(NamedTuple):
+    """Rows of a batch: of weight > 0, repeats of weight 0, samples a stage dropped, and samples not readable."""
+
+    real: int
+    filled: int
+    dropped: int
+    unreadable: int
+
+
+class TiedBatch(NamedTuple):
+    """A collated payload and beside it the tie of every row.
+
+    Args:
+        payload: what `collate_fn` made of B payloads.
+        indices: int64 (B,), sample indices; −1 in rows that fill.
+        weights: float32 (B,), 0 in rows that fill.
+        keyed: the payloads were dicts.
+        counts: what became of the batch's positions.
+    """
+
+    payload: Any
+    indices: npt.NDArray[np.int64]
+    weights: npt.NDArray[np.float32]
+    keyed: bool
+    counts: RowCounts
+
+
+class _Tie(NamedTuple):
+    step: int
+    sample: int
+    weight: float
+
+
+@dataclass(eq=False)
+class BatchStream(IterableDataset[TiedBatch]):
+    """Yields this worker's batches of the pass that `control` names, each of exactly batch_size rows.
+
+    Picklable into workers; holds no thread, lock or channel. Worker w of n makes the batches w, w + n, …
+
+    Args:
+        reader: reads samples by index.
+        offsets: int64 (S+1,), the manifest's.
+        stages: webdataset stages.
+        collate_fn: list of payloads → batch; None: torch's default_collate.
+        control: which pass.
+        on_error: "raise", or "skip": a sample that can't be read, or on which a stage raises, is left out and counted.
+        max_errors: as many may be skipped by worker and pass.
+    """
+
+    reader: ShardReader
+    offsets: npt.NDArray[np.int64]
+    stages: Sequence[Any]
+    collate_fn: Callable[[list[Any]], Any] | None
+    control: EpochControl
+    on_error: str = "raise"
+    max_errors: int = 1000
+
+    def __iter__(self) -> Iterator[TiedBatch]:
+        worker = get_worker_info()
+        number, workers = (worker.id, worker.num_workers) if worker else (0, 1)
+        return _PassBatches(self, self.control.read(), number, workers).batches()
+
+
+class _Positions:
+    """Position → sample index and weight of a pass: by a plan, or every sample in index order."""
+
+    def __init__(self, given: Pass, offsets: npt.NDArray[np.int64]) -> None:
+        self._plan: EpochPlan | None = None
+        self.count = int(offsets[-1])
+        if given.plan_path:
+            with open(given.plan_path, "rb") as file:
+                mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            self._plan = plan_from_buffer(memoryview(mapped))
+            self._order = PlanOrder(self._plan, offsets)
+            self.count = self._plan.kept
+
+    def samples(self, first: int, end: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+        if self._plan is None:
+            return np.arange(first, end, dtype=np.int64), np.ones(end - first, np.float32)
+        indices = self._order.samples(first, end)
+        return indices, self._plan.weights(indices)
+
+
+class _PassBatches:
+    """One worker's batches of one pass."""
+
+    def __init__(self, stream: BatchStream, given: Pass, worker: int, workers: int) -> None:
+        self._stream = stream
+        self._positions = _Positions(given, stream.offsets)
+        self._rank = given.rank
+        self._opening = Opening(
+            num_positions=self._positions.count,
+            start=given.start,
+            batch_size=given.batch_size,
+            world_size=given.world_size,
+            drop_remainder=given.drop_remainder,
+        )
+        self._steps = range(worker, self._opening.num_steps, workers)
+        self._errors = 0
+        self._unreadable: dict[int, int] = {}
+        self._last_row: list[Any] = []
+
+    def batches(self) -> Iterator[TiedBatch]:
+        todo = iter(self._steps)
+        step = next(todo, None)
+        rows: list[tuple[_Tie, Any]] = []
+        for tie, payload in self._outputs():
+            while step is not None and step != tie.step:
+                yield self._batch(step, rows)
+                rows = []
+                step = next(todo, None)
+            rows.append((tie, payload))
+        while step is not None:
+            yield self._batch(step, rows)
+            rows = []
+            step = next(todo, None)
+
+    def _outputs(self) -> Iterator[tuple[_Tie, Any]]:
+        """Pipeline outputs with their ties; a stage that raises is started anew where errors are skipped."""
+        samples = self._tied_samples()
+        while True:
+            chain: TiedChain[_Tie] = TiedChain(self._stream.stages, samples)
+            try:
+                yield from chain
+                return
+            except PipelineError:
+                raise
+            except Exception as error:
+                self._skip(error)
+
+    def _tied_samples(self) -> Iterator[tuple[_Tie, dict[str, Any]]]:
+        pairs: list[Iterator[tuple[int, int]]] = []
+        reader = self._stream.reader
+        unreadable = self._note_unreadable if self._stream.on_error == "skip" else None
+        for sample in reader.samples(self._chunks(pairs), unreadable):
+            index = sample["__index__"]
+            while True:
+                step, expected = next(pairs[0], (-1, -1))
+                if step < 0:
+                    pairs.pop(0)
+                elif expected == index:
+                    break
+                else:
+                    self._unreadable[step] = self._unreadable.get(step, 0) + 1
+            yield _Tie(step, index, sample["__weight__"]), sample
+
+    def _chunks(
+        self, pairs: list[Iterator[tuple[int, int]]]
+    ) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]]:
+        """Indices and weights of several steps at a time; `pairs` gets (step, index) of each sample beside them."""
+        per_chunk = max(1, _CHUNK_SAMPLES // self._opening.batch_size)
+        for at in range(0, len(self._steps), per_chunk):
+            steps = self._steps[at : at + per_chunk]
+            parts = [self._positions.samples(*self._opening.rows(step, self._rank)) for step in steps]
+            indices = np.concatenate([indices for indices, _ in parts])
+            owners = np.repeat(np.array(steps), [len(indices) for indices, _ in parts])
+            pairs.append(zip(owners.tolist(), indices.tolist(), strict=True))
+            yield indices, np.concatenate([weights for _, weights in parts])
+
+    def _note_unreadable(self, index: int, error: ShardError) -> None:
+        self._skip(error)
+
+    def _skip(self, error: Exception) -> None:
+        if self._stream.on_error != "skip":
+            raise error
+        self._errors += 1
+        if self._errors > self._stream.max_errors:
+            raise PipelineError(
+                f"over max_errors={self._stream.max_errors} samples were skipped in this pass; the last one: {error}"
+            ) from error
+        if self._errors <= 10:
+            _log.warning("skipped a sample: %s: %s", type(error).__name__, error)
+
+    def _batch(self, step: int, rows: list[tuple[_Tie, Any]]) -> TiedBatch:
+        size = self._opening.batch_size
+        first, end = self._opening.rows(step, self._rank)
+        payloads = [payload for _, payload in rows]
+        indices = np.full(size, -1, np.int64)
+        weights = np.zeros(size, np.float32)
+        indices[: len(rows)] = [tie.sample for tie, _ in rows]
+        weights[: len(rows)] = [tie.weight for tie, _ in rows]
+        if payloads:
+            self._last_row = payloads[-1:]
+        if len(payloads) < size:
+            real = payloads or self._last_row or [self._spare_row()]
+            payloads += itertools.islice(itertools.cycle(real), size - len(payloads))
+        unreadable = self._unreadable.pop(step, 0)
+        counts = RowCounts(len(rows), size - len(rows), end - first - len(rows) - unreadable, unreadable)
+        keyed = isinstance(payloads[0], dict)
+        return TiedBatch(self._collate(payloads, keyed), indices, weights, keyed, counts)
+
+    def _collate(self, payloads: list[Any], keyed: bool) -> Any:
+        if keyed:
+            payloads = [{k: v for k, v in row.items() if k not in ("__index__", "__weight__")} for row in payloads]
+        collated = (self._stream.collate_fn or default_collate)(payloads)
+        if keyed and not isinstance(collated, dict) and self._stream.collate_fn is None:
+            raise ConfigError(f"default_collate made a {type(collated).__name__} of dicts")
+        return collated
+
+    def _spare_row(self) -> Any:
+        """A row for a worker that has none of its own yet: the first that comes out of the epoch's positions."""
+        samples = self._stream.reader.samples(
+            (
+                self._positions.samples(at, min(at + _CHUNK_SAMPLES, self._positions.count))
+                for at in range(0, self._positions.count, _CHUNK_SAMPLES)
+            ),
+            self._note_unreadable if self._stream.on_error == "skip" else None,
+        )
+        self._last_row = [spare_row(self._stream.stages, samples)]
+        return self._last_row[0]

@@ -1,0 +1,1 @@
+"""`infobatch demo`: a small training with and without pruning, side by side."""

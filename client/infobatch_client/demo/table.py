@@ -1,0 +1,49 @@
+"""The demo's table: two trainings side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from infobatch_client.demo.training import Outcome
+
+__all__ = ["side_by_side"]
+
+EPOCHS_A_ROW = 6
+
+
+def side_by_side(full: Outcome, pruned: Outcome, pruned_name: str) -> str:
+    """Both outcomes as a table of text: a row a figure, a column a training."""
+    saved = 1 - pruned.samples_trained / full.samples_trained
+    rows = [
+        ("", "full data", pruned_name),
+        ("test accuracy", _accuracy(full), _accuracy(pruned)),
+        ("samples trained", f"{full.samples_trained:,}", f"{pruned.samples_trained:,} ({saved:.1%} fewer)"),
+        ("wall time, training", f"{full.wall_s:.1f} s", f"{pruned.wall_s:.1f} s"),
+        *_pruned_rows(full.pruned_shares, pruned.pruned_shares),
+    ]
+    widths = [max(len(row[column]) for row in rows) for column in range(3)]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
+    lines.insert(1, "  ".join("-" * width for width in widths))
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def _accuracy(outcome: Outcome) -> str:
+    share = 1 - outcome.test_errors / outcome.num_test
+    return f"{share:.2%} ({outcome.test_errors} of {outcome.num_test} wrong)"
+
+
+def _pruned_rows(full: Sequence[float], pruned: Sequence[float]) -> list[tuple[str, str, str]]:
+    """The pruned shares in per cent, a few epochs a row."""
+    rows = []
+    for first in range(0, max(len(full), len(pruned)), EPOCHS_A_ROW):
+        span = slice(first, first + EPOCHS_A_ROW)
+        last = min(span.stop, max(len(full), len(pruned))) - 1
+        name = f"% pruned, epoch {first}" + (f" to {last}" if last > first else "")
+        rows.append((name, _percents(full[span]), _percents(pruned[span])))
+    return rows
+
+
+def _percents(shares: Sequence[float]) -> str:
+    return " ".join(f"{100 * share:2.0f}" for share in shares)

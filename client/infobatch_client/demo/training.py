@@ -1,0 +1,119 @@
+"""One training of the demo: the three lines of the README in their place, and what is counted around them."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import nn
+from tqdm import tqdm
+
+from infobatch_client.dataset import InfoBatchStreamDataset
+from infobatch_client.demo.model import make_model
+from infobatch_client.demo.shards import DigitShards
+from infobatch_client.loader import InfoBatchLoader
+from infobatch_client.progress_lr import ProgressLR, one_cycle
+
+__all__ = ["Outcome", "Settings", "train"]
+
+BATCH_SIZE = 64
+PEAK_LR = 0.1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What both trainings share."""
+
+    epochs: int
+    prune_ratio: float
+    delta: float
+    seed: int
+    workers: int
+    state_dir: Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What one training came to."""
+
+    test_errors: int
+    num_test: int
+    samples_trained: int
+    pruned_shares: list[float]
+    """Per epoch, in [0, 1]."""
+    wall_s: float
+    """From the first epoch's plan to the last step, without the server's start and the test."""
+
+
+def train(policy: str, shards: DigitShards, settings: Settings) -> Outcome:
+    """Trains on the train shards under `policy` ("full" or "infobatch"), then counts the errors in test."""
+    model = make_model(settings.seed)
+    optimizer = torch.optim.SGD(model.parameters(), lr=PEAK_LR, momentum=0.9, nesterov=True, weight_decay=5e-4)
+    criterion = nn.CrossEntropyLoss(reduction="none")
+    dataset = (
+        InfoBatchStreamDataset(
+            shards.train,
+            run=f"demo-{policy}",
+            policy=policy,
+            epochs=settings.epochs,
+            prune_ratio=None if policy == "full" else settings.prune_ratio,
+            delta=settings.delta,
+            seed=settings.seed,
+            state_dir=settings.state_dir,
+        )
+        .decode("pil")
+        .to_tuple("png", "cls")
+        .map_tuple(to_tensor, int)
+    )
+    with InfoBatchLoader(dataset, batch_size=BATCH_SIZE, num_workers=settings.workers) as loader:
+        schedule = ProgressLR(optimizer, one_cycle(), loader)
+        kept: list[int] = []
+        started = time.perf_counter()
+        with tqdm(total=settings.epochs, desc=policy, unit="epoch") as bar:
+            for _ in loader.epochs():
+                kept.append(0)
+                for images, labels in loader:
+                    losses = criterion(model(images), labels)
+                    loss = loader.update(losses)
+                    optimizer.zero_grad()
+                    loss.backward()  # type: ignore[no-untyped-call]
+                    optimizer.step()
+                    schedule.step()
+                    kept[-1] += int((loader.weights() > 0).sum())
+                bar.update()
+                bar.set_postfix_str(f"trained {kept[-1]:,} of {shards.num_train:,}")
+        wall_s = time.perf_counter() - started
+    return Outcome(
+        test_errors=count_errors(model, shards.test),
+        num_test=shards.num_test,
+        samples_trained=sum(kept),
+        pruned_shares=[1 - count / shards.num_train for count in kept],
+        wall_s=wall_s,
+    )
+
+
+def count_errors(model: nn.Module, shards: str) -> int:
+    """How many samples of `shards` the model gets wrong; rows of weight 0 are padding and don't count."""
+    dataset = (
+        InfoBatchStreamDataset(shards, policy=None, shuffle=False)
+        .decode("pil")
+        .to_tuple("png", "cls")
+        .map_tuple(to_tensor, int)
+    )
+    model.eval()
+    errors = 0
+    with InfoBatchLoader(dataset, batch_size=256) as loader, torch.inference_mode():
+        for images, labels in loader:
+            wrong = model(images).argmax(dim=1) != labels
+            errors += int((wrong & (loader.weights() > 0)).sum())
+    return errors
+
+
+def to_tensor(image: Image.Image) -> torch.Tensor:
+    """A grey image as a float tensor (1, H, W) in [−1, 1]."""
+    pixels = np.asarray(image.convert("L"), dtype=np.float32)
+    return torch.from_numpy(pixels / 127.5 - 1.0).unsqueeze(0)

@@ -1,0 +1,231 @@
+"""Where a loader's epochs come from: a run on a score server, or every sample of a validation set."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from infobatch_client.dataset import InfoBatchStreamDataset
+from infobatch_client.epoch_life import OpenEpoch, Ticket
+from infobatch_client.plan_source import PlanFiles
+from infobatch_client.resume_state import ResumeState
+from infobatch_client.training_run import TrainingRun
+from infobatch_stream.errors import ConfigError, StateError
+from infobatch_stream.order_params import OrderParams
+from infobatch_stream.plan import EpochPlan, unpruned_plan
+from infobatch_stream.v1 import score_service_pb2 as pb
+
+__all__ = ["EpochSource", "TrainingEpochs", "ValidationEpochs"]
+
+
+class EpochSource(ABC):
+    """Opens epochs, takes their scores and ends them."""
+
+    num_epochs: int
+    num_samples: int
+    next_epoch: int = 0
+
+    @property
+    def progress(self) -> float:
+        """Between epochs: those that are over."""
+        return float(min(self.next_epoch, self.num_epochs))
+
+    @abstractmethod
+    def open(self) -> tuple[int, EpochPlan, str, int]:
+        """(epoch, its plan, the plan's file or "" for index order, the position to begin at)."""
+
+    def advance(self, opened: OpenEpoch) -> None:
+        """After an epoch is over: the next one is next."""
+        self.next_epoch = opened.number + 1
+
+    @abstractmethod
+    def push(self, ticket: Ticket, scores: torch.Tensor, ready: Any) -> None:
+        """Takes the scores (B,) of a batch; `ready` is an event after which they are in host memory, or None."""
+
+    @abstractmethod
+    def end(self, opened: OpenEpoch) -> None:
+        """All scores of an epoch have been pushed."""
+
+    @abstractmethod
+    def state(self, opened: OpenEpoch | None) -> dict[str, Any]:
+        """The resume state."""
+
+    @abstractmethod
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Takes a resume state."""
+
+    def metrics(self) -> dict[str, float]:
+        """Counts of the pusher, where there is one."""
+        return {}
+
+    @abstractmethod
+    def flush(self, timeout_s: float | None = None) -> bool:
+        """Waits for scores that are on their way; whether all of them have arrived."""
+
+    @abstractmethod
+    def close(self, timeout_s: float | None) -> None:
+        """Lets go of what it holds."""
+
+
+class TrainingEpochs(EpochSource):
+    """The epochs of a run. Contacts the server when the first one is opened."""
+
+    def __init__(self, dataset: InfoBatchStreamDataset, *, global_batch: int) -> None:
+        assert dataset.options is not None
+        self._options = dataset.options
+        self._manifest = dataset.indexed.manifest
+        self._global_batch = global_batch
+        self._run: TrainingRun | None = None
+        self._state: ResumeState | None = None
+        self.num_epochs = self._options.schedule.epochs
+        subset = self._options.subset
+        self.num_samples = self._manifest.num_samples if subset is None else int(np.count_nonzero(subset))
+
+    @property
+    def progress(self) -> float:
+        """Between epochs: those that are over; before a loaded state's epoch is opened, where the state stands."""
+        return self._state.progress if self._state is not None else super().progress
+
+    def open(self) -> tuple[int, EpochPlan, str, int]:
+        """Connects, the first time; then the plan of the next epoch."""
+        if self.next_epoch >= self.num_epochs:
+            raise ConfigError(f"all {self.num_epochs} epochs of the run's schedule are trained")
+        if self._run is None:
+            self._run = TrainingRun(self._options, self._manifest, global_batch=self._global_batch, state=self._state)
+        self._run.pusher.check()
+        state, self._state = self._state, None
+        inside = state is not None and state.inside
+        plan, path = self._run.plan(self.next_epoch, str(state.plan_id) if state and inside else "")
+        return self.next_epoch, plan, path, state.positions if state and inside else 0
+
+    def push(self, ticket: Ticket, scores: torch.Tensor, ready: Any) -> None:
+        """Queues scores."""
+        assert self._run is not None
+        self._run.pusher.check()
+        self._run.pusher.put_scores(ticket.epoch, ticket.index, scores, ready)
+
+    def end(self, opened: OpenEpoch) -> None:
+        """Queues EndEpoch, and waits at most `flush_timeout_s` for what is before it."""
+        assert self._run is not None
+        counts = pb.RowCounts(**opened.counts._asdict())
+        self._run.end_epoch(opened.plan, start=opened.opening.start, end=opened.positions, counts=counts)
+        self._run.flush()
+
+    def state(self, opened: OpenEpoch | None) -> dict[str, Any]:
+        """Positions of the open epoch, or the start of the next."""
+        if opened is None and self._state is not None:
+            return self._state.to_dict()
+        order = self._order()
+        run = self._run
+        return ResumeState(
+            run=run.spec.run if run else self._options.run,
+            run_id=run.run_id.hex() if run else None,
+            plan_id=opened.plan.plan_id if opened else None,
+            manifest_fingerprint=self._manifest.fingerprint.hex(),
+            lanes=order.lanes,
+            stripe=order.stripe,
+            window_shards=order.window_shards,
+            run_samples=order.run_samples,
+            seed=self._options.seed,
+            epoch=opened.number if opened else self.next_epoch,
+            positions=opened.positions if opened else 0,
+            epoch_positions=opened.opening.end if opened else 0,
+        ).to_dict()
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Checks what can be checked without the server; the rest is checked when the first epoch is opened."""
+        made = ResumeState.from_dict(state)
+        made.check_dataset(self._manifest.fingerprint, self._options.seed)
+        if not self._options.fresh and made.run != self._options.run:
+            raise StateError(f"run: the state has {made.run}, this dataset asks for {self._options.run}")
+        if made.run_id is None:
+            return  # never attached: nothing to resume
+        self._state = made
+        self.next_epoch = made.next_epoch
+
+    def metrics(self) -> dict[str, float]:
+        """Records pushed, rejected and lost, retries, and the lag in seconds."""
+        if self._run is None:
+            return {}
+        counts, pusher = self._run.pusher.counts, self._run.pusher
+        return {
+            "scores_pushed": counts.pushed,
+            "scores_rejected": counts.rejected,
+            "scores_lost": counts.lost,
+            "push_retries": counts.retries,
+            "push_lag_s": pusher.lag_s,
+        }
+
+    def flush(self, timeout_s: float | None = None) -> bool:
+        """Waits at most `timeout_s`, or the run's `flush_timeout_s`."""
+        return self._run is None or self._run.flush(timeout_s)
+
+    def close(self, timeout_s: float | None) -> None:
+        """Sends what is left and gives the lease back."""
+        if self._run is not None:
+            run, self._run = self._run, None
+            run.close(timeout_s)
+
+    def _order(self) -> OrderParams:
+        if self._run is not None:
+            return self._run.spec.order
+        return self._options.spec(self._manifest, global_batch=self._global_batch).order
+
+
+class ValidationEpochs(EpochSource):
+    """Every sample, as often as one likes: no server, no run, no scores."""
+
+    num_epochs = 1
+
+    def __init__(self, dataset: InfoBatchStreamDataset) -> None:
+        manifest = dataset.indexed.manifest
+        self._seed, self._shuffle = dataset.seed, dataset.shuffled
+        self._sizes = np.asarray(manifest.counts, np.int64)
+        self._files: PlanFiles | None = None
+        self._passes = 0
+        self.num_samples = manifest.num_samples
+
+    def open(self) -> tuple[int, EpochPlan, str, int]:
+        """The samples in index order, or in an order of this pass's own."""
+        order = OrderParams.default(num_samples=self.num_samples, num_shards=len(self._sizes), lanes=1, global_batch=1)
+        plan = unpruned_plan(
+            run_id=bytes(16), epoch=self._passes, seed=self._seed, shard_sizes=self._sizes, order=order
+        )
+        self._passes += 1
+        if not self._shuffle:
+            return 0, plan, "", 0
+        self._files = self._files or PlanFiles()
+        path = self._files.store(plan)
+        self._files.keep_only(path)
+        return 0, plan, path, 0
+
+    def advance(self, opened: OpenEpoch) -> None:
+        """There is always another pass."""
+
+    def push(self, ticket: Ticket, scores: torch.Tensor, ready: Any) -> None:
+        """Refused: nothing is trained here."""
+        raise ConfigError("update() on a validation loader (policy=None): it has no run to push scores to")
+
+    def end(self, opened: OpenEpoch) -> None:
+        """Nothing to say to anybody."""
+
+    def state(self, opened: OpenEpoch | None) -> dict[str, Any]:
+        """Refused: a pass begins anew."""
+        raise ConfigError("a validation loader (policy=None) has no state: it begins anew every time")
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Refused: a pass begins anew."""
+        self.state(None)
+
+    def flush(self, timeout_s: float | None = None) -> bool:
+        """Nothing is on its way."""
+        return True
+
+    def close(self, timeout_s: float | None) -> None:
+        """Removes the plan files."""
+        if self._files is not None:
+            self._files.close()

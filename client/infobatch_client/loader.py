@@ -1,0 +1,361 @@
+"""The loader: batches of an epoch's kept samples, and the way back for their losses."""
+
+from __future__ import annotations
+
+import sys
+import weakref
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader
+
+from infobatch_client.batch_stream import BatchStream, TiedBatch
+from infobatch_client.dataset import InfoBatchStreamDataset
+from infobatch_client.epoch_control import EpochControl, Pass
+from infobatch_client.epoch_life import OpenEpoch, Ticket, with_tie
+from infobatch_client.epoch_source import EpochSource, TrainingEpochs, ValidationEpochs
+from infobatch_client.shard_reader import ShardReader
+from infobatch_client.weighting import Losses, checked_losses, host_copy, weighted_mean
+from infobatch_stream.errors import ConfigError, LossError
+from infobatch_stream.opening import Opening
+from infobatch_stream.plan import EpochPlan
+
+__all__ = ["InfoBatchLoader"]
+
+
+class InfoBatchLoader:
+    """Batches of exactly `batch_size` rows, in plan order, from `num_workers` processes.
+
+    What is missing in a batch (the remainder of an epoch, samples that a stage dropped or that can't be read) is
+    filled with repeats of weight 0. Nothing is contacted before the first epoch is opened. For one thread; after
+    a fork the child must make its own.
+
+    Args:
+        dataset: shards, run and pipeline.
+        batch_size: B, rows by batch.
+        num_workers: processes that read and decode; 0 does it in this one. The order is the same for any number.
+        collate_fn: list of B payloads → batch; torch's default_collate by default. It never sees the tie.
+        pin_memory: as in torch's DataLoader.
+        prefetch_factor: batches made ahead by each worker.
+        remainder: "fill", or "drop": leaves out the last samples that don't fill a batch.
+        multiprocessing_context: "fork", "spawn" or "forkserver"; torch's default by default.
+        worker_init_fn: as in torch's DataLoader.
+
+    Raises:
+        ConfigError: an argument that can't be meant.
+
+    Example:
+        >>> for epoch in loader.epochs():                                   # doctest: +SKIP
+        ...     for images, labels in loader:
+        ...         loss = loader.update(criterion(model(images), labels))
+        ...         optimizer.zero_grad(); loss.backward(); optimizer.step()
+    """
+
+    def __init__(
+        self,
+        dataset: InfoBatchStreamDataset,
+        batch_size: int,
+        num_workers: int = 0,
+        *,
+        collate_fn: Callable[[list[Any]], Any] | None = None,
+        pin_memory: bool = False,
+        prefetch_factor: int = 2,
+        remainder: str = "fill",
+        multiprocessing_context: str | None = None,
+        worker_init_fn: Callable[[int], None] | None = None,
+    ) -> None:
+        _check(dataset, batch_size, num_workers, remainder)
+        self.batch_size = batch_size
+        self._drop = remainder == "drop"
+        self._control = EpochControl()
+        self._source: EpochSource = (
+            ValidationEpochs(dataset) if dataset.options is None else TrainingEpochs(dataset, global_batch=batch_size)
+        )
+        stream = BatchStream(
+            reader=ShardReader(dataset.indexed),
+            offsets=dataset.indexed.manifest.offsets,
+            stages=dataset.stages,
+            collate_fn=collate_fn,
+            control=self._control,
+            on_error=dataset.on_error,
+            max_errors=dataset.max_errors,
+        )
+        workers: dict[str, Any] = {}
+        if num_workers:
+            workers = {
+                "persistent_workers": True,
+                "prefetch_factor": prefetch_factor,
+                "multiprocessing_context": multiprocessing_context,
+                "worker_init_fn": worker_init_fn,
+            }
+        # A generator of our own, so that torch's global one is left alone.
+        generator = torch.Generator().manual_seed(dataset.seed & (2**63 - 1))
+        self._data_loader: DataLoader[TiedBatch] = DataLoader(
+            stream,
+            batch_size=None,
+            num_workers=num_workers,
+            collate_fn=_as_it_is,
+            pin_memory=pin_memory,
+            generator=generator,
+            **workers,
+        )
+        self._open: OpenEpoch | None = None
+        self._weights: torch.Tensor | None = None
+        self._pass = 0
+        weakref.finalize(self, _release, self._source, self._data_loader)  # also at the interpreter's exit
+
+    @property
+    def num_epochs(self) -> int:
+        """The epochs that the run's schedule is for; 1 for validation."""
+        return self._source.num_epochs
+
+    @property
+    def epoch(self) -> int:
+        """The open epoch, or the one that comes next."""
+        return self._open.number if self._open is not None else self._source.next_epoch
+
+    @property
+    def plan(self) -> EpochPlan:
+        """The open epoch's plan: which samples are kept, and with which weights."""
+        return self._opened().plan
+
+    @property
+    def grad_scale(self) -> float:
+        """N/K of the open epoch: how much larger one step's expected gradient is than without pruning (§ README)."""
+        plan = self.plan
+        return (plan.kept + plan.pruned) / max(1, plan.kept)
+
+    def epochs(self) -> Iterator[int]:
+        """The epochs that are left, each opened as it is yielded: 0 … C−1, or from where a loaded state says.
+
+        Leaving an epoch early (`break`) ends it when the next is opened, or `epochs()` is called again.
+        """
+        self._end_epoch()
+        while self._source.next_epoch < self.num_epochs:
+            yield self._begin_epoch(explicit=True).number
+            self._end_epoch()
+        self._source.flush()
+
+    def __iter__(self) -> Iterator[Any]:
+        """One pass over the open epoch; opens the next one where none is open."""
+        return (batch for _, batch in self._begin_pass())
+
+    def ticketed(self) -> Iterator[tuple[Ticket, Any]]:
+        """One pass like `iter(loader)`, with a ticket for `update(losses, batch=ticket)` beside every batch.
+
+        For loops that take batches before the ones before are updated.
+        """
+        return self._begin_pass()
+
+    def update(self, losses: Losses, scores: torch.Tensor | None = None, batch: Ticket | None = None) -> torch.Tensor:
+        """The weighted mean of a batch's losses, to be differentiated; their values go to the server by themselves.
+
+        Σ wᵢ·lᵢ / B: over an epoch its sum is in expectation that of the unpruned losses (paper Eq. 6–8). Returns
+        within microseconds: nothing is sent here, and a GPU isn't waited for.
+
+        Args:
+            losses: float tensor (B,) on any device (`reduction="none"`), or a dict of them, which are summed.
+            scores: float tensor (B,) to push instead of the losses.
+            batch: which batch; by default the one returned last.
+
+        Returns:
+            A scalar with its graph, float32 or float64.
+
+        Raises:
+            LossError: wrong shape or dtype, or it isn't clear which batch is meant.
+            ServerError: the server has told the pusher to stop: another job has taken the run over, or it is gone.
+        """
+        opened = self._opened()
+        ticket = opened.due(batch)
+        rows = len(ticket.weight)
+        checked = checked_losses(losses, rows)
+        pushed = checked if scores is None else checked_losses(scores, rows, "scores")
+        value = weighted_mean(checked, ticket.weight)
+        self._source.push(ticket, *host_copy(pushed))
+        self._settle(opened, ticket, updated=True)
+        return value
+
+    def push(self, scores: torch.Tensor, batch: Ticket | None = None) -> None:
+        """Pushes scores (B,) of a batch whose losses the caller reduces (with `weights()`)."""
+        opened = self._opened()
+        ticket = opened.due(batch)
+        self._source.push(ticket, *host_copy(checked_losses(scores, len(ticket.weight), "scores")))
+        self._settle(opened, ticket, updated=True)
+
+    def skip(self, batch: Ticket | None = None) -> None:
+        """Says that a batch is deliberately not trained: its samples keep their scores.
+
+        Args:
+            batch: which batch; by default every batch that awaits its update.
+        """
+        opened = self._opened()
+        for ticket in [batch] if batch is not None else list(opened.awaiting.values()):
+            self._settle(opened, ticket, updated=False)
+
+    def weights(self) -> torch.Tensor:
+        """Weights float32 (B,) of the batch returned last; 0 in rows that only fill it up."""
+        if self._weights is None:
+            raise LossError("weights() before the first batch")
+        return self._weights
+
+    def __len__(self) -> int:
+        """Batches of the open epoch; before any epoch, those of an unpruned one."""
+        if self._open is not None:
+            return self._open.opening.num_steps
+        return self._opening(self._source.num_samples, 0).num_steps
+
+    def progress(self) -> float:
+        """epoch + consumed / positions of this epoch; strictly increasing, `num_epochs` after the last batch."""
+        if self._open is not None:
+            return self._open.progress
+        return self._source.progress
+
+    def metrics(self) -> dict[str, float]:
+        """Counts and lags, for a log; communicates with nobody."""
+        found: dict[str, float] = dict(self._source.metrics())
+        if (opened := self._open) is not None:
+            found |= {
+                "epoch": opened.number,
+                "positions": opened.positions,
+                "kept": opened.plan.kept,
+                "pruned": opened.plan.pruned,
+                **{f"rows_{name}": value for name, value in opened.counts._asdict().items()},
+            }
+        return found
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where training stands, as plain values; the same on every rank. Call it after a batch's update."""
+        return self._source.state(self._open)
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Goes on where a state says; before the first epoch is opened.
+
+        Raises:
+            StateError: no state of this loader, or one of another run or data set; names the field.
+            ConfigError: an epoch has been opened already.
+        """
+        if self._open is not None:
+            raise ConfigError("load_state_dict() comes before the first epoch: make a new loader to load a state")
+        self._source.load(state)
+
+    def flush(self, timeout_s: float | None = None) -> bool:
+        """Waits until every score given so far has reached the server.
+
+        Args:
+            timeout_s: at most so long; the timeouts' `flush_timeout_s` by default.
+
+        Returns:
+            False when time is up, or the server has told the pusher to stop (the next `update` says why).
+        """
+        return self._source.flush(timeout_s)
+
+    def close(self, timeout_s: float | None = None) -> None:
+        """Ends the open epoch, sends what is left (for at most 30 s) and gives the run's lease back. Idempotent."""
+        self._end_epoch()
+        _end_workers(self._data_loader)
+        self._source.close(timeout_s)
+
+    def __enter__(self) -> InfoBatchLoader:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self.close(None if kind is None else 5.0)
+
+    def _opened(self) -> OpenEpoch:
+        if self._open is None:
+            raise LossError("no epoch is open: iterate over loader.epochs() and, inside, over the loader")
+        return self._open
+
+    def _opening(self, num_positions: int, start: int) -> Opening:
+        return Opening(num_positions=num_positions, start=start, batch_size=self.batch_size, drop_remainder=self._drop)
+
+    def _begin_epoch(self, *, explicit: bool) -> OpenEpoch:
+        number, plan, path, start = self._source.open()
+        self._open = OpenEpoch(number, plan, path, self._opening(plan.kept, start), explicit)
+        return self._open
+
+    def _end_epoch(self) -> None:
+        if self._open is None:
+            return
+        opened, self._open = self._open, None
+        if not opened.ended:
+            self._source.end(opened)
+        self._source.advance(opened)
+
+    def _begin_pass(self) -> Iterator[tuple[Ticket, Any]]:
+        opened = self._open
+        if opened is not None and opened.updated and opened.explicit:
+            raise ConfigError(
+                f"a second pass over epoch {opened.number} after updates: a sample is trained once in an epoch; take "
+                "the next one from loader.epochs()"
+            )
+        if opened is not None and not opened.explicit and (opened.updated or opened.exhausted):
+            self._end_epoch()
+            opened = None
+        opened = opened or self._begin_epoch(explicit=False)
+        opened.restart()
+        self._pass += 1
+        self._control.write(
+            Pass(
+                epoch=opened.number,
+                plan_path=opened.plan_path,
+                start=opened.opening.start,
+                batch_size=self.batch_size,
+                drop_remainder=self._drop,
+            )
+        )
+        return self._batches(opened, self._pass)
+
+    def _batches(self, opened: OpenEpoch, number: int) -> Iterator[tuple[Ticket, Any]]:
+        for payload, index, weight, keyed, counts in self._data_loader:
+            if self._pass != number:
+                raise ConfigError("this iterator is of a pass that is over: a newer one has begun")
+            ticket = opened.give(index, weight, counts)
+            self._weights = torch.from_numpy(weight)
+            tie = {"__index__": torch.from_numpy(index), "__weight__": self._weights}
+            yield ticket, with_tie(payload, keyed, tie)
+        opened.exhausted = True
+        self._end_if_done(opened)
+
+    def _settle(self, opened: OpenEpoch, ticket: Ticket, *, updated: bool) -> None:
+        opened.settle(ticket, updated=updated)
+        if opened.exhausted:
+            self._end_if_done(opened)
+
+    def _end_if_done(self, opened: OpenEpoch) -> None:
+        if not opened.awaiting and not opened.ended:
+            opened.ended = True
+            self._source.end(opened)
+
+
+def _check(dataset: object, batch_size: int, num_workers: int, remainder: str) -> None:
+    if not isinstance(dataset, InfoBatchStreamDataset):
+        raise ConfigError(f"dataset is a {type(dataset).__name__}; InfoBatchLoader reads an InfoBatchStreamDataset")
+    if batch_size < 1:
+        raise ConfigError(f"batch_size={batch_size} must be at least 1")
+    if num_workers < 0:
+        raise ConfigError(f"num_workers={num_workers} must be at least 0")
+    if remainder not in ("fill", "drop"):
+        raise ConfigError(f"remainder={remainder!r} is neither 'fill' nor 'drop'")
+    distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+    if distributed and (ranks := torch.distributed.get_world_size()) > 1:
+        raise ConfigError(f"torch.distributed has {ranks} ranks; InfoBatchLoader reads for one rank so far")
+
+
+def _as_it_is(batch: Any) -> Any:
+    """In place of torch's default, which would make tensors of the tie, one more file each to send."""
+    return batch
+
+
+def _release(source: EpochSource, data_loader: DataLoader[TiedBatch]) -> None:
+    """Flushes for at most 5 s where an exception ends the program."""
+    _end_workers(data_loader)
+    source.close(5.0 if getattr(sys, "last_value", None) is not None else None)
+
+
+def _end_workers(data_loader: DataLoader[TiedBatch]) -> None:
+    """Ends persistent workers now: left to the garbage collector, torch waits 5 s for each of them in vain."""
+    if (running := getattr(data_loader, "_iterator", None)) is not None:
+        running._shutdown_workers()
+        data_loader._iterator = None

@@ -1,0 +1,103 @@
+"""Reads a score server's REST endpoint; what the `runs` and `stats` commands stand on."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, urlsplit
+
+from infobatch_stream.errors import ConfigError, RunNotFoundError, ServerError, ServerUnreachableError
+
+__all__ = ["add_server_arguments", "get_json", "read_token", "run_path"]
+
+TOKEN_VARIABLE = "INFOBATCH_TOKEN"
+
+
+def add_server_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds what names a server and lets one in: `--http` and `--token-file`."""
+    parser.add_argument(
+        "--http",
+        metavar="HOST:PORT",
+        default="127.0.0.1:8080",
+        help="the server's REST address, or its http(s):// URL (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--token-file",
+        type=Path,
+        metavar="FILE",
+        help=f"a file with the token to read with (default: the variable {TOKEN_VARIABLE}, if set)",
+    )
+
+
+def read_token(token_file: Path | None) -> str | None:
+    """The token in `token_file`, else the environment's, else None.
+
+    Raises:
+        ConfigError: the file can't be read.
+    """
+    if token_file is None:
+        return os.environ.get(TOKEN_VARIABLE) or None
+    try:
+        return token_file.read_text(encoding="utf-8").strip()
+    except OSError as error:
+        raise ConfigError(f"can't read the token file {token_file}: {error.strerror}") from error
+
+
+def run_path(run: str) -> str:
+    """The REST path of one run."""
+    return f"/v1/runs/{quote(run, safe='')}"
+
+
+def get_json(http: str, path: str, *, token: str | None = None, timeout_s: float = 10.0) -> Any:
+    """The JSON at `path` of the server at `http` (host:port, or a URL); never through a proxy.
+
+    Raises:
+        ConfigError: `http` is no address.
+        RunNotFoundError: status 404.
+        ServerUnreachableError: no answer in time.
+        ServerError: any other status, or an answer that isn't JSON.
+    """
+    url = _base_url(http) + path
+    request = urllib.request.Request(url, headers={"Accept": "application/json"})
+    if token is not None:
+        request.add_header("Authorization", f"Bearer {token}")
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with opener.open(request, timeout=timeout_s) as answer:
+            return json.loads(answer.read())
+    except urllib.error.HTTPError as error:
+        with error:
+            told = _told(error.read())
+        kind = RunNotFoundError if error.code == 404 else ServerError
+        raise kind(f"{url} answered {error.code} {error.reason}{told}") from error
+    except json.JSONDecodeError as error:
+        raise ServerError(f"{url} answered no JSON: is it a score server's --http address?") from error
+    except OSError as error:
+        reason = getattr(error, "reason", error)
+        raise ServerUnreachableError(f"no score server at {url}: {reason}") from error
+
+
+def _base_url(http: str) -> str:
+    url = http if "://" in http else f"http://{http}"
+    try:
+        parts = urlsplit(url)
+        known = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:
+        known = False
+    if not known:
+        raise ConfigError(f"--http takes HOST:PORT or an http(s):// URL, not {http!r}")
+    return url.rstrip("/")
+
+
+def _told(body: bytes) -> str:
+    """What the server's own words were, if it sent any as JSON."""
+    try:
+        detail = json.loads(body)["detail"]
+    except (ValueError, KeyError, TypeError):
+        return ""
+    return f": {detail}"

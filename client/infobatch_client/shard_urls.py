@@ -1,0 +1,127 @@
+"""Turns what a user calls "my shards" into the ordered list of shard URLs."""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+from collections.abc import Iterable
+from typing import TypeAlias
+from urllib.parse import unquote, urlsplit
+
+import braceexpand
+
+from infobatch_stream.errors import ConfigError, ShardError
+
+__all__ = ["ShardsArgument", "expand_shards", "local_path"]
+
+ShardsArgument: TypeAlias = "str | os.PathLike[str] | Iterable[str | os.PathLike[str]]"
+
+_REMOTE = re.compile(r"(?!file:)(?:[A-Za-z][A-Za-z0-9+.-]*://|pipe:)")
+
+
+def expand_shards(shards: ShardsArgument) -> list[str]:
+    """Lists the shards in the order that numbers their samples.
+
+    Args:
+        shards: a file, a `file:` URL, a brace pattern (`data/train-{0000..0049}.tar`), a glob
+            (`data/train-*.tar`), a folder (its `*.tar`), or an iterable of any of these. Globs and folders
+            come sorted by full path; braces and iterables in the order given. `~` is the home folder.
+
+    Returns:
+        One string per shard, every one an existing file: paths, and `file:` URLs where such were given.
+
+    Raises:
+        ConfigError: nothing was given or found, a shard is listed twice, or a shard is remote.
+        ShardError: a file that was named doesn't exist.
+
+    Example:
+        >>> expand_shards("data/train-{0000..0001}.tar")  # doctest: +SKIP
+        ['data/train-0000.tar', 'data/train-0001.tar']
+    """
+    if isinstance(shards, (str, os.PathLike)):
+        given = [shards]
+    elif isinstance(shards, Iterable) and not hasattr(shards, "decode"):
+        given = list(shards)
+    else:
+        raise ConfigError(
+            f"shards must be a path, a pattern, a folder or a list of them; got {type(shards).__name__} {shards!r}"
+        )
+    urls: list[str] = []
+    for entry in given:
+        if not isinstance(entry, (str, os.PathLike)) or not isinstance(os.fspath(entry), str):
+            raise ConfigError(f"every shard must be a string or a path; got {type(entry).__name__} {entry!r}")
+        urls.extend(_expand_entry(os.fspath(entry)))
+    if not urls:
+        raise ConfigError("the list of shards is empty; give at least one shard")
+    _refuse_duplicates(urls)
+    return urls
+
+
+def local_path(url: str) -> str:
+    """Gives the path of the local file that a shard URL from `expand_shards` names.
+
+    Raises:
+        ConfigError: a `file:` URL with a host other than this machine.
+    """
+    if not url.startswith("file:"):
+        return url
+    parts = urlsplit(url)
+    if parts.netloc not in ("", "localhost"):
+        raise ConfigError(
+            f"{url}: a file URL can't name another host ({parts.netloc}); write file:///path or a plain path"
+        )
+    return unquote(parts.path)
+
+
+def _expand_entry(text: str) -> list[str]:
+    if not text:
+        raise ConfigError("an empty string is not a shard; give a file, a pattern or a folder")
+    if _REMOTE.match(text):
+        raise ConfigError(f"{text}: remote shards are not supported yet; copy them to a local folder")
+    if text.startswith("~"):
+        text = os.path.expanduser(text)
+    if os.path.exists(local_path(text)):
+        return _expand_path(text)
+    try:
+        patterns = list(braceexpand.braceexpand(text, escape=False))
+    except ValueError:
+        raise ConfigError(f"{text}: its braces don't match; write ranges like train-{{0000..0049}}.tar") from None
+    return [url for pattern in patterns for url in _expand_path(pattern)]
+
+
+def _expand_path(url: str) -> list[str]:
+    path = local_path(url)
+    if os.path.isdir(path):
+        return _list_folder(path)
+    if os.path.exists(path):
+        return [url]
+    if glob.has_magic(path):
+        found = sorted(match for match in glob.glob(path, recursive=True) if os.path.isfile(match))
+        if not found:
+            raise ConfigError(f"{path}: no file matches this pattern; check it, and the working folder {os.getcwd()}")
+        return found
+    raise ShardError(f"{path}: no such shard; check the path, and the working folder {os.getcwd()}")
+
+
+def _list_folder(path: str) -> list[str]:
+    names = [name for name in os.listdir(path) if name.endswith(".tar")]
+    found = sorted(full for name in names if os.path.isfile(full := os.path.join(path, name)))
+    if not found:
+        raise ConfigError(
+            f"{path}: no *.tar file in this folder; name the folder that holds the shards, or a pattern like "
+            f"{os.path.join(path, '**', '*.tar')}"
+        )
+    return found
+
+
+def _refuse_duplicates(urls: list[str]) -> None:
+    first: dict[str, str] = {}
+    for url in urls:
+        real = os.path.realpath(local_path(url))
+        if real in first:
+            raise ConfigError(
+                f"{url}: this shard is listed twice (also as {first[real]}), so its samples would have two "
+                "scores each; list every shard once"
+            )
+        first[real] = url

@@ -1,0 +1,73 @@
+"""The weighted mean of a batch's losses, and their way into host memory without a device sync."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from infobatch_stream.errors import LossError
+
+__all__ = ["Losses", "checked_losses", "host_copy", "weighted_mean"]
+
+Losses = torch.Tensor | Mapping[str, torch.Tensor]
+
+
+def checked_losses(losses: Losses, rows: int, name: str = "losses") -> torch.Tensor:
+    """`losses` as one float tensor (B,); a dict's tensors are summed.
+
+    Raises:
+        LossError: not a tensor, not (B,), or not floating.
+    """
+    if isinstance(losses, Mapping):
+        if not losses:
+            raise LossError(f"{name} is an empty dict")
+        parts = [checked_losses(part, rows, f"{name}[{key!r}]") for key, part in losses.items()]
+        return torch.stack(parts).sum(0) if len(parts) > 1 else parts[0]
+    if not isinstance(losses, torch.Tensor):
+        raise LossError(f"{name} is a {type(losses).__name__}; pass a float tensor ({rows},), one loss per sample")
+    if losses.shape != (rows,):
+        hint = "use reduction='none'" if losses.ndim == 0 else "reduce all other dimensions, by mean or sum"
+        raise LossError(f"{name} has shape {tuple(losses.shape)}; it must be ({rows},), one per sample: {hint}")
+    if not losses.is_floating_point():
+        raise LossError(f"{name} has dtype {losses.dtype}; it must be floating")
+    return losses
+
+
+def weighted_mean(losses: torch.Tensor, weight: npt.NDArray[np.float32]) -> torch.Tensor:
+    """Σ wᵢ·lᵢ / B (Eq. 6 with the weights of Eq. 5), with its graph.
+
+    Divides by the rows, those of weight 0 included, never by Σ w: that would not be unbiased. Rows of weight 0 enter
+    as exact zeros: a NaN there poisons neither the value nor the gradient with respect to `losses`.
+
+    Args:
+        losses: float (B,), on any device. Half precision is summed in float32.
+        weight: float32 (B,).
+    """
+    if losses.dtype in (torch.float16, torch.bfloat16):
+        losses = losses.float()
+    low, high = float(weight.min()), float(weight.max())
+    if low == high == 1.0:
+        return losses.mean()
+    on_device = torch.from_numpy(weight).to(losses, non_blocking=True)
+    terms = losses * on_device
+    if low == 0.0:
+        terms = torch.where(on_device > 0, terms, 0)
+    return terms.sum() / len(weight)
+
+
+def host_copy(scores: torch.Tensor) -> tuple[torch.Tensor, Any]:
+    """A copy of the scores, float32 (B,) in host memory, and an event after which it is filled (or None); no sync."""
+    scores = scores.detach()
+    if scores.device.type == "cpu":
+        return scores.to(torch.float32, copy=True), None
+    if scores.device.type != "cuda":
+        return scores.to("cpu", torch.float32), None
+    host = torch.empty(scores.shape, dtype=torch.float32, pin_memory=True)
+    host.copy_(scores, non_blocking=True)
+    event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+    event.record(torch.cuda.current_stream(scores.device))
+    return host, event

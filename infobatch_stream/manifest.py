@@ -1,0 +1,189 @@
+"""The manifest: the ordered shards of a data set, their sample counts, and the fingerprints that name them.
+
+Byte layout of a **shard fingerprint**, BLAKE2b with a 32-byte digest over one record per member that belongs
+to a sample, in tar order; all integers little endian, text as UTF-8 (undecodable bytes as they were)::
+
+    uint32  length of the key in bytes      then the key
+    uint32  length of the extension         then the extension (lower case, as the sample has it)
+    uint64  offset of the member's first data byte in the tar file
+    uint64  size of the member in bytes
+    uint8   1 if the member is kept inline (then its bytes follow), else 0
+
+Byte layout of a **manifest fingerprint**, the same hash over one record per shard, in order::
+
+    32 bytes  shard fingerprint
+    uint64    sample count
+
+Neither knows a URL, a time or an owner, so two copies of a data set are one data set.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from infobatch_stream.errors import ConfigError, EmptyShardError
+
+__all__ = ["FINGERPRINT_BYTES", "Manifest", "shard_fingerprint"]
+
+FINGERPRINT_BYTES = 32
+_INT64_MAX = 2**63 - 1
+_PLACE = struct.Struct("<QQB")
+
+
+def shard_fingerprint(members: Iterable[tuple[str, str, int, int, bytes | None]]) -> bytes:
+    """Names what a shard holds: BLAKE2b-256 over its members, laid out as the module says.
+
+    Args:
+        members: `(key, extension, data offset, size, inline bytes or None)` of every member that belongs to
+            a sample, in tar order; offsets and sizes in bytes.
+
+    Returns:
+        The fingerprint, 32 bytes.
+
+    Example:
+        >>> shard_fingerprint([("cat", "cls", 512, 1, b"3")]).hex()[:16]
+        '140c6c3a450b8228'
+    """
+    digest = hashlib.blake2b(digest_size=FINGERPRINT_BYTES)
+    records: list[bytes] = []
+    pack_place = _PLACE.pack
+    prefixed: dict[str, bytes] = {}
+    last_key, key_bytes = None, b""
+    for key, extension, offset, size, inline in members:
+        if key != last_key:
+            last_key, key_bytes = key, _length_prefixed(key)
+        extension_bytes = prefixed.get(extension)
+        if extension_bytes is None:
+            extension_bytes = prefixed[extension] = _length_prefixed(extension)
+        records += (key_bytes, extension_bytes, pack_place(offset, size, inline is not None))
+        if inline is not None:
+            records.append(inline)
+        if len(records) > 65536:
+            digest.update(b"".join(records))
+            records.clear()
+    digest.update(b"".join(records))
+    return digest.digest()
+
+
+def _length_prefixed(text: str) -> bytes:
+    encoded = text.encode("utf-8", "surrogateescape")
+    return len(encoded).to_bytes(4, "little") + encoded
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The ordered shards of a data set. Immutable, picklable, safe to share between threads.
+
+    Sample indices are dense: shard `s` holds the indices `offsets[s]` … `offsets[s + 1] - 1`.
+
+    Args:
+        names: one name per shard, for messages; not part of the fingerprint.
+        counts: samples per shard, at least 1 each; length S.
+        shard_fingerprints: 32 bytes per shard, length S.
+
+    Raises:
+        EmptyShardError: a count is 0; the message names the shard.
+        ConfigError: no shards, lengths that differ, a negative count, a fingerprint that isn't 32 bytes, or
+            counts whose sum doesn't fit an int64.
+
+    Example:
+        >>> manifest = Manifest(("a.tar", "b.tar"), (2, 3), (bytes(32), bytes(32)))
+        >>> manifest.num_samples, manifest.offsets.tolist()
+        (5, [0, 2, 5])
+    """
+
+    names: tuple[str, ...]
+    counts: tuple[int, ...]
+    shard_fingerprints: tuple[bytes, ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "names", tuple(self.names))
+        object.__setattr__(self, "counts", tuple(int(count) for count in self.counts))
+        object.__setattr__(self, "shard_fingerprints", tuple(self.shard_fingerprints))
+        if not self.names:
+            raise ConfigError("a manifest needs at least one shard; got none")
+        if not len(self.names) == len(self.counts) == len(self.shard_fingerprints):
+            raise ConfigError(
+                f"names, counts and shard_fingerprints must have one entry per shard; got {len(self.names)}, "
+                f"{len(self.counts)} and {len(self.shard_fingerprints)}"
+            )
+        total = 0
+        for number, (name, count, fingerprint) in enumerate(
+            zip(self.names, self.counts, self.shard_fingerprints, strict=True)
+        ):
+            if count == 0:
+                raise EmptyShardError(f"{name}: no sample in this shard; remove it from the list of shards")
+            if count < 0:
+                raise ConfigError(f"{name}: a shard can't have {count} samples; give its count, at least 1")
+            if len(fingerprint) != FINGERPRINT_BYTES:
+                raise ConfigError(f"{name}: a shard fingerprint has {FINGERPRINT_BYTES} bytes; got {len(fingerprint)}")
+            total += count
+            if total > _INT64_MAX:
+                raise ConfigError(
+                    f"the sample counts overflow an int64 when summed: {self.names[0]} to {name} (the first "
+                    f"{number + 1} shards) have {total} samples, the limit is {_INT64_MAX}; check the counts"
+                )
+
+    @property
+    def num_shards(self) -> int:
+        """Number of shards, S."""
+        return len(self.names)
+
+    @property
+    def num_samples(self) -> int:
+        """Number of samples of all shards, N."""
+        return int(self.offsets[-1])
+
+    @cached_property
+    def offsets(self) -> NDArray[np.int64]:
+        """int64 (S + 1,), read-only: the sample index at which each shard begins; the last is N."""
+        offsets = np.zeros(len(self.counts) + 1, dtype=np.int64)
+        np.cumsum(np.array(self.counts, dtype=np.int64), out=offsets[1:])
+        offsets.flags.writeable = False
+        return offsets
+
+    @cached_property
+    def fingerprint(self) -> bytes:
+        """32 bytes that name the data set: the hash over (shard fingerprint, count) in order."""
+        digest = hashlib.blake2b(digest_size=FINGERPRINT_BYTES)
+        for shard, count in zip(self.shard_fingerprints, self.counts, strict=True):
+            digest.update(shard + count.to_bytes(8, "little"))
+        return digest.digest()
+
+    def locate(self, indices: ArrayLike) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Says in which shard each sample is, and where in it.
+
+        Args:
+            indices: sample indices, integers (n,), each in [0, N).
+
+        Returns:
+            Shard numbers, int64 (n,), and positions within those shards, int64 (n,).
+
+        Raises:
+            ConfigError: `indices` isn't one-dimensional and integer, or one of them is out of range.
+        """
+        given = np.asarray(indices)
+        if given.ndim != 1 or (given.dtype.kind not in "iu" and given.size):
+            raise ConfigError(
+                f"sample indices must be a one-dimensional integer array; got {given.dtype} {given.shape}"
+            )
+        if given.size and (int(given.min()) < 0 or int(given.max()) >= self.num_samples):
+            wrong = int(given.min()) if int(given.min()) < 0 else int(given.max())
+            raise ConfigError(
+                f"sample index {wrong} is out of range: the data set has {self.num_samples} samples "
+                f"(0 to {self.num_samples - 1}); was it drawn for another data set?"
+            )
+        dense = given.astype(np.int64, copy=False)
+        shards = np.searchsorted(self.offsets, dense, side="right").astype(np.int64, copy=False) - 1
+        return shards, dense - self.offsets[shards]
+
+    def __getstate__(self) -> dict[str, object]:
+        """Leaves out what can be computed again."""
+        return {"names": self.names, "counts": self.counts, "shard_fingerprints": self.shard_fingerprints}

@@ -1,0 +1,1 @@
+"""The score server: runs, journal, snapshots, gRPC service, REST, metrics and web page."""

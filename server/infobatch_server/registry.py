@@ -1,0 +1,146 @@
+"""The runs of a server, by name and by id: creating, joining, finding and deleting them."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable
+
+import numpy as np
+
+from infobatch_server.limits import BYTES_PER_SAMPLE, Limits
+from infobatch_server.run import Run
+from infobatch_server.run_state import RunState
+from infobatch_server.run_store import RunStore, StoredRun
+from infobatch_stream.errors import ConfigError, RunConflictError, RunNotFoundError
+from infobatch_stream.order_params import OrderChoice
+from infobatch_stream.run_spec import RunSpec
+from infobatch_stream.score_table import ScoreTable
+
+__all__ = ["Registry"]
+
+log = logging.getLogger(__name__)
+
+
+class Registry:
+    """Every run of one server. Safe to call from many threads.
+
+    Args:
+        store: where runs are kept; what it has is loaded at once.
+        limits: bounds.
+        clock: seconds that only rise, for leases and barriers.
+    """
+
+    def __init__(self, store: RunStore, limits: Limits, clock: Callable[[], float] = time.monotonic) -> None:
+        self._store = store
+        self._limits = limits
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._by_id = {stored.run_id: Run(stored, store, limits, clock) for stored in store.load()}
+        self._by_name = {run.spec.run: run for run in self._by_id.values()}
+
+    def create(self, spec: RunSpec, choice: OrderChoice) -> tuple[Run, bool]:
+        """The run of a spec's name, and whether it is new.
+
+        Args:
+            spec: what it is, or must be.
+            choice: what the user set of the order; the rest is the run's, where there is one.
+
+        Raises:
+            RunConflictError: the run exists and is another, or its scores would not fit into memory.
+        """
+        with self._lock:
+            run = self._by_name.get(spec.run)
+            if run is None:
+                return self._create(spec), True
+        differing = [*run.spec.differences(spec), *choice.conflicts(run.spec.order)]
+        if differing:
+            raise RunConflictError(
+                f"run {spec.run!r} exists and is another: {'; '.join(differing)}. Use another run name, the run's own "
+                'settings, or if_exists="restart" to delete it'
+            )
+        return run, False
+
+    def by_id(self, run_id: bytes) -> Run:
+        """The run of an id.
+
+        Raises:
+            ConfigError: not 16 bytes.
+            RunNotFoundError: there is none.
+        """
+        if len(run_id) != 16:
+            raise ConfigError(f"run_id has {len(run_id)} bytes, not 16")
+        run = self._by_id.get(run_id)
+        if run is None:
+            raise RunNotFoundError(f"this server has no run of id {run_id.hex()}{self._hint()}")
+        return run
+
+    def by_name(self, name: str) -> Run:
+        """The run of a name.
+
+        Raises:
+            RunNotFoundError: there is none.
+        """
+        run = self._by_name.get(name)
+        if run is None:
+            raise RunNotFoundError(f"this server has no run {name[:128]!r}{self._hint()}")
+        return run
+
+    def find(self, name: str, run_id: bytes) -> Run:
+        """The run of a name or of an id, whichever of the two is set.
+
+        Raises:
+            ConfigError: both are, or neither.
+            RunNotFoundError: there is none.
+        """
+        if bool(name) == bool(run_id):
+            raise ConfigError("name a run by `run` or by `run_id`, one of the two")
+        return self.by_name(name) if name else self.by_id(run_id)
+
+    def runs(self) -> list[Run]:
+        """Every run, by name."""
+        return [run for _, run in sorted(self._by_name.copy().items())]
+
+    def delete(self, run: Run, *, force: bool) -> None:
+        """Deletes a run and what is stored of it.
+
+        Raises:
+            RunBusyError: a job holds it, and `force` is off.
+            RunNotFoundError: it is gone already.
+        """
+        with self._lock:
+            run.delete(force=force)
+            del self._by_id[run.run_id], self._by_name[run.spec.run]
+        log.info("run %s (%s): deleted", run.spec.run, run.run_id.hex())
+
+    def _create(self, spec: RunSpec) -> Run:
+        needed = _resident_bytes(spec)
+        used = sum(_resident_bytes(run.spec) for run in self._by_id.values())
+        if used + needed > self._limits.memory_bytes:
+            raise RunConflictError(
+                f"the scores of run {spec.run!r} take {needed:,} bytes; {used:,} of {self._limits.memory_bytes:,} are "
+                "in use: delete a run, or start the server with a larger --memory-bytes"
+            )
+        run_id = os.urandom(16)
+        self._store.create(run_id, spec)
+        stored = StoredRun(
+            run_id=run_id,
+            spec=spec,
+            state=RunState(),
+            marks=(),
+            table=ScoreTable(spec.num_samples, spec.policy.columns),
+            journal_position=0,
+        )
+        run = self._by_id[run_id] = self._by_name[spec.run] = Run(stored, self._store, self._limits, self._clock)
+        log.info("run %s (%s): created, %d samples", spec.run, run_id.hex(), spec.num_samples)
+        return run
+
+    def _hint(self) -> str:
+        return "" if self._store.durable else "; it keeps runs in memory, so that a restart forgets them"
+
+
+def _resident_bytes(spec: RunSpec) -> int:
+    columns = sum(np.dtype(column.dtype).itemsize for column in spec.policy.columns)
+    return int(spec.num_samples * (BYTES_PER_SAMPLE + columns))

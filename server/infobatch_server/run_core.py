@@ -1,0 +1,121 @@
+"""What every part of a run shares: its lock, its state, its lease, and who may still call."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+
+from infobatch_server.barrier import Barrier
+from infobatch_server.limits import Limits
+from infobatch_server.run_state import Lease, RunState
+from infobatch_server.run_store import RunStore, StoredRun
+from infobatch_server.score_feed import ScoreFeed
+from infobatch_stream.errors import ConfigError, RunConflictError, RunNotFoundError, SupersededError
+
+__all__ = ["LEASE_S", "RunCore"]
+
+LEASE_S = 30.0
+"""How long a job keeps its run after its last call."""
+
+
+class RunCore:
+    """One run's state and lock.
+
+    `turn` guards everything here; a state is replaced as a whole, and only after its store has it.
+
+    Args:
+        stored: the run as its store gives it back; a new one is empty.
+        store: keeps what changes, before it is answered.
+        limits: bounds.
+        clock: seconds that only rise.
+    """
+
+    def __init__(self, stored: StoredRun, store: RunStore, limits: Limits, clock: Callable[[], float]) -> None:
+        self.run_id = stored.run_id
+        self.spec = stored.spec
+        self.store = store
+        self.limits = limits
+        self.clock = clock
+        self.turn = threading.Condition()
+        self.barrier = Barrier(clock)
+        for mark in stored.marks:
+            self.barrier.add(mark)
+        self.feed = ScoreFeed(
+            stored.run_id,
+            store,
+            stored.table,
+            position=stored.journal_position,
+            turn=self.turn,
+            max_held_bytes=limits.max_in_flight_bytes,
+            stored_scores=stored.stored_scores,
+            rejected_scores=stored.rejected_scores,
+        )
+        for client_id, sequence in stored.batches:
+            self.feed.remember(client_id, sequence)
+        self.deleted = False
+        self._state = stored.state
+        # A lease that outlived the server counts as just renewed.
+        self._last_call = clock()
+
+    @property
+    def state(self) -> RunState:
+        """The state of the last transaction, its `trained` up to date."""
+        with self.turn:
+            if self._state.trained or not self.feed.stored_scores:
+                return self._state
+            return replace(self._state, trained=True)
+
+    @property
+    def lease_left_s(self) -> float:
+        """Seconds for which the attached job still holds the run; 0 where none does."""
+        with self.turn:
+            if self._state.lease is None or self._state.detached:
+                return 0.0
+            return max(0.0, self._last_call + LEASE_S - self.clock())
+
+    def renew(self) -> None:
+        """The attached job has called."""
+        self._last_call = self.clock()
+
+    def adopt(self, state: RunState) -> None:
+        """Takes a state that the store has."""
+        self._state = state
+
+    def save(self, state: RunState) -> None:
+        """Stores a state, and takes it."""
+        self.store.save(self.run_id, state)
+        self.adopt(state)
+
+    def check_exists(self) -> None:
+        """Raises RunNotFoundError once the run was deleted."""
+        if self.deleted:
+            raise RunNotFoundError(f"run {self.spec.run!r} was deleted")
+
+    def admit(self, generation: int) -> Lease:
+        """Lets a call of the present generation through, and renews its lease.
+
+        Raises:
+            SupersededError: of an older generation.
+            RunConflictError: of none, or of one that never was.
+        """
+        self.check_exists()
+        present, lease = self._state.generation, self._state.lease
+        if 1 <= generation < present:
+            by = f" (job {lease.job!r} on host {lease.host!r}, pid {lease.pid})" if lease else ""
+            raise SupersededError(
+                f"superseded: generation {generation} of run {self.spec.run!r} was followed by {present}{by}"
+            )
+        if generation != present or lease is None:
+            raise RunConflictError(
+                f"generation {generation} of run {self.spec.run!r} never attached (the newest is {present}); "
+                "attach first"
+            )
+        self.renew()
+        return lease
+
+    def check_epoch(self, epoch: int) -> None:
+        """Raises ConfigError for an epoch outside the run's schedule."""
+        epochs = self.spec.schedule.epochs
+        if epoch >= epochs:
+            raise ConfigError(f"epoch {epoch} is outside the {epochs} epochs of run {self.spec.run!r}; see AmendRun")

@@ -1,0 +1,138 @@
+"""What a server knows of a run beside its scores: values that one transaction replaces by the next."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from infobatch_stream.plan import EpochPlan, PlanClass
+
+__all__ = ["EpochMark", "Lease", "PlanSummary", "ResumePoint", "RowCounts", "RunState"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResumePoint:
+    """Where a job's training begins.
+
+    Args:
+        epoch: the epoch to start or to go on with; 0 for a new training.
+        plan_id: the plan to go on with, inside the epoch; "" at its start.
+        new: nothing was trained before.
+    """
+
+    epoch: int = 0
+    plan_id: str = ""
+    new: bool = False
+
+    @property
+    def inside(self) -> bool:
+        """Whether a part of the epoch was trained already."""
+        return bool(self.plan_id)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lease:
+    """The job that is attached to a run.
+
+    Args:
+        job: its name, "none" where the launcher gives none.
+        attempt: its n-th start.
+        nonce: 16 bytes by attaching process.
+        host: where it runs.
+        pid: the attaching process.
+        world_size: its ranks.
+    """
+
+    job: str
+    attempt: int
+    nonce: bytes
+    host: str
+    pid: int
+    world_size: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowCounts:
+    """Rows of one rank's batches in one epoch."""
+
+    real: int = 0
+    filled: int = 0
+    dropped: int = 0
+    unreadable: int = 0
+    non_finite: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpochMark:
+    """One rank has pushed all of its scores of one epoch.
+
+    Args:
+        generation: the generation that ended it.
+        epoch: the epoch.
+        rank: in [0, world size of the generation).
+        plan_id: the plan that was trained.
+        start_position: first of the plan's positions that this opening covered, over all ranks.
+        end_position: the position after the last.
+        counts: the rank's rows.
+    """
+
+    generation: int
+    epoch: int
+    rank: int
+    plan_id: str
+    start_position: int
+    end_position: int
+    counts: RowCounts = field(default_factory=RowCounts)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanSummary:
+    """What statistics show of a plan after its arrays are gone."""
+
+    plan_id: str
+    epoch: int
+    generation: int
+    threshold: float | None
+    low_share: float | None
+    kept: int
+    pruned: int
+    never_scored: int
+    prune_requested: int
+    classes: tuple[PlanClass, ...]
+    biased: bool
+    unpruned: bool
+
+    @classmethod
+    def of(cls, plan: EpochPlan) -> PlanSummary:
+        """The summary of a plan."""
+        return cls(**{name: getattr(plan, name) for name in cls.__dataclass_fields__})
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunState:
+    """A run at one moment; immutable, so that a transaction is one replacement.
+
+    Args:
+        generation: of the newest attachment; 0 before the first.
+        lease: who attached last; None before the first.
+        detached: that job has said that it ended.
+        start_epoch: where the present generation began: the plans after it wait for marks.
+        last_epoch: the newest epoch that was opened; -1 before the first.
+        trained: an epoch ended with positions > 0, or a score was stored before the newest attachment.
+        unpruned: epochs that a job trains unpruned, whatever plan was drawn.
+        plan_ids: ids of the plans that are kept, by epoch.
+        newest_plan: what the newest plan was.
+        barrier_timeouts: plans that were drawn before every rank had ended the epoch before.
+        unusual_low_classes: plans whose low class was outside [0.2, 0.95] of the scored samples.
+    """
+
+    generation: int = 0
+    lease: Lease | None = None
+    detached: bool = False
+    start_epoch: int = 0
+    last_epoch: int = -1
+    trained: bool = False
+    unpruned: frozenset[int] = frozenset()
+    plan_ids: dict[int, str] = field(default_factory=dict)
+    newest_plan: PlanSummary | None = None
+    barrier_timeouts: int = 0
+    unusual_low_classes: int = 0

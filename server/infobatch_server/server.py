@@ -1,0 +1,108 @@
+"""A whole score server in one object: store, runs, gRPC and HTTP, from start to stop."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import time
+from collections.abc import Callable
+from types import TracebackType
+
+from infobatch_server.address import Address
+from infobatch_server.grpc_server import GrpcServer
+from infobatch_server.http_api import make_app
+from infobatch_server.http_server import HttpServer, bind
+from infobatch_server.limits import Limits
+from infobatch_server.memory_store import MemoryStore
+from infobatch_server.registry import Registry
+from infobatch_server.run_store import RunStore
+from infobatch_server.service import ScoreService
+from infobatch_server.version import server_version
+
+__all__ = ["ScoreServer"]
+
+log = logging.getLogger(__name__)
+
+_STOP_GRACE_S = 1.5
+
+
+class ScoreServer:
+    """Serves runs over gRPC, and their statistics over HTTP.
+
+    Binds in the constructor, answers from `start` on. A context manager that starts and stops.
+
+    Args:
+        grpc: where gRPC listens; port 0 takes a free one.
+        http: where HTTP listens; None serves none.
+        store: where runs are kept; in memory by default.
+        limits: bounds.
+        clock: seconds that only rise, for leases and barriers.
+
+    Raises:
+        ServerError: an address can't be bound.
+
+    Example:
+        >>> with ScoreServer() as server:
+        ...     channel = grpc.insecure_channel(str(server.grpc_address))
+    """
+
+    def __init__(
+        self,
+        grpc: Address = Address("127.0.0.1", 0),  # noqa: B008 - immutable
+        http: Address | None = None,
+        *,
+        store: RunStore | None = None,
+        limits: Limits | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        limits = limits or Limits()
+        self.nonce = secrets.token_hex(16)
+        self.version = server_version()
+        self._store: RunStore = store or MemoryStore()
+        self._ready = False
+        self.registry = Registry(self._store, limits, clock)
+        service = ScoreService(
+            self.registry, limits, nonce=self.nonce, version=self.version, durable=self._store.durable
+        )
+        self._http: HttpServer | None = None
+        self.http_address: Address | None = None
+        if http is not None:
+            listening = bind(http)
+            app = make_app(self.registry, version=self.version, is_ready=lambda: self._ready, loopback=http.is_loopback)
+            self._http = HttpServer(app, listening)
+            self.http_address = http.at(self._http.port)
+        try:
+            self._grpc = GrpcServer(service, limits, str(grpc))
+        except BaseException:
+            if self._http is not None:
+                self._http.stop(0)
+            raise
+        self.grpc_address = grpc.at(self._grpc.port)
+
+    def start(self) -> None:
+        """Begins to answer."""
+        if self._http is not None:
+            self._http.start()
+        self._grpc.start()
+        self._ready = True
+
+    def stop(self) -> bool:
+        """Refuses new calls, ends those under way, and closes the store; whether all ended in time."""
+        self._ready = False
+        ended = self._grpc.stop(_STOP_GRACE_S)
+        if self._http is not None:
+            ended &= self._http.stop(_STOP_GRACE_S)
+        # A draw can't be interrupted: its thread outlives the call that it was for.
+        ended &= not any(run.core.feed.held for run in self.registry.runs())
+        self._store.close()
+        log.info("stopped")
+        return ended
+
+    def __enter__(self) -> ScoreServer:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()

@@ -1,0 +1,95 @@
+"""The dispatcher: cheap, and clear about what is missing."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import types
+
+import pytest
+
+from infobatch_stream import __version__, cli
+from infobatch_stream.errors import RunNotFoundError
+
+
+def command_module(run: object) -> types.ModuleType:
+    module = types.ModuleType("infobatch_client.index_command")
+    vars(module).update(HELP="For a test.", add_arguments=lambda parser: None, run=run)
+    return module
+
+
+def test_help_lists_the_commands_and_imports_none_of_them() -> None:
+    code = (
+        "import sys; from infobatch_stream.cli import main\n"
+        "try: main(['--help'])\n"
+        "except SystemExit: pass\n"
+        "heavy = {'torch', 'numpy', 'grpc', 'pyarrow', 'fastapi', 'infobatch_client', 'infobatch_server'}\n"
+        "sys.exit(','.join(heavy & set(sys.modules)) or 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    for name in cli.COMMANDS:
+        assert f"\n    {name} " in done.stdout
+
+
+def test_the_module_form_prints_the_version() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "infobatch_stream", "--version"], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == f"infobatch-stream {__version__}\n"
+
+
+def test_no_command_prints_the_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main([]) == 0
+    assert "commands:" in capsys.readouterr().out
+
+
+def test_a_commands_status_is_the_exit_status(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "infobatch_client.index_command", command_module(lambda args: 7))
+    assert cli.main(["index"]) == 7
+
+
+def test_our_own_errors_are_one_line_on_stderr(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(args: object) -> int:
+        raise RunNotFoundError("no run 'x'")
+
+    monkeypatch.setitem(sys.modules, "infobatch_client.index_command", command_module(run))
+    assert cli.main(["index"]) == 2
+    assert capsys.readouterr().err == "infobatch: no run 'x'\n"
+
+
+def test_a_missing_package_names_the_extra(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def run(args: object) -> int:
+        raise ModuleNotFoundError("No module named 'webdataset.tariterators'", name="webdataset.tariterators")
+
+    monkeypatch.setitem(sys.modules, "infobatch_client.index_command", command_module(run))
+    assert cli.main(["index"]) == 2
+    error = capsys.readouterr().err
+    assert "'webdataset'" in error
+    assert "pip install 'infobatch-stream[train]'" in error
+
+
+def test_a_missing_module_of_our_own_is_not_blamed_on_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(args: object) -> int:
+        raise ModuleNotFoundError("No module named 'infobatch_client.no'", name="infobatch_client.no")
+
+    monkeypatch.setitem(sys.modules, "infobatch_client.index_command", command_module(run))
+    with pytest.raises(ModuleNotFoundError):
+        cli.main(["index"])
+
+
+def test_an_unknown_command_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["train"])
+    assert stopped.value.code == 2
+    assert "invalid choice: 'train'" in capsys.readouterr().err
+
+
+def test_an_interrupt_is_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(args: object) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(sys.modules, "infobatch_client.index_command", command_module(run))
+    assert cli.main(["index"]) == 130

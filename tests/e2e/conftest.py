@@ -1,0 +1,96 @@
+"""A real score server in a process of its own, and small real shards."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from infobatch_client.score_client import ScoreClient
+from infobatch_stream.v1 import score_service_pb2 as pb
+from tests.shards import write_tar
+
+SAMPLES = 1009  # prime: divisible by no batch, worker or shard number
+
+
+@dataclass(frozen=True)
+class Server:
+    """Where the tests' score server is."""
+
+    url: str
+    http: str
+    process: subprocess.Popen[bytes]
+
+    def scores(self, run: str) -> np.ndarray:
+        """The run's scores, float32 (N,), NaN where never scored."""
+        client = ScoreClient(self.url)
+        parts = [part.scores for part in client.stream("ReadScores", pb.ReadScoresRequest(run=run))]
+        client.close()
+        return np.frombuffer(b"".join(parts), "<f4")
+
+    def info(self, run: str) -> pb.RunInfo:
+        """The run as GetRun gives it."""
+        client = ScoreClient(self.url)
+        answer = client.call("GetRun", pb.GetRunRequest(run=run)).run
+        client.close()
+        return answer
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """One for all tests; runs keep them apart."""
+    yield from serve(tmp_path_factory.mktemp("server"))
+
+
+@pytest.fixture
+def own_server(tmp_path: Path) -> Iterator[Server]:
+    """One for a single test, which may stop and kill it."""
+    yield from serve(tmp_path / "server")
+
+
+def serve(folder: Path) -> Iterator[Server]:
+    """A server process that keeps its files in `folder`, ended when the iterator goes on."""
+    folder.mkdir(exist_ok=True)
+    endpoint = folder / "endpoint.json"
+    command = [sys.executable, "-m", "infobatch_stream", "serve", "--data-dir", str(folder / "data")]
+    command += ["--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0", "--endpoint-file", str(endpoint)]
+    with open(folder / "log", "wb") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=os.environ)
+    deadline = time.monotonic() + 60
+    while not endpoint.exists():
+        assert process.poll() is None, (folder / "log").read_text()
+        assert time.monotonic() < deadline, (folder / "log").read_text()
+        time.sleep(0.02)
+    found = json.loads(endpoint.read_text())
+    yield Server(found["grpc"], found["http"], process)
+    if process.poll() is None:
+        process.terminate()
+        assert process.wait(10) == 0
+
+
+@pytest.fixture(scope="session")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """SAMPLES samples in shards of odd sizes; sample i has the text "i" and a class i mod 7."""
+    folder = tmp_path_factory.mktemp("shards")
+    return str(make_shards(folder, [100, 1, 307, 250, 351]))
+
+
+def make_shards(folder: Path, sizes: list[int]) -> Path:
+    """Shards of the given sizes; sample i has `txt` = "i" and `cls` = i mod 7."""
+    first = 0
+    for number, size in enumerate(sizes):
+        files = []
+        for sample in range(first, first + size):
+            files.append((f"{sample:06d}.txt", str(sample).encode()))
+            files.append((f"{sample:06d}.cls", str(sample % 7).encode()))
+        write_tar(folder / f"part-{number:03d}.tar", files)
+        first += size
+    return folder

@@ -1,0 +1,95 @@
+"""The CIFAR-10 example on a handful of random images: it trains, stops, goes on and says what it did."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+import tarfile
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "cifar10"
+NUM_TRAIN = 80
+
+
+def write_shard(path: Path, count: int, seed: int) -> None:
+    images = np.random.default_rng(seed).integers(0, 256, (count, 32, 32, 3), dtype=np.uint8)
+    with tarfile.open(path, "w") as shard:
+        for number in range(count):
+            png = io.BytesIO()
+            Image.fromarray(images[number]).save(png, format="PNG")
+            for extension, content in (("png", png.getvalue()), ("cls", str(number % 10).encode())):
+                member = tarfile.TarInfo(f"{seed}-{number:04d}.{extension}")
+                member.size = len(content)
+                shard.addfile(member, io.BytesIO(content))
+
+
+@pytest.fixture
+def train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The example's `train` module, in a folder of its own with shards in ./data."""
+    (tmp_path / "data").mkdir()
+    for number in range(2):
+        write_shard(tmp_path / "data" / f"train-{number:04d}.tar", NUM_TRAIN // 2, seed=number)
+    write_shard(tmp_path / "data" / "test-0000.tar", 30, seed=9)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(EXAMPLE)
+    for name in ("augment", "checkpoint", "model", "train"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    return import_module("train")
+
+
+@pytest.fixture
+def run_example(train: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
+    def run(*options: str) -> dict[str, Any]:
+        fixed = ["--data", "data", "--model", "small", "--batch-size", "16", "--workers", "0"]
+        monkeypatch.setattr(sys, "argv", ["train.py", *fixed, *options])
+        train.main()
+        result: dict[str, Any] = json.loads(capsys.readouterr().out.splitlines()[-1])
+        return result
+
+    return run
+
+
+def test_the_last_line_is_the_result(run_example: Any) -> None:
+    result = run_example("--policy", "random", "--epochs", "3", "--delta", "0.7")
+    assert result["policy"] == "random"
+    assert result["args"]["epochs"] == 3
+    assert len(result["accuracies"]) == 3
+    assert result["accuracy"] == result["accuracies"][-1]
+    assert result["samples_trained"] == round(sum(result["kept_shares"]) * NUM_TRAIN)
+    assert result["kept_shares"][0] < 1
+    assert result["kept_shares"][2] == 1
+
+
+def test_an_interrupted_training_goes_on_without_loss_or_repetition(
+    train: Any, run_example: Any, server: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = ["--policy", "full", "--epochs", "3", "--url", server.url]
+    original = train.Training.step
+
+    def interrupted(self: Any, images: Any, labels: Any) -> None:
+        if self.history.step == 8:
+            raise InterruptedError
+        original(self, images, labels)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train.Training, "step", interrupted)
+        with pytest.raises(InterruptedError):
+            run_example(*options, "--checkpoint", "a.pt", "--checkpoint-every", "7")
+    result = run_example(*options, "--resume", "a.pt")
+    assert result["samples_trained"] == 3 * NUM_TRAIN
+    assert result["steps"] == 15
+    assert len(result["accuracies"]) == 3
+
+
+def test_a_folder_without_shards_is_told_so(train: Any, run_example: Any) -> None:
+    for shard in Path("data").glob("test-*.tar"):
+        shard.unlink()
+    with pytest.raises(SystemExit, match=r"no test-\*\.tar in data"):
+        run_example()

@@ -1,0 +1,39 @@
+"""A real server on a free port for each test, and a clock that only tests move."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pytest
+
+from infobatch_server.server import ScoreServer
+from tests.server.calls import Caller, caller_on
+
+
+@dataclass
+class Clock:
+    """Seconds that rise when a test says so."""
+
+    now: float = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def server(clock: Clock) -> Iterator[ScoreServer]:
+    with ScoreServer(clock=clock) as server:
+        yield server
+
+
+@pytest.fixture
+def caller(server: ScoreServer) -> Iterator[Caller]:
+    channel, caller = caller_on(str(server.grpc_address))
+    with channel:
+        yield caller

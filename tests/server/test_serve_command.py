@@ -1,0 +1,216 @@
+"""`infobatch serve` as a process, and what it is made of."""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import json
+import os
+import signal
+import socket
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from infobatch_server import serve_command
+from infobatch_server.address import Address
+from infobatch_server.data_dir import DataDir, remove_endpoint_file, write_endpoint_file
+from infobatch_server.server import ScoreServer
+from infobatch_server.users_lock import UsersLock
+from infobatch_stream.errors import ConfigError, ServerError
+from infobatch_stream.order_params import OrderChoice
+from infobatch_stream.v1 import score_service_pb2 as pb
+from tests.server.calls import caller_on, make_spec
+
+FREE = ["--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0"]
+
+
+@pytest.fixture
+def process(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+    command = [sys.executable, "-m", "infobatch_server", "--data-dir", str(tmp_path / "data"), *FREE]
+    endpoint = ["--endpoint-file", str(tmp_path / "endpoint.json")]
+    with subprocess.Popen([*command, *endpoint], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        yield process
+        process.kill()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_serves_until_it_is_told_to_stop(
+    process: subprocess.Popen[str], tmp_path: Path, number: signal.Signals
+) -> None:
+    assert process.stdout is not None
+    line = process.stdout.readline()
+    endpoint = json.loads((tmp_path / "endpoint.json").read_text())
+    assert line == f"infobatch score server: grpc {endpoint['grpc']}, http {endpoint['http']}\n"
+    assert stat.S_IMODE((tmp_path / "endpoint.json").stat().st_mode) == 0o600
+    assert endpoint["pid"] == process.pid
+    for path in ("/healthz", "/readyz", "/v1/runs"):
+        assert httpx.get(f"http://{endpoint['http']}{path}", trust_env=False).status_code == 200
+    channel, caller = caller_on(endpoint["grpc"])
+    with channel:
+        assert caller.stub.GetServer(pb.GetServerRequest(), timeout=10).nonce == endpoint["nonce"]
+    with pytest.raises(ServerError, match=rf"in use by another server \(pid {process.pid}\)"):
+        DataDir(tmp_path / "data")
+    process.send_signal(number)
+    assert process.wait(5) == 0
+    assert not (tmp_path / "endpoint.json").exists()
+    assert process.stderr is not None
+    assert "scores are kept in memory: they end with this process" in process.stderr.read()
+    DataDir(tmp_path / "data").close()
+
+
+def test_a_reader_that_stalls_does_not_hold_up_the_end(process: subprocess.Popen[str], tmp_path: Path) -> None:
+    assert process.stdout is not None
+    process.stdout.readline()
+    channel, caller = caller_on(json.loads((tmp_path / "endpoint.json").read_text())["grpc"])
+    with channel:
+        run = caller.create(make_spec(num_samples=2**23, policy="levels", levels="0.2:0.75,0.85:0.5")).run_id
+        request = pb.GetEpochPlanRequest(run_id=run, generation=caller.attach(run), epoch=0)
+        stream = caller.stub.GetEpochPlan(request)
+        assert next(stream).WhichOneof("part") == "header"
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(5) == 0
+
+
+def test_a_draw_that_goes_on_is_not_waited_for() -> None:
+    with ScoreServer() as server:
+        run, _ = server.registry.create(make_spec(), OrderChoice())
+        with run.core.turn:
+            run.core.feed.hold()
+        assert not server.stop()
+
+
+def parse(*arguments: str) -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    serve_command.add_arguments(parser)
+    return parser.parse_args(arguments)
+
+
+def test_the_defaults_are_those_of_the_documentation(tmp_path: Path) -> None:
+    args = parse("--data-dir", str(tmp_path))
+    assert (args.grpc, args.http) == ("127.0.0.1:50051", "127.0.0.1:8080")
+
+
+@pytest.mark.parametrize("option", ["--grpc", "--http"])
+@pytest.mark.parametrize("host", ["0.0.0.0", "192.0.2.1", "[::]", "node1"])
+def test_other_machines_are_let_in_only_when_asked(tmp_path: Path, option: str, host: str) -> None:
+    with pytest.raises(ConfigError, match=r"neither TLS nor tokens: bind 127.0.0.1, or pass --insecure"):
+        serve_command.run(parse("--data-dir", str(tmp_path / "data"), *FREE, option, f"{host}:0"))
+    assert not (tmp_path / "data").exists()
+
+
+def test_a_taken_port_is_named(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        for option in ("--grpc", "--http"):
+            with pytest.raises(ServerError, match=f"can't listen on {option} {address}"):
+                serve_command.run(parse("--data-dir", str(tmp_path), *FREE, option, address))
+
+
+def test_a_directory_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ServerError, match=f"--data-dir {tmp_path}/file/data: Not a directory"):
+        serve_command.run(parse("--data-dir", str(tmp_path / "file" / "data"), *FREE))
+
+
+@pytest.mark.parametrize(
+    ("text", "host", "port"),
+    [("127.0.0.1:0", "127.0.0.1", 0), ("[::1]:8080", "::1", 8080), ("node:1", "node", 1)],
+)
+def test_addresses(text: str, host: str, port: int) -> None:
+    address = Address.parse(text, "--grpc")
+    assert (address.host, address.port) == (host, port)
+    assert str(address) == text
+
+
+@pytest.mark.parametrize("text", ["", "8080", ":8080", "host:", "host:x", "host:65536", "::1:80", "host:٣"])
+def test_what_is_no_address(text: str) -> None:
+    with pytest.raises(ConfigError, match="is not HOST:PORT"):
+        Address.parse(text, "--grpc")
+
+
+@pytest.mark.parametrize(
+    ("host", "loopback"), [("localhost", True), ("127.8.8.8", True), ("::1", True), ("0.0.0.0", False), ("a", False)]
+)
+def test_loopback(host: str, loopback: bool) -> None:
+    assert Address(host, 0).is_loopback == loopback
+
+
+# The embedded life.
+
+
+def test_an_unused_server_ends_and_a_used_one_does_not(tmp_path: Path) -> None:
+    path, now, polls = tmp_path / "users.lock", [0.0], []
+    user = os.open(path, os.O_RDWR | os.O_CREAT)
+    fcntl.flock(user, fcntl.LOCK_SH)
+    users = UsersLock(path)
+
+    def told_to_stop(timeout_s: float | None) -> bool:
+        assert timeout_s == 1.0
+        now[0] += 1.0
+        polls.append(now[0])
+        if now[0] == 30:
+            os.close(user)
+        return False
+
+    serve_command.wait_for_end(told_to_stop, users, lambda: now[0])
+    assert polls[-1] == 30
+    users.close()
+
+
+def test_a_server_waits_for_its_first_user(tmp_path: Path) -> None:
+    now = [0.0]
+
+    def told_to_stop(timeout_s: float | None) -> bool:
+        now[0] += 1.0
+        return False
+
+    users = UsersLock(tmp_path / "users.lock")
+    serve_command.wait_for_end(told_to_stop, users, lambda: now[0])
+    assert now[0] == 10.0
+    users.close()
+
+
+def test_without_users_lock_only_a_signal_ends_it() -> None:
+    timeouts = []
+
+    def told_to_stop(timeout_s: float | None) -> bool:
+        timeouts.append(timeout_s)
+        return True
+
+    serve_command.wait_for_end(told_to_stop, None)
+    assert timeouts == [None]
+
+
+def test_two_users_share_and_the_last_one_counts(tmp_path: Path) -> None:
+    path = tmp_path / "users.lock"
+    users = UsersLock(path)
+    held = [os.open(path, os.O_RDWR) for _ in range(2)]
+    for handle in held:
+        fcntl.flock(handle, fcntl.LOCK_SH)
+    for handle in held:
+        assert not users.is_unused()
+        os.close(handle)
+    assert users.is_unused()
+    users.close()
+
+
+def test_an_endpoint_file_appears_whole_and_is_removed_by_its_owner_only(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "endpoint.json"
+    write_endpoint_file(path, {"nonce": "a"})
+    assert os.listdir(tmp_path) == ["endpoint.json"]
+    remove_endpoint_file(path, "b")
+    assert path.exists()
+    remove_endpoint_file(path, "a")
+    assert not path.exists()
+    remove_endpoint_file(path, "a")
+    assert "left as it is" in caplog.text
+    with pytest.raises(ServerError, match="--endpoint-file"):
+        write_endpoint_file(tmp_path / "missing" / "endpoint.json", {})
