@@ -62,7 +62,11 @@ class EmbeddedServer:
         with start_lock:
             fcntl.flock(start_lock, fcntl.LOCK_EX)
             fcntl.flock(users_lock, fcntl.LOCK_SH)
-            endpoint = _running(folder) or _launch(folder)
+            try:
+                endpoint = _running(folder) or _launch(folder)
+            except BaseException:
+                users_lock.close()
+                raise
         return cls(endpoint["grpc"], endpoint["http"], users_lock)
 
     def release(self) -> None:

@@ -109,6 +109,8 @@ class Policy(ABC):
         rescale: kept samples of a pruned class weigh 1/p (Horvitz–Thompson). Off: 1, and the policy is biased.
         anneal: unpruned from ⌊δ·C⌋ on. Off: pruned to the end.
         draw: "bernoulli" (Eq. 4 to the letter) or "exact" (m of n in each class); "" takes the policy's default.
+        condition: "low" prunes from the lowest score up (the paper), "high" from the highest down. Says nothing where
+            a policy looks at no score.
     """
 
     name: ClassVar[str]
@@ -119,8 +121,11 @@ class Policy(ABC):
     rescale: bool = True
     anneal: bool = True
     draw: str = ""
+    condition: str = "low"
 
     def __post_init__(self) -> None:
+        if self.condition not in ("low", "high"):
+            raise ConfigError(f"condition={self.condition!r} is neither 'low' nor 'high'")
         if self.draw == "":
             object.__setattr__(self, "draw", self._default_draw())
         if self.draw not in ("bernoulli", "exact"):
@@ -141,7 +146,8 @@ class Policy(ABC):
 
     def params(self) -> dict[str, ParamValue]:
         """Every setting by name, sorted; `make_policy(name, **params)` makes the same policy again."""
-        own = {**self._settings(), "rescale": self.rescale, "anneal": self.anneal, "draw": self.draw}
+        switches = {name: getattr(self, name) for name in ("rescale", "anneal", "draw", "condition")}
+        own: dict[str, ParamValue] = {**self._settings(), **switches}
         return dict(sorted(own.items()))
 
     def derived_params(self, num_samples: int) -> dict[str, ParamValue]:

@@ -16,7 +16,6 @@ from infobatch_stream.policies.base import (
     ScoreView,
 )
 from infobatch_stream.policies.pruned_class import (
-    check_condition,
     check_threshold,
     cut_at_threshold,
     lowest,
@@ -34,7 +33,6 @@ class Hard(Policy):
         prune_fraction: f in [0, 1) as a decimal string: drop the ⌊f·N + ½⌋ lowest scores (as many as are scored, and
             never all) instead of all below the threshold.
         threshold: "mean" or "quantile:q".
-        condition: "low" or "high".
     """
 
     name: ClassVar[str] = "hard"
@@ -42,14 +40,12 @@ class Hard(Policy):
 
     prune_fraction: str = ""
     threshold: str = "mean"
-    condition: str = "low"
 
     def __post_init__(self) -> None:
         if self.prune_fraction:
             object.__setattr__(self, "prune_fraction", decimal_string(self.prune_fraction, "prune_fraction"))
             prune_count(self.prune_fraction, 1)
         check_threshold(self.threshold)
-        check_condition(self.condition)
         super().__post_init__()
 
     def classes(self, view: ScoreView, position: Position) -> Classification:
@@ -76,4 +72,4 @@ class Hard(Policy):
 
     def _settings(self) -> dict[str, ParamValue]:
         share: dict[str, ParamValue] = {"prune_fraction": self.prune_fraction} if self.prune_fraction else {}
-        return {**share, "threshold": self.threshold, "condition": self.condition}
+        return {**share, "threshold": self.threshold}

@@ -9,7 +9,6 @@ from infobatch_stream.draw import Codes
 from infobatch_stream.policies.base import KEPT, Classification, ClassRow, ParamValue, Position, ScoreView
 from infobatch_stream.policies.pruned_class import (
     Cut,
-    check_condition,
     check_threshold,
     cut_at_threshold,
     lowest,
@@ -29,17 +28,14 @@ class InfoBatch(SharePolicy):
 
     Args:
         threshold: "mean" (the paper) or "quantile:q".
-        condition: "low" prunes what is below the threshold (the paper), "high" what is above.
     """
 
     name: ClassVar[str] = "infobatch"
 
     threshold: str = "mean"
-    condition: str = "low"
 
     def __post_init__(self) -> None:
         check_threshold(self.threshold)
-        check_condition(self.condition)
         super().__post_init__()
 
     def classes(self, view: ScoreView, position: Position) -> Classification:
@@ -75,4 +71,4 @@ class InfoBatch(SharePolicy):
         return lowest(view.score, wanted, self.condition), wanted - requested
 
     def _settings(self) -> dict[str, ParamValue]:
-        return {**super()._settings(), "threshold": self.threshold, "condition": self.condition}
+        return {**super()._settings(), "threshold": self.threshold}

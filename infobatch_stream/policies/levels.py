@@ -19,7 +19,7 @@ from infobatch_stream.policies.base import (
     Position,
     ScoreView,
 )
-from infobatch_stream.policies.pruned_class import beyond, check_condition
+from infobatch_stream.policies.pruned_class import beyond
 from infobatch_stream.ranking import Ranking
 from infobatch_stream.ratios import fraction, keep_lanes
 from infobatch_stream.threshold import quantile_rank
@@ -34,13 +34,11 @@ class Levels(Policy):
     Args:
         levels: "q:r,q:r,…", decimal strings, q ascending in (0, 1], r in [0, 1): of the scores under the q-quantile
             (and not under the one before) the share r is pruned. The authors' ImageNet setting is "0.20:0.75,0.85:0.5".
-        condition: "low" counts quantiles from the lowest score, "high" from the highest.
     """
 
     name: ClassVar[str] = "levels"
 
     levels: str = ""
-    condition: str = "low"
 
     def __post_init__(self) -> None:
         pairs = self._pairs()
@@ -53,7 +51,6 @@ class Levels(Policy):
             raise ConfigError(f"levels has {len(pairs)} entries; 200 are allowed")
         for _, ratio in pairs:
             keep_lanes(ratio, "levels prune ratio")
-        check_condition(self.condition)
         super().__post_init__()
 
     def classes(self, view: ScoreView, position: Position) -> Classification:
@@ -95,4 +92,4 @@ class Levels(Policy):
         return [(quantile, ratio) for quantile, ratio in parts]
 
     def _settings(self) -> dict[str, ParamValue]:
-        return {"levels": self.levels, "condition": self.condition}
+        return {"levels": self.levels}

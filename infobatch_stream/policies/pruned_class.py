@@ -19,7 +19,7 @@ from infobatch_stream.ratios import fraction
 from infobatch_stream.scores import Scores, blocks
 from infobatch_stream.threshold import mean_threshold, quantile_threshold
 
-__all__ = ["Cut", "beyond", "check_condition", "check_threshold", "cut_at_threshold", "lowest"]
+__all__ = ["Cut", "beyond", "check_threshold", "cut_at_threshold", "lowest"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,12 +48,6 @@ class Cut:
     def size(self) -> int:
         """Samples in the class."""
         return int(class_sizes(self.codes, len(self.score), 2)[1])
-
-
-def check_condition(condition: str) -> None:
-    """Raises ConfigError unless "low" or "high"."""
-    if condition not in ("low", "high"):
-        raise ConfigError(f"condition={condition!r} is neither 'low' nor 'high'")
 
 
 def check_threshold(threshold: str) -> Fraction | None:

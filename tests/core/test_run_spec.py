@@ -86,7 +86,6 @@ def test_every_difference_is_told():
         "prune_ratio",
         "prune_fraction",
         "threshold",
-        "condition",
         "draw",
         "subset",
     }
