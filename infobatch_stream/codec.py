@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from infobatch_stream.errors import ConfigError
 from infobatch_stream.order_params import OrderChoice, OrderParams
-from infobatch_stream.plan import EpochPlan, PlanClass
+from infobatch_stream.plan import EpochPlan, PlanClass, check_arrays
 from infobatch_stream.plan_bytes import CHUNK_SAMPLES, plan_digest
 from infobatch_stream.policies import Policy, make_policy
 from infobatch_stream.run_spec import RunSpec
@@ -218,8 +218,13 @@ def plan_from_header(
     keep_bits: npt.NDArray[np.uint8],
     class_plane: npt.NDArray[np.uint8] | None,
 ) -> EpochPlan:
-    """The plan of a header and its arrays, with the id that its bytes give it."""
-    return EpochPlan(
+    """The plan of a header and its arrays, under the id that the header claims; `seal` says if it is right.
+
+    Raises:
+        ConfigError: the header's order can't be meant.
+        PlanError: the arrays don't fit the header.
+    """
+    plan = EpochPlan(
         plan_id=header.plan_id,
         run_id=header.run_id,
         generation=header.generation,
@@ -240,6 +245,8 @@ def plan_from_header(
         biased=header.biased,
         unpruned=header.unpruned,
     )
+    check_arrays(plan, header.num_shards)
+    return plan
 
 
 def seal(plan: EpochPlan) -> EpochPlan:
@@ -260,9 +267,17 @@ def reject_unknown_fields(message: Any) -> None:
             "upgrade the server, or use a client of its version"
         )
     for field, value in message.ListFields():
+        parts = value if isinstance(value, Iterable) and not isinstance(value, str | bytes) else [value]
         if field.type == field.TYPE_MESSAGE:
-            for part in value if isinstance(value, Iterable) else [value]:
+            for part in parts:
                 reject_unknown_fields(part)
+        elif field.type == field.TYPE_ENUM:
+            for number in parts:
+                if number not in field.enum_type.values_by_number:
+                    raise ConfigError(
+                        f"server too old: {message.DESCRIPTOR.name}.{field.name} has the value {number}, which this "
+                        "server doesn't know; upgrade the server, or use a client of its version"
+                    )
 
 
 def _param(name: str, value: object) -> pb.Param:

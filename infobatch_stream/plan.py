@@ -7,9 +7,18 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
+from infobatch_stream.errors import PlanError
 from infobatch_stream.order_params import ORDER_VERSION, OrderParams
 
-__all__ = ["EpochPlan", "PlanClass", "full_plan_id", "kept_by_shard", "unpruned_plan"]
+__all__ = [
+    "EpochPlan",
+    "PlanClass",
+    "check_arrays",
+    "full_plan_id",
+    "kept_by_shard",
+    "plane_bytes",
+    "unpruned_plan",
+]
 
 _COUNTED_BYTES = 1 << 18
 
@@ -119,6 +128,33 @@ class EpochPlan:
         """Weights (n,) of kept samples (n,), float32."""
         table = np.array([row.weight for row in self.classes], np.float32)
         return table[self.codes(indices)]
+
+
+def plane_bytes(num_samples: int, num_classes: int) -> int:
+    """Bytes of the plane that tells the classes apart; 0 where there is but one."""
+    return {1: 0, 2: -(-num_samples // 8)}.get(num_classes, num_samples)
+
+
+def check_arrays(plan: EpochPlan, num_shards: int) -> None:
+    """Raises PlanError where the arrays of a plan that came from elsewhere don't fit its numbers.
+
+    That they are the right arrays, only the digest tells.
+    """
+    if not plan.classes or sum(row.size for row in plan.classes) != plan.num_samples:
+        raise PlanError(f"the classes of the plan don't add up to {plan.num_samples} samples")
+    lengths = {
+        "keep_bits": (len(plan.keep_bits), -(-plan.num_samples // 8)),
+        "class_plane": (
+            0 if plan.class_plane is None else len(plan.class_plane),
+            plane_bytes(plan.num_samples, len(plan.classes)),
+        ),
+        "shard_kept": (len(plan.shard_kept), max(1, num_shards)),
+    }
+    for name, (length, expected) in lengths.items():
+        if length != expected:
+            raise PlanError(f"{name} of the plan has {length} entries, not {expected}")
+    if int(plan.shard_kept.min()) < 0 or int(plan.shard_kept.sum()) != plan.kept:
+        raise PlanError(f"the kept samples of the plan's shards don't add up to {plan.kept}")
 
 
 def full_plan_id(run_id: bytes, epoch: int) -> str:

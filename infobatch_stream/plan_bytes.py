@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import struct
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from typing import Any
 
 import numpy as np
@@ -17,14 +18,29 @@ import numpy.typing as npt
 
 from infobatch_stream.errors import PlanError
 from infobatch_stream.order_params import OrderParams
-from infobatch_stream.plan import EpochPlan, PlanClass
+from infobatch_stream.plan import EpochPlan, PlanClass, check_arrays, plane_bytes
 
-__all__ = ["CHUNK_SAMPLES", "chunk_count", "chunk_planes", "plan_digest", "plan_from_buffer", "plan_to_bytes"]
+__all__ = [
+    "CHUNK_SAMPLES",
+    "chunk_count",
+    "chunk_planes",
+    "plan_digest",
+    "plan_from_buffer",
+    "plan_to_bytes",
+]
 
 CHUNK_SAMPLES = 2**23
 
 _MAGIC = b"IBPLAN\x00\x01"
 _ALIGN = 64
+_PLAIN: dict[Any, tuple[type, ...]] = {  # by annotation
+    "int": (int,),
+    "bool": (bool,),
+    "str": (str,),
+    "float": (float,),
+    "int | None": (int, type(None)),
+    "float | None": (float, type(None)),
+}
 
 
 def chunk_count(num_samples: int) -> int:
@@ -61,33 +77,30 @@ def plan_digest(header: bytes, plan: EpochPlan) -> bytes:
 
 def plan_to_bytes(plan: EpochPlan) -> Iterator[bytes | memoryview]:
     """The plan's file, piece by piece: magic, header length, JSON header, then each array on a 64-byte boundary."""
-    arrays = [("keep_bits", plan.keep_bits), ("shard_kept", plan.shard_kept.astype("<i8", copy=False))]
-    if plan.class_plane is not None:
-        arrays.append(("class_plane", plan.class_plane))
-    fields = {
-        name: getattr(plan, name)
-        for name in plan.__dataclass_fields__
-        if name not in ("run_id", "classes", "order", "keep_bits", "class_plane", "shard_kept")
-    }
-    fields |= {
+    own = {field.name: getattr(plan, field.name) for field in fields(plan) if field.type in _PLAIN}
+    header = {
+        **own,
         "run_id": plan.run_id.hex(),
         "classes": [asdict(row) for row in plan.classes],
         "order": asdict(plan.order),
-        "arrays": [[name, len(values), values.dtype.str] for name, values in arrays],
+        "shards": len(plan.shard_kept),
     }
-    header = json.dumps(fields).encode()
-    head = _MAGIC + len(header).to_bytes(8, "little") + header
+    text = json.dumps(header).encode()
+    head = _MAGIC + len(text).to_bytes(8, "little") + text
     yield head + bytes(-len(head) % _ALIGN)
-    for _, values in arrays:
-        yield _raw(values)
-        yield bytes(-values.nbytes % _ALIGN)
+    for values in (plan.keep_bits, plan.shard_kept.astype("<i8", copy=False), plan.class_plane):
+        if values is not None:
+            yield _raw(values)
+            yield bytes(-values.nbytes % _ALIGN)
 
 
 def plan_from_buffer(buffer: bytes | memoryview) -> EpochPlan:
     """The plan in a file's bytes; its arrays are views of `buffer`.
 
+    The file is right iff `infobatch_stream.codec.seal` gives this plan the id that it came with.
+
     Raises:
-        PlanError: not a plan file, of another version, or cut short.
+        PlanError: not a plan file, of another version, cut short, or with a header that no plan has.
     """
     view = memoryview(buffer)
     if bytes(view[: len(_MAGIC)]) != _MAGIC:
@@ -95,25 +108,55 @@ def plan_from_buffer(buffer: bytes | memoryview) -> EpochPlan:
     size = int.from_bytes(view[len(_MAGIC) : len(_MAGIC) + 8], "little")
     start = len(_MAGIC) + 8
     try:
-        fields = json.loads(bytes(view[start : start + size]))
-        place = start + size + -(start + size) % _ALIGN
-        arrays: dict[str, npt.NDArray[Any]] = {}
-        for name, count, dtype in fields.pop("arrays"):
-            arrays[name] = np.frombuffer(view, np.dtype(dtype), count, place)
-            place += arrays[name].nbytes + -arrays[name].nbytes % _ALIGN
-        classes = tuple(PlanClass(**row) for row in fields.pop("classes"))
-        order, run_id = OrderParams(**fields.pop("order")), bytes.fromhex(fields.pop("run_id"))
-        return EpochPlan(
-            **fields,
-            run_id=run_id,
-            classes=classes,
-            order=order,
-            keep_bits=arrays["keep_bits"],
-            class_plane=arrays.get("class_plane"),
-            shard_kept=arrays["shard_kept"],
-        )
-    except (KeyError, ValueError, TypeError) as error:
+        header = json.loads(bytes(view[start : start + size]))
+        return _plan(header, view[start + size + -(start + size) % _ALIGN :])
+    except (AttributeError, KeyError, OverflowError, RecursionError, TypeError, ValueError) as error:
         raise PlanError(f"the plan file is damaged ({error}); delete it, and it is fetched again") from error
+
+
+def _plan(header: dict[str, Any], data: memoryview) -> EpochPlan:
+    classes = tuple(PlanClass(**_checked(PlanClass, row)) for row in header.pop("classes"))
+    order = OrderParams(**_checked(OrderParams, header.pop("order")))
+    run_id, num_shards = bytes.fromhex(header.pop("run_id")), header.pop("shards")
+    num_samples = _checked(EpochPlan, header)["num_samples"]
+    arrays, place = [], 0
+    for count, dtype in [
+        (-(-num_samples // 8), "u1"),
+        (num_shards, "<i8"),
+        (plane_bytes(num_samples, len(classes)), "u1"),
+    ]:
+        arrays.append(np.frombuffer(data[place:], np.dtype(dtype), count) if count else None)
+        place += count * np.dtype(dtype).itemsize
+        place += -place % _ALIGN
+    keep_bits, shard_kept, class_plane = arrays
+    if keep_bits is None or shard_kept is None or len(run_id) != 16:
+        raise ValueError("no sample, shard or run")
+    plan = EpochPlan(
+        **header,
+        run_id=run_id,
+        classes=classes,
+        order=order,
+        keep_bits=keep_bits,
+        class_plane=class_plane,
+        shard_kept=shard_kept,
+    )
+    check_arrays(plan, num_shards)
+    return plan
+
+
+def _checked(kind: type, values: dict[str, Any]) -> dict[str, Any]:
+    """`values`, whose plain fields have the types that the dataclass says and values that the wire can carry."""
+    for field in fields(kind):
+        if field.type not in _PLAIN:
+            continue
+        value = values[field.name]
+        if type(value) not in _PLAIN[field.type]:
+            raise TypeError(f"{field.name}={value!r} is no {field.type}")
+        if type(value) is int and not 0 <= value < 2**64:
+            raise ValueError(f"{field.name}={value} is outside [0, 2**64)")
+        if type(value) is float and struct.unpack("<f", struct.pack("<f", value)) != (value,):
+            raise ValueError(f"{field.name}={value!r} is no float32")
+    return values
 
 
 def _raw(values: npt.NDArray[Any]) -> memoryview:

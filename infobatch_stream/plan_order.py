@@ -70,26 +70,47 @@ class PlanOrder:
         return out
 
     def shards_between(self, start: int, stop: int) -> npt.NDArray[np.int64]:
-        """Shards that positions [start, stop) may touch, in the order of their windows, each once, int64."""
-        found: list[npt.NDArray[np.int64]] = []
-        for begin, end, lane, slot in self._stripes(start, stop):
-            first, last = self._item_shard(lane, slot), self._item_shard(lane, slot + end - begin - 1)
-            origin, width = self._item_shard(lane, 0), self._plan.order.window_shards
-            low = origin + (first - origin) // width * width
-            high = origin + ((last - origin) // width + 1) * width
-            found.append(self._shards[low : min(high, len(self._shards))])
-        joined = np.concatenate(found) if found else np.empty(0, np.int64)
+        """Shards that positions [start, stop) may touch, in the order in which their windows begin, each once, int64.
+
+        A window is read in any order, so that all of its shards may be touched that hold samples of its lane.
+        """
+        found: list[tuple[int, npt.NDArray[np.int64]]] = []
+        bounds = zip(self._slots_before(start).tolist(), self._slots_before(stop).tolist(), strict=True)
+        for lane, (first, end) in enumerate(bounds):
+            if first < end:
+                found += self._windows_between(lane, first, end)
+        found.sort(key=lambda window: window[0])
+        joined = np.concatenate([shards for _, shards in found]) if found else np.empty(0, np.int64)
         _, first_seen = np.unique(joined, return_index=True)
-        return joined[np.sort(first_seen)]
+        once: npt.NDArray[np.int64] = joined[np.sort(first_seen)]
+        return once[self._plan.shard_kept[once] > 0]
+
+    def _windows_between(self, lane: int, first: int, end: int) -> Iterator[tuple[int, npt.NDArray[np.int64]]]:
+        """(first position read, shards) of each window of a lane that holds one of its slots [first, end)."""
+        width, stripe, lanes = self._plan.order.window_shards, self._plan.order.stripe, self._plan.order.lanes
+        piece, piece_end = int(self._lane_starts[lane]), int(self._lane_starts[lane + 1])
+        origin, last = self._item_shard(lane, 0), self._item_shard(lane, piece_end - piece - 1)
+        low = origin + (self._item_shard(lane, first) - origin) // width * width
+        slot = first
+        while low <= last and slot < end:
+            rounds, inside = divmod(slot, stripe)
+            yield (rounds * lanes + lane) * stripe + inside, self._shards[low : min(low + width, last + 1)]
+            low += width
+            slot = int(self._item_starts[min(low, last + 1)]) - piece
 
     def _cut_into_lanes(self) -> npt.NDArray[np.int64]:
         """First item of each lane's piece, int64 (L+1,)."""
-        lanes, stripe = self._plan.order.lanes, self._plan.order.stripe
-        rounds, rest = divmod(self.num_positions, stripe * lanes)
-        counts = rounds * stripe + np.clip(rest - np.arange(lanes, dtype=np.int64) * stripe, 0, stripe)
-        starts = np.zeros(lanes + 1, np.int64)
-        np.cumsum(counts, out=starts[1:])
+        starts = np.zeros(self._plan.order.lanes + 1, np.int64)
+        np.cumsum(self._slots_before(self.num_positions), out=starts[1:])
         return starts
+
+    def _slots_before(self, position: int) -> npt.NDArray[np.int64]:
+        """How many of the positions before this one are of each lane, int64 (L,)."""
+        lanes, stripe = self._plan.order.lanes, self._plan.order.stripe
+        rounds, rest = divmod(position, stripe * lanes)
+        counts: npt.NDArray[np.int64] = np.clip(rest - np.arange(lanes, dtype=np.int64) * stripe, 0, stripe)
+        counts += rounds * stripe
+        return counts
 
     def _stripes(self, start: int, stop: int) -> Iterator[tuple[int, int, int, int]]:
         """(first position, end, lane, first slot in the lane) of each stretch that lies in one lane."""

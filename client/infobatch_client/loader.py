@@ -8,15 +8,14 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader
 
-from infobatch_client.batch_stream import BatchStream, TiedBatch
+from infobatch_client.batch_stream import TiedBatch
 from infobatch_client.dataset import InfoBatchStreamDataset
-from infobatch_client.epoch_control import EpochControl, Pass
+from infobatch_client.epoch_control import Pass
 from infobatch_client.epoch_life import OpenEpoch, Ticket, with_tie
 from infobatch_client.epoch_source import EpochSource, TrainingEpochs, ValidationEpochs
-from infobatch_client.shard_reader import ShardReader
 from infobatch_client.weighting import Losses, checked_losses, host_copy, weighted_mean
+from infobatch_client.worker_pool import WorkerPool
 from infobatch_stream.errors import ConfigError, LossError
 from infobatch_stream.opening import Opening
 from infobatch_stream.plan import EpochPlan
@@ -68,42 +67,22 @@ class InfoBatchLoader:
         _check(dataset, batch_size, num_workers, remainder)
         self.batch_size = batch_size
         self._drop = remainder == "drop"
-        self._control = EpochControl()
         self._source: EpochSource = (
             ValidationEpochs(dataset) if dataset.options is None else TrainingEpochs(dataset, global_batch=batch_size)
         )
-        stream = BatchStream(
-            reader=ShardReader(dataset.indexed),
-            offsets=dataset.indexed.manifest.offsets,
-            stages=dataset.stages,
+        self._workers = WorkerPool(
+            dataset,
+            num_workers,
             collate_fn=collate_fn,
-            control=self._control,
-            on_error=dataset.on_error,
-            max_errors=dataset.max_errors,
-        )
-        workers: dict[str, Any] = {}
-        if num_workers:
-            workers = {
-                "persistent_workers": True,
-                "prefetch_factor": prefetch_factor,
-                "multiprocessing_context": multiprocessing_context,
-                "worker_init_fn": worker_init_fn,
-            }
-        # A generator of our own, so that torch's global one is left alone.
-        generator = torch.Generator().manual_seed(dataset.seed & (2**63 - 1))
-        self._data_loader: DataLoader[TiedBatch] = DataLoader(
-            stream,
-            batch_size=None,
-            num_workers=num_workers,
-            collate_fn=_as_it_is,
             pin_memory=pin_memory,
-            generator=generator,
-            **workers,
+            prefetch_factor=prefetch_factor,
+            multiprocessing_context=multiprocessing_context,
+            worker_init_fn=worker_init_fn,
         )
         self._open: OpenEpoch | None = None
         self._weights: torch.Tensor | None = None
         self._pass = 0
-        weakref.finalize(self, _release, self._source, self._data_loader)  # also at the interpreter's exit
+        weakref.finalize(self, _release, self._source, self._workers)  # also at the interpreter's exit
 
     @property
     def num_epochs(self) -> int:
@@ -253,7 +232,7 @@ class InfoBatchLoader:
     def close(self, timeout_s: float | None = None) -> None:
         """Ends the open epoch, sends what is left (for at most 30 s) and gives the run's lease back. Idempotent."""
         self._end_epoch()
-        _end_workers(self._data_loader)
+        self._workers.close()
         self._source.close(timeout_s)
 
     def __enter__(self) -> InfoBatchLoader:
@@ -296,7 +275,7 @@ class InfoBatchLoader:
         opened = opened or self._begin_epoch(explicit=False)
         opened.restart()
         self._pass += 1
-        self._control.write(
+        batches = self._workers.batches(
             Pass(
                 epoch=opened.number,
                 plan_path=opened.plan_path,
@@ -305,10 +284,10 @@ class InfoBatchLoader:
                 drop_remainder=self._drop,
             )
         )
-        return self._batches(opened, self._pass)
+        return self._batches(opened, self._pass, batches)
 
-    def _batches(self, opened: OpenEpoch, number: int) -> Iterator[tuple[Ticket, Any]]:
-        for payload, index, weight, keyed, counts in self._data_loader:
+    def _batches(self, opened: OpenEpoch, number: int, batches: Iterator[TiedBatch]) -> Iterator[tuple[Ticket, Any]]:
+        for payload, index, weight, keyed, counts in batches:
             if self._pass != number:
                 raise ConfigError("this iterator is of a pass that is over: a newer one has begun")
             ticket = opened.give(index, weight, counts)
@@ -343,19 +322,7 @@ def _check(dataset: object, batch_size: int, num_workers: int, remainder: str) -
         raise ConfigError(f"torch.distributed has {ranks} ranks; InfoBatchLoader reads for one rank so far")
 
 
-def _as_it_is(batch: Any) -> Any:
-    """In place of torch's default, which would make tensors of the tie, one more file each to send."""
-    return batch
-
-
-def _release(source: EpochSource, data_loader: DataLoader[TiedBatch]) -> None:
+def _release(source: EpochSource, workers: WorkerPool) -> None:
     """Flushes for at most 5 s where an exception ends the program."""
-    _end_workers(data_loader)
+    workers.close()
     source.close(5.0 if getattr(sys, "last_value", None) is not None else None)
-
-
-def _end_workers(data_loader: DataLoader[TiedBatch]) -> None:
-    """Ends persistent workers now: left to the garbage collector, torch waits 5 s for each of them in vain."""
-    if (running := getattr(data_loader, "_iterator", None)) is not None:
-        running._shutdown_workers()
-        data_loader._iterator = None

@@ -1,15 +1,21 @@
 """Plans are the paper's Eq. 4: who is in the class, what share of it stays, with which weight, and until when."""
 
 import math
+import tracemalloc
+from dataclasses import dataclass, replace
 from fractions import Fraction
+from typing import ClassVar
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from infobatch_stream.plan import full_plan_id, kept_by_shard, unpruned_plan
 from infobatch_stream.planner import draw_plan
+from infobatch_stream.policies import KEPT, Classification, ClassRow, Policy
+from infobatch_stream.score_table import ScoreTable
 from tests.core.test_threshold import slow_mean_threshold
 from tests.core.worlds import RUN_ID, all_codes, kept_mask, make_spec, make_table, rows_by_name, some_scores
 
@@ -323,3 +329,53 @@ def test_kept_by_shard_over_several_blocks():
     keep = np.random.default_rng(0).random(int(sizes.sum())) < 0.7
     counts = [int(part.sum()) for part in np.split(keep, np.cumsum(sizes)[:-1])]
     assert kept_by_shard(np.packbits(keep, bitorder="little"), sizes).tolist() == counts
+
+
+# ---- memory, and policies that hold their codes
+
+
+@pytest.mark.parametrize("mask", [False, True], ids=["all", "masked"])
+@pytest.mark.parametrize(
+    ("policy", "own"),
+    [
+        ("infobatch", {}),
+        ("infobatch", {"draw": "exact", "threshold": "quantile:0.4"}),
+        ("infobatch", {"prune_fraction": "0.6"}),
+        ("levels", {"levels": "0.20:0.75,0.85:0.5"}),
+        ("hard", {"prune_fraction": "0.3"}),
+    ],
+)
+def test_drawing_needs_little_more_memory_than_the_plan(policy, own, mask):
+    num_samples = 2**23
+    spec = make_spec([num_samples], policy, subset=np.arange(num_samples) % 5 > 0 if mask else None, **own)
+    table = ScoreTable(num_samples)
+    table.score[:] = np.resize(some_scores(99_991), num_samples)
+    draw_plan(make_spec([9], policy, **own), make_table(SCORES[:9]), run_id=RUN_ID, generation=1, epoch=1)
+    tracemalloc.start()
+    plan = draw_plan(spec, table, run_id=RUN_ID, generation=1, epoch=1)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    held = plan.keep_bits.nbytes + plan.class_plane.nbytes
+    assert peak - held < 14 * 2**20  # blocks of 2¹⁸ samples; an array of N would be 8 to 64 MiB
+
+
+@dataclass(frozen=True, kw_only=True)
+class EveryOther(Policy):
+    """A policy that holds its codes in an array."""
+
+    name: ClassVar[str] = "every other"
+    held: npt.NDArray[np.uint8]
+
+    def classes(self, view, position):
+        return Classification(codes=self.held.__getitem__, rows=(KEPT, ClassRow(name="other", keep_65536=0)))
+
+    def _settings(self):
+        return {}
+
+
+def test_a_policy_may_hold_its_codes_and_they_stay_as_they_are():
+    held = (np.arange(NUM_SAMPLES) % 2).astype(np.uint8)
+    before = held.copy()
+    plan = draw(replace(make_spec(SIZES, subset=MASK), policy=EveryOther(held=held)))
+    assert np.array_equal(kept_mask(plan), MASK & (before == 0))
+    assert np.array_equal(held, before)

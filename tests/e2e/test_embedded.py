@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import time
 from pathlib import Path
 
-import grpc
 import pytest
 
 from infobatch_client.embedded import EmbeddedServer
@@ -24,15 +24,16 @@ def nonce(address: str) -> str:
 
 
 def wait_until_gone(address: str, timeout_s: float = 60) -> None:
-    """Waits until nothing answers there."""
+    """Waits until nothing listens there."""
+    host, _, port = address.rpartition(":")
     deadline = time.monotonic() + timeout_s
-    with grpc.insecure_channel(address) as channel:
-        while time.monotonic() < deadline:
-            try:
-                grpc.channel_ready_future(channel).result(timeout=0.2)
-            except grpc.FutureTimeoutError:
-                return
-    raise AssertionError(f"a server still answers at {address}")
+    while time.monotonic() < deadline:
+        try:
+            socket.create_connection((host, int(port)), timeout=1).close()
+        except ConnectionRefusedError:
+            return
+        time.sleep(0.05)
+    raise AssertionError(f"a server still listens at {address}")
 
 
 def test_users_of_one_folder_share_a_server_that_ends_with_the_last(tmp_path: Path) -> None:

@@ -486,7 +486,7 @@ def set_chunk(**fields: Any) -> Any:
         (set_header(num_samples=999), "the plan is of 999 samples", "ConfigError"),
         (set_header(chunk_samples=1), "the plan's chunks have 1 samples", "ConfigError"),
         (set_header(epoch=9), "its bytes give the id", "PlanError"),
-        (set_chunk(plane=7), "server too old, or a damaged plan: plane 7", "ConfigError"),
+        (set_chunk(plane=7), "server too old: PlanChunk.plane has the value 7", "ConfigError"),
         (set_chunk(offset_bytes=1), "ends at byte 126; its plane has 125", "ConfigError"),
     ],
 )
