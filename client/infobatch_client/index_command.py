@@ -3,27 +3,20 @@
 from __future__ import annotations
 
 import argparse
-import sys
-from typing import TYPE_CHECKING
 
 from infobatch_client.index_store import index_shards
 from infobatch_client.shard_urls import expand_shards
-from infobatch_stream.errors import ConfigError, ShardError
 
-if TYPE_CHECKING:
-    from argparse import _SubParsersAction
+__all__ = ["HELP", "add_arguments", "run"]
 
-__all__ = ["add_parser", "run"]
+HELP = (
+    "Makes or refreshes the index file of every shard. Training does this by itself at its first start; doing it "
+    "before saves that time, and finds damaged shards."
+)
 
 
-def add_parser(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Adds the `index` command to the parser of `infobatch`."""
-    parser = subparsers.add_parser(
-        "index",
-        help="index shards, so that single samples can be read from them",
-        description="Makes or refreshes the index file of every shard. Training does this by itself at its "
-        "first start; doing it before saves that time, and finds damaged shards.",
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's arguments."""
     parser.add_argument(
         "shards",
         nargs="+",
@@ -32,23 +25,19 @@ def add_parser(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
     )
     parser.add_argument("--force", action="store_true", help="scan all shards again, valid index or not")
     parser.add_argument("--quiet", action="store_true", help="no progress bar, and print the fingerprint only")
-    parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Runs `infobatch index`.
+    """Indexes, and prints shards, samples and fingerprint.
 
     Args:
-        args: what the parser of `add_parser` gave.
+        args: what a parser with `add_arguments` gave.
 
-    Returns:
-        The exit status: 0, or 1 with the reason on standard error.
+    Raises:
+        ConfigError: nothing there, or no place for an index file.
+        ShardError: a shard that is missing, empty, damaged, compressed, or has a key twice; named.
     """
-    try:
-        indexed = index_shards(expand_shards(args.shards), progress=False if args.quiet else None, force=args.force)
-    except (ConfigError, ShardError) as error:
-        print(f"infobatch index: {error}", file=sys.stderr)
-        return 1
+    indexed = index_shards(expand_shards(args.shards), progress=False if args.quiet else None, force=args.force)
     manifest = indexed.manifest
     if args.quiet:
         print(manifest.fingerprint.hex())

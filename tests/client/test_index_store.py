@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 import infobatch_client.index_store as store
-from infobatch_client.index_command import run
 from infobatch_client.index_store import IndexedShards, index_shards, load_index
 from infobatch_client.shard_index import ShardIndex
 from infobatch_stream.errors import (
@@ -213,28 +212,3 @@ def test_a_shard_that_grows_while_it_is_indexed_is_refused(shards: list[str], mo
     monkeypatch.setattr(store, "scan_tar", scan)
     with pytest.raises(ShardChangedError, match="was written to while it was indexed; wait until it is complete"):
         index_shards(shards)
-
-
-def command(*arguments: str) -> object:
-    import argparse
-
-    from infobatch_client.index_command import add_parser
-
-    parser = argparse.ArgumentParser()
-    add_parser(parser.add_subparsers())
-    return parser.parse_args(["index", *arguments])
-
-
-def test_the_command_prints_the_data_set(shards: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(command(*shards)) == 0  # type: ignore[arg-type]
-    fingerprint = index_shards(shards).manifest.fingerprint.hex()
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith("shards       3 (")
-    assert lines[1:] == ["samples      6", f"fingerprint  {fingerprint}"]
-    assert run(command("--quiet", "--force", str(Path(shards[0]).parent))) == 0  # type: ignore[arg-type]
-    assert capsys.readouterr().out == fingerprint + "\n"
-
-
-def test_the_command_says_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(command(str(tmp_path / "no.tar"))) == 1  # type: ignore[arg-type]
-    assert "infobatch index: " in capsys.readouterr().err
