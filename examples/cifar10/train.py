@@ -153,7 +153,7 @@ class Training:
         losses = F.cross_entropy(logits.float(), labels, reduction="none")
         loss = self.loader.update(losses)
         self.optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
         self.schedule.step()
         self.history.step += 1
