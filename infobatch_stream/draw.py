@@ -25,6 +25,8 @@ Codes = Callable[[slice], npt.NDArray[np.uint8]]
 
 _FEW_CLASSES = 8
 _BAND_SD = 8
+_NO_SAMPLES = np.empty(0, np.int64)
+_NO_LANES = np.empty(0, np.uint16)
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,20 +158,23 @@ def _sweep(
     codes: Codes, num_samples: int, bands: Sequence[tuple[int, int]], stream: WordStream
 ) -> tuple[Drawn, list[tuple[npt.NDArray[np.int64], npt.NDArray[np.uint16]]]]:
     """Keeps what is below its class's band; and, by class, the samples inside the band and their lanes."""
-    lows, highs = [low for low, _ in bands], [high for _, high in bands]
+    lows = [low for low, _ in bands]
     drawn = Drawn.blank(num_samples, len(bands))
     found: list[list[tuple[npt.NDArray[np.int64], npt.NDArray[np.uint16]]]] = [[] for _ in bands]
     for part in blocks(num_samples):
         own, lanes = codes(part), stream.lanes(part.start, part.stop)
-        kept = _below(own, lanes, lows)
-        drawn.put(part, own, kept)
-        near = np.flatnonzero(_below(own, lanes, highs) != kept)
-        near_codes = own[near]
-        for code, held in enumerate(found):
-            mine = near[near_codes == code]
-            held.append((mine + part.start, lanes[mine]))
+        drawn.put(part, own, _below(own, lanes, lows))
+        for code, ((low, high), held) in enumerate(zip(bands, found, strict=True)):
+            if low < high:
+                # Few lanes are in a band: it comes before the class. Below `low`, the difference wraps around.
+                near = np.flatnonzero(lanes - np.uint16(low) <= np.uint16(high - low - 1))
+                near = near[own[near] == code]
+                held.append((near + part.start, lanes[near]))
     return drawn, [
-        (np.concatenate([samples for samples, _ in held]), np.concatenate([lanes for _, lanes in held]))
+        (
+            np.concatenate([_NO_SAMPLES, *(samples for samples, _ in held)]),
+            np.concatenate([_NO_LANES, *(lanes for _, lanes in held)]),
+        )
         for held in found
     ]
 
