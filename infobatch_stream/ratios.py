@@ -6,6 +6,7 @@ A ratio that decides bits is kept as the string the user wrote; the integers mad
 from __future__ import annotations
 
 import re
+from decimal import Context, Decimal
 from fractions import Fraction
 from math import floor
 
@@ -20,16 +21,17 @@ LANES = 65536
 """Keep probabilities are k/65536: a sample has one 16-bit lane of the draw."""
 
 
-def decimal_string(value: float | int | str, name: str) -> str:
-    """The decimal string that stands for `value`: a string as it is, a float by its shortest repr.
+def decimal_string(value: float | int | str | Decimal, name: str) -> str:
+    """The one decimal string of `value`, a float taken by its shortest repr: 0.5, "0.50" and "5e-1" give "0.5".
 
     Raises:
         ConfigError: `value` is not a finite decimal number.
     """
-    text = value.strip() if isinstance(value, str) else repr(float(value) if isinstance(value, float) else value)
+    text = value.strip() if isinstance(value, str) else repr(float(value)) if isinstance(value, float) else f"{value}"
     if isinstance(value, bool) or not _is_decimal(text):
         raise ConfigError(f"{name}={value!r} is not a finite decimal number such as 0.5 or '0.875'")
-    return text
+    exact = Decimal(text).normalize(Context(prec=200))
+    return f"{exact:f}" if exact else "0"
 
 
 def fraction(text: str, name: str) -> Fraction:

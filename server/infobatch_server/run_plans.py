@@ -5,13 +5,15 @@ from __future__ import annotations
 import logging
 from dataclasses import replace
 
+import numpy as np
+
 from infobatch_server.attach import MAX_GENERATION
 from infobatch_server.barrier import NotReady
 from infobatch_server.run_core import RunCore
 from infobatch_server.run_state import PlanSummary, RunState
 from infobatch_stream.codec import seal
 from infobatch_stream.errors import ConfigError, RunConflictError, RunNotFoundError
-from infobatch_stream.plan import EpochPlan, full_plan_id, unpruned_plan
+from infobatch_stream.plan import EpochPlan, full_plan_id, kept_by_shard, unpruned_plan
 from infobatch_stream.planner import draw_plan
 
 __all__ = ["RunPlans"]
@@ -233,3 +235,5 @@ def _check_seeded(core: RunCore, plan: EpochPlan) -> None:
     ):
         if own != other:
             raise ConfigError(f"the plan is of another run: {name} {other}, and run {spec.run!r} has {own}")
+    if not np.array_equal(kept_by_shard(plan.keep_bits, spec.shard_sizes), plan.shard_kept):
+        raise ConfigError("the plan's kept counts by shard are not those of its keep bits")

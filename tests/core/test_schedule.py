@@ -2,6 +2,7 @@
 
 import math
 import re
+from decimal import Decimal
 from fractions import Fraction
 
 import numpy as np
@@ -49,9 +50,11 @@ def test_k_of_a_ratio(ratio, k):
 
 def test_a_float_stands_for_its_shortest_decimal():
     assert decimal_string(0.29, "x") == "0.29"
-    assert decimal_string(1e-7, "x") == "1e-07"
-    assert decimal_string(" 0.50 ", "x") == "0.50"
-    assert decimal_string(1, "x") == "1"
+    assert decimal_string(1e-7, "x") == "0.0000001"
+    assert decimal_string(" 0.50 ", "x") == "0.5"
+    assert decimal_string(1, "x") == decimal_string(1.0, "x") == decimal_string("1.", "x") == "1"
+    assert decimal_string("-0", "x") == decimal_string(0, "x") == "0"
+    assert decimal_string(Decimal("1e2"), "x") == "100"
 
 
 def test_a_numpy_float_is_a_float():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import grpc
@@ -13,8 +14,9 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
+from infobatch_server.plan_stream import plan_messages
 from infobatch_server.server import ScoreServer
-from infobatch_stream.codec import spec_message
+from infobatch_stream.codec import seal, spec_message
 from infobatch_stream.order_params import OrderChoice
 from infobatch_stream.plan import full_plan_id
 from infobatch_stream.v1 import score_service_pb2 as pb
@@ -441,6 +443,18 @@ def test_a_run_moves_with_its_plan(caller: Caller, policy: str) -> None:
     later = caller.attach(moved, resume=inside)
     assert later == 2, "a generation that decided a plan decides none of the run it moved to"
     assert caller.plan(moved, later, 1).plan_id == plan.plan_id
+
+
+def test_a_seeded_plan_whose_counts_contradict_its_bits_is_refused(caller: Caller) -> None:
+    run = caller.create(make_spec("old")).run_id
+    generation = caller.attach(run)
+    plan = caller.plan(run, generation, 0)
+    shifted = plan.shard_kept.copy()
+    shifted[:2] += [1, -1]
+    messages = list(plan_messages(seal(replace(plan, shard_kept=shifted)), make_spec("old").shard_sizes))
+    moved = caller.create(make_spec("new")).run_id
+    with status(INVALID, "kept counts by shard are not those of its keep bits"):
+        caller.stub.SeedRun(iter(seed_messages(moved, np.zeros(1000, np.float32), messages)))
 
 
 def damaged_plan(messages: list[pb.GetEpochPlanResponse], change: Any) -> list[pb.GetEpochPlanResponse]:
