@@ -451,7 +451,8 @@ def test_a_seeded_plan_whose_counts_contradict_its_bits_is_refused(caller: Calle
     plan = caller.plan(run, generation, 0)
     shifted = plan.shard_kept.copy()
     shifted[:2] += [1, -1]
-    messages = list(plan_messages(seal(replace(plan, shard_kept=shifted)), make_spec("old", policy="random").shard_sizes))
+    sizes = make_spec("old").shard_sizes
+    messages = list(plan_messages(seal(replace(plan, shard_kept=shifted)), sizes))
     moved = caller.create(make_spec("new", policy="random")).run_id
     with status(INVALID, "kept counts by shard are not those of its keep bits"):
         caller.stub.SeedRun(iter(seed_messages(moved, np.zeros(1000, np.float32), messages)))
