@@ -85,6 +85,8 @@ class _Segment:
         return index[:count], scores[:count]
 
     def _coalesce(self) -> None:
+        if self.records == self.coalesced and len(self.parts) == 1:
+            return
         index = np.concatenate([index for index, _ in self.parts])
         scores = np.concatenate([scores for _, scores in self.parts])
         _, last = np.unique(index[::-1], return_index=True)
