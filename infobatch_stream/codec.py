@@ -24,6 +24,7 @@ from infobatch_stream.v1 import score_service_pb2 as pb
 __all__ = [
     "order_choice",
     "order_params",
+    "plan_class_message",
     "plan_from_header",
     "plan_header",
     "policy_from_message",
@@ -200,16 +201,20 @@ def plan_header(plan: EpochPlan) -> pb.PlanHeader:
         header.threshold = plan.threshold
     if plan.low_share is not None:
         header.low_share = plan.low_share
-    for row in plan.classes:
-        header.classes.add(
-            name=row.name,
-            keep_65536=row.keep_65536,
-            keep_count=row.keep_count,
-            size=row.size,
-            kept=row.kept,
-            weight=row.weight,
-        )
+    header.classes.extend(plan_class_message(row) for row in plan.classes)
     return header
+
+
+def plan_class_message(row: PlanClass) -> pb.PlanClass:
+    """A class of a plan as a message."""
+    return pb.PlanClass(
+        name=row.name,
+        keep_65536=row.keep_65536,
+        keep_count=row.keep_count,
+        size=row.size,
+        kept=row.kept,
+        weight=row.weight,
+    )
 
 
 def plan_from_header(

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from infobatch_server.run import Run
 from infobatch_server.run_state import Lease, PlanSummary, RunState
-from infobatch_stream.codec import spec_message
+from infobatch_stream.codec import plan_class_message, spec_message
 from infobatch_stream.run_spec import RunSpec
 from infobatch_stream.v1 import score_service_pb2 as pb
 
@@ -87,13 +87,5 @@ def _plan_stats(plan: PlanSummary) -> pb.PlanStats:
     )
     if plan.threshold is not None:
         stats.threshold = plan.threshold
-    for row in plan.classes:
-        stats.classes.add(
-            name=row.name,
-            keep_65536=row.keep_65536,
-            keep_count=row.keep_count,
-            size=row.size,
-            kept=row.kept,
-            weight=row.weight,
-        )
+    stats.classes.extend(plan_class_message(row) for row in plan.classes)
     return stats
