@@ -27,7 +27,7 @@ def decimal_string(value: float | int | str | Decimal, name: str) -> str:
     Raises:
         ConfigError: `value` is not a finite decimal number.
     """
-    text = value.strip() if isinstance(value, str) else repr(float(value)) if isinstance(value, float) else f"{value}"
+    text = str(value).strip()  # numpy's numbers by their own shortest form, not by a float64's
     if isinstance(value, bool) or not _is_decimal(text):
         raise ConfigError(f"{name}={value!r} is not a finite decimal number such as 0.5 or '0.875'")
     exact = Decimal(text).normalize(Context(prec=200))

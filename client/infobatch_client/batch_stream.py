@@ -157,7 +157,12 @@ class _PassBatches:
             except PipelineError:
                 raise
             except Exception as error:
-                self._skip(error)
+                where = f"sample {chain.tie.sample} ({chain.key!r})" if chain.pulled else "before the first sample"
+                if self._stream.on_error != "skip":
+                    if hasattr(error, "add_note"):  # Python 3.11
+                        error.add_note(f"in the pipeline, at {where}")
+                    raise
+                self._skip(error, where)
 
     def _tied_samples(self) -> Iterator[tuple[_Tie, dict[str, Any]]]:
         pairs: list[Iterator[tuple[int, int]]] = []
@@ -174,6 +179,8 @@ class _PassBatches:
                 else:
                     self._unreadable[step] = self._unreadable.get(step, 0) + 1
             yield _Tie(step, index, sample["__weight__"]), sample
+        for step, _ in itertools.chain.from_iterable(pairs):
+            self._unreadable[step] = self._unreadable.get(step, 0) + 1
 
     def _chunks(
         self, pairs: list[Iterator[tuple[int, int]]]
@@ -189,18 +196,16 @@ class _PassBatches:
             yield indices, np.concatenate([weights for _, weights in parts])
 
     def _note_unreadable(self, index: int, error: ShardError) -> None:
-        self._skip(error)
+        self._skip(error, f"sample {index}")
 
-    def _skip(self, error: Exception) -> None:
-        if self._stream.on_error != "skip":
-            raise error
+    def _skip(self, error: Exception, where: str) -> None:
         self._errors += 1
         if self._errors > self._stream.max_errors:
             raise PipelineError(
                 f"over max_errors={self._stream.max_errors} samples were skipped in this pass; the last one: {error}"
             ) from error
         if self._errors <= 10:
-            _log.warning("skipped a sample: %s: %s", type(error).__name__, error)
+            _log.warning("skipped %s: %s: %s", where, type(error).__name__, error)
 
     def _batch(self, step: int, rows: list[tuple[_Tie, Any]]) -> TiedBatch:
         size = self._opening.batch_size

@@ -8,6 +8,7 @@ leave.
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import Any, Generic, TypeVar
 
@@ -20,11 +21,14 @@ __all__ = ["TiedChain"]
 
 Tie = TypeVar("Tie")
 
+_REMEMBERED = 8  # samples that a stage without keys may have held back and still be found out
+
 
 class TiedChain(Generic[Tie]):
     """Runs samples through stages and gives each output with its sample's tie.
 
-    For one pass, in one thread. `pulled` and `given` count samples in and outputs out: what lies between was dropped.
+    For one pass, in one thread. `pulled` and `given` count samples in and outputs out: what lies between was dropped;
+    `tie` and `key` are those of the sample pulled last.
 
     Args:
         stages: webdataset pipeline stages.
@@ -37,7 +41,8 @@ class TiedChain(Generic[Tie]):
     def __init__(self, stages: Iterable[Any], samples: Iterable[tuple[Tie, dict[str, Any]]]) -> None:
         self._stages = list(stages)
         self._samples = samples
-        self._tie: Tie
+        self.tie: Tie
+        self.key: object = None
         self._exhausted = False
         self._fresh = False
         self.pulled = 0
@@ -57,7 +62,7 @@ class TiedChain(Generic[Tie]):
                 raise PipelineError(_two_for_one(" → ".join(map(stage_name, self._stages))))
             self._fresh = False
             self.given += 1
-            yield self._tie, payload
+            yield self.tie, payload
         if not self._exhausted:
             raise PipelineError(
                 f"the pipeline {' → '.join(map(stage_name, self._stages))} stopped before its samples did; a handler "
@@ -66,7 +71,7 @@ class TiedChain(Generic[Tie]):
 
     def _feed(self) -> Iterator[dict[str, Any]]:
         for tie, sample in self._samples:
-            self._tie = tie
+            self.tie, self.key = tie, sample.get("__key__")
             self._fresh = True
             self.pulled += 1
             yield sample
@@ -81,6 +86,8 @@ class _Tap:
         self._may_drop = may_drop(stage)
         self._pulls = 0
         self._key: object = None
+        self._item: Any = None
+        self._earlier: deque[Any] = deque(maxlen=_REMEMBERED)
         self._asked_by: int | None = None
         self._strayed = False
 
@@ -89,7 +96,8 @@ class _Tap:
             if self._asked_by != threading.get_ident():
                 self._strayed = True
             self._pulls += 1
-            self._key = _key(item)
+            self._earlier.append(self._item)
+            self._item, self._key = item, _key(item)
             yield item
 
     def watch_output(self, outputs: Iterator[Any]) -> Iterator[Any]:
@@ -113,6 +121,11 @@ class _Tap:
         if self._pulls == 0:
             raise PipelineError(_two_for_one(self._name))
         key = _key(item)
+        if key is None and _parts(item) & set().union(*map(_parts, self._earlier)) - _parts(self._item):
+            raise PipelineError(
+                f"stage {self._name} gave parts of a sample that it had pulled earlier: it holds samples back, and "
+                "scores would go to the wrong sample; make it one output for one input"
+            )
         if key is not None and self._key is not None:
             if key != self._key:
                 raise PipelineError(
@@ -128,6 +141,12 @@ class _Tap:
 
 def _key(item: Any) -> object:
     return item.get("__key__") if isinstance(item, dict) else None
+
+
+def _parts(item: Any) -> set[int]:
+    """Identities of what a payload is made of; small values are shared between samples, and say nothing."""
+    parts = item.values() if isinstance(item, dict) else item if isinstance(item, (tuple, list)) else [item]
+    return {id(part) for part in parts if not isinstance(part, (type(None), bool, int, float, str))}
 
 
 def _two_for_one(name: str) -> str:

@@ -184,3 +184,35 @@ def test_a_stage_keeps_its_state_over_samples() -> None:
             yield {**sample, "count": count}
 
     assert [payload["count"] for _, payload in TiedChain([numbered], samples())] == list(range(N))
+
+
+def held_back(source: Iterator[Any]) -> Iterator[Any]:
+    held: Any = (None,)
+    for sample in source:
+        yield held
+        held = sample
+
+
+def held_back_and_changed(source: Iterator[Any]) -> Iterator[Any]:
+    held: Any = (None, 0)
+    for sample in source:
+        yield (held[0], 1)
+        held = sample
+
+
+@pytest.mark.parametrize("stage", [held_back, held_back_and_changed])
+def test_a_stage_that_holds_tuples_back_behind_a_dummy_is_found_out(stage: Any) -> None:
+    boxed = filters.map(lambda sample: ([sample["num"]],))
+    with pytest.raises(PipelineError, match="gave parts of a sample that it had pulled earlier"):
+        list(TiedChain([boxed, stage], samples()))
+
+
+def test_what_all_samples_share_is_no_sign_of_holding_back() -> None:
+    shared = object()
+
+    def adds_shared(source: Iterator[Any]) -> Iterator[Any]:
+        for sample in source:
+            yield (*sample, shared)
+
+    stages = [filters.map(lambda sample: (sample["num"], shared)), adds_shared, adds_shared]
+    assert [payload[0] for _, payload in TiedChain(stages, samples())] == list(range(N))

@@ -55,6 +55,8 @@ def test_a_float_stands_for_its_shortest_decimal():
     assert decimal_string(1, "x") == decimal_string(1.0, "x") == decimal_string("1.", "x") == "1"
     assert decimal_string("-0", "x") == decimal_string(0, "x") == "0"
     assert decimal_string(Decimal("1e2"), "x") == "100"
+    assert decimal_string(np.float32(0.3), "x") == "0.3"
+    assert decimal_string(np.int64(0), "x") == "0"
 
 
 def test_a_numpy_float_is_a_float():
