@@ -15,6 +15,7 @@ from infobatch_client.index_store import IndexedShards, index_shards
 from infobatch_client.run_options import RunOptions, Timeouts
 from infobatch_client.shard_urls import expand_shards
 from infobatch_client.stages import refuse_if_tie_breaks
+from infobatch_client.whole_number import whole_number
 from infobatch_stream.errors import ConfigError
 from infobatch_stream.order_params import OrderChoice
 
@@ -100,10 +101,11 @@ class InfoBatchStreamDataset(DataPipeline, FluidInterface):  # type: ignore[misc
         super().__init__()
         if on_error not in ("raise", "skip"):
             raise ConfigError(f"on_error={on_error!r} is neither 'raise' nor 'skip'")
-        if not 0 <= seed < 2**64:
+        seed = whole_number(seed, "seed")
+        if seed >= 2**64:
             raise ConfigError(f"seed={seed} is outside [0, 2**64)")
         self.on_error = on_error
-        self.max_errors = max_errors
+        self.max_errors = whole_number(max_errors, "max_errors")
         self.shuffled = shuffle
         self.seed = seed
         self.options: RunOptions | None = None

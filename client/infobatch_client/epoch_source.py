@@ -28,6 +28,16 @@ class EpochSource(ABC):
     num_epochs: int
     num_samples: int
     next_epoch: int = 0
+    trains: bool = True
+
+    @property
+    def ahead(self) -> tuple[int, int]:
+        """(positions, those consumed) of the epoch that comes next, as far as is known before it is open."""
+        return self.num_samples, 0
+
+    def start_over(self) -> None:
+        """`epochs()` was called: where they may be had again, the first is next."""
+        return
 
     @property
     def progress(self) -> float:
@@ -90,6 +100,12 @@ class TrainingEpochs(EpochSource):
         """Between epochs: those that are over; before a loaded state's epoch is opened, where the state stands."""
         return self._state.progress if self._state is not None else super().progress
 
+    @property
+    def ahead(self) -> tuple[int, int]:
+        """Those of a loaded state, inside an epoch."""
+        state = self._state
+        return (state.epoch_positions, state.positions) if state is not None and state.inside else super().ahead
+
     def open(self) -> tuple[int, EpochPlan, str, int]:
         """Connects, the first time; then the plan of the next epoch."""
         if self.next_epoch >= self.num_epochs:
@@ -100,6 +116,10 @@ class TrainingEpochs(EpochSource):
         state, self._state = self._state, None
         inside = state is not None and state.inside
         plan, path = self._run.plan(self.next_epoch, str(state.plan_id) if state and inside else "")
+        if state is not None and inside and state.epoch_positions > plan.kept:
+            raise StateError(
+                f"epoch_positions: the state has {state.epoch_positions}, its plan keeps {plan.kept} samples"
+            )
         return self.next_epoch, plan, path, state.positions if state and inside else 0
 
     def push(self, ticket: Ticket, scores: torch.Tensor, ready: Any) -> None:
@@ -180,6 +200,7 @@ class ValidationEpochs(EpochSource):
     """Every sample, as often as one likes: no server, no run, no scores."""
 
     num_epochs = 1
+    trains = False
 
     def __init__(self, dataset: InfoBatchStreamDataset) -> None:
         manifest = dataset.indexed.manifest
@@ -203,12 +224,13 @@ class ValidationEpochs(EpochSource):
         self._files.keep_only(path)
         return 0, plan, path, 0
 
-    def advance(self, opened: OpenEpoch) -> None:
+    def start_over(self) -> None:
         """There is always another pass."""
+        self.next_epoch = 0
 
     def push(self, ticket: Ticket, scores: torch.Tensor, ready: Any) -> None:
-        """Refused: nothing is trained here."""
-        raise ConfigError("update() on a validation loader (policy=None): it has no run to push scores to")
+        """Never called: nothing is trained here."""
+        raise AssertionError(ticket)
 
     def end(self, opened: OpenEpoch) -> None:
         """Nothing to say to anybody."""

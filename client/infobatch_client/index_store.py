@@ -131,7 +131,7 @@ def load_index(index_path: str) -> ShardIndex:
         with pa.memory_map(index_path) as source:
             batch = pa.ipc.open_file(source).get_batch(0)
         return ShardIndex.from_arrow(batch)
-    except (OSError, pa.ArrowInvalid, ShardChangedError) as error:
+    except (OSError, pa.ArrowException, ValueError, ShardChangedError) as error:
         raise ShardChangedError(
             f"{index_path}: this index file can't be used ({error}); re-run `infobatch index`"
         ) from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -15,6 +16,7 @@ from infobatch_client.epoch_control import Pass
 from infobatch_client.epoch_life import OpenEpoch, Ticket, with_tie
 from infobatch_client.epoch_source import EpochSource, TrainingEpochs, ValidationEpochs
 from infobatch_client.weighting import Losses, checked_losses, host_copy, weighted_mean
+from infobatch_client.whole_number import whole_number
 from infobatch_client.worker_pool import WorkerPool
 from infobatch_stream.errors import ConfigError, LossError
 from infobatch_stream.opening import Opening
@@ -64,24 +66,25 @@ class InfoBatchLoader:
         multiprocessing_context: str | None = None,
         worker_init_fn: Callable[[int], None] | None = None,
     ) -> None:
-        _check(dataset, batch_size, num_workers, remainder)
-        self.batch_size = batch_size
+        _check(dataset, remainder)
+        self.batch_size = batch_size = whole_number(batch_size, "batch_size", 1)
         self._drop = remainder == "drop"
         self._source: EpochSource = (
             ValidationEpochs(dataset) if dataset.options is None else TrainingEpochs(dataset, global_batch=batch_size)
         )
         self._workers = WorkerPool(
             dataset,
-            num_workers,
+            whole_number(num_workers, "num_workers"),
             collate_fn=collate_fn,
             pin_memory=pin_memory,
-            prefetch_factor=prefetch_factor,
+            prefetch_factor=whole_number(prefetch_factor, "prefetch_factor", 1),
             multiprocessing_context=multiprocessing_context,
             worker_init_fn=worker_init_fn,
         )
         self._open: OpenEpoch | None = None
         self._weights: torch.Tensor | None = None
         self._pass = 0
+        self._closed = False
         weakref.finalize(self, _release, self._source, self._workers)  # also at the interpreter's exit
 
     @property
@@ -111,6 +114,7 @@ class InfoBatchLoader:
         Leaving an epoch early (`break`) ends it when the next is opened, or `epochs()` is called again.
         """
         self._end_epoch()
+        self._source.start_over()
         while self._source.next_epoch < self.num_epochs:
             yield self._begin_epoch(explicit=True).number
             self._end_epoch()
@@ -145,7 +149,7 @@ class InfoBatchLoader:
             LossError: wrong shape or dtype, or it isn't clear which batch is meant.
             ServerError: the server has told the pusher to stop: another job has taken the run over, or it is gone.
         """
-        opened = self._opened()
+        opened = self._trained()
         ticket = opened.due(batch)
         rows = len(ticket.weight)
         checked = checked_losses(losses, rows)
@@ -157,7 +161,7 @@ class InfoBatchLoader:
 
     def push(self, scores: torch.Tensor, batch: Ticket | None = None) -> None:
         """Pushes scores (B,) of a batch whose losses the caller reduces (with `weights()`)."""
-        opened = self._opened()
+        opened = self._trained()
         ticket = opened.due(batch)
         self._source.push(ticket, *host_copy(checked_losses(scores, len(ticket.weight), "scores")))
         self._settle(opened, ticket, updated=True)
@@ -168,7 +172,7 @@ class InfoBatchLoader:
         Args:
             batch: which batch; by default every batch that awaits its update.
         """
-        opened = self._opened()
+        opened = self._trained()
         for ticket in [batch] if batch is not None else list(opened.awaiting.values()):
             self._settle(opened, ticket, updated=False)
 
@@ -179,10 +183,10 @@ class InfoBatchLoader:
         return self._weights
 
     def __len__(self) -> int:
-        """Batches of the open epoch; before any epoch, those of an unpruned one."""
+        """Batches of the open epoch; before it is open, what a loaded state leaves of it, or an unpruned epoch's."""
         if self._open is not None:
             return self._open.opening.num_steps
-        return self._opening(self._source.num_samples, 0).num_steps
+        return self._opening(*self._source.ahead).num_steps
 
     def progress(self) -> float:
         """epoch + consumed / positions of this epoch; strictly increasing, `num_epochs` after the last batch."""
@@ -232,6 +236,7 @@ class InfoBatchLoader:
     def close(self, timeout_s: float | None = None) -> None:
         """Ends the open epoch, sends what is left (for at most 30 s) and gives the run's lease back. Idempotent."""
         self._end_epoch()
+        self._closed = True
         self._workers.close()
         self._source.close(timeout_s)
 
@@ -246,10 +251,17 @@ class InfoBatchLoader:
             raise LossError("no epoch is open: iterate over loader.epochs() and, inside, over the loader")
         return self._open
 
+    def _trained(self) -> OpenEpoch:
+        if not self._source.trains:
+            raise ConfigError("a validation loader (policy=None) takes no scores: it has no run to push them to")
+        return self._opened()
+
     def _opening(self, num_positions: int, start: int) -> Opening:
         return Opening(num_positions=num_positions, start=start, batch_size=self.batch_size, drop_remainder=self._drop)
 
     def _begin_epoch(self, *, explicit: bool) -> OpenEpoch:
+        if self._closed:
+            raise ConfigError("this loader is closed: make a new one")
         number, plan, path, start = self._source.open()
         self._open = OpenEpoch(number, plan, path, self._opening(plan.kept, start), explicit)
         return self._open
@@ -258,6 +270,12 @@ class InfoBatchLoader:
         if self._open is None:
             return
         opened, self._open = self._open, None
+        if opened.exhausted and opened.awaiting and self._source.trains:
+            warnings.warn(
+                f"{len(opened.awaiting)} of {opened.given} batches of epoch {opened.number} were never updated: "
+                "their samples have no new scores; call loader.update(losses) for every batch, or loader.skip()",
+                stacklevel=3,
+            )
         if not opened.ended:
             self._source.end(opened)
         self._source.advance(opened)
@@ -308,13 +326,9 @@ class InfoBatchLoader:
             self._source.end(opened)
 
 
-def _check(dataset: object, batch_size: int, num_workers: int, remainder: str) -> None:
+def _check(dataset: object, remainder: str) -> None:
     if not isinstance(dataset, InfoBatchStreamDataset):
         raise ConfigError(f"dataset is a {type(dataset).__name__}; InfoBatchLoader reads an InfoBatchStreamDataset")
-    if batch_size < 1:
-        raise ConfigError(f"batch_size={batch_size} must be at least 1")
-    if num_workers < 0:
-        raise ConfigError(f"num_workers={num_workers} must be at least 0")
     if remainder not in ("fill", "drop"):
         raise ConfigError(f"remainder={remainder!r} is neither 'fill' nor 'drop'")
     distributed = torch.distributed.is_available() and torch.distributed.is_initialized()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import tempfile
@@ -9,6 +10,7 @@ import time
 import weakref
 import zlib
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import numpy.typing as npt
@@ -22,13 +24,22 @@ from infobatch_stream.v1 import score_service_pb2 as pb
 
 __all__ = ["PlanFiles", "fetch_plan"]
 
+_PREFIX = "infobatch-plans-"
+_LOCK = "in-use"
+
 
 class PlanFiles:
-    """A folder of plan files, removed with this object."""
+    """A folder of plan files, removed with this object; those of processes that were killed go with the next one made.
+
+    The owner holds a lock on its folder, so that a folder without one has no owner any more.
+    """
 
     def __init__(self) -> None:
-        self._folder = Path(tempfile.mkdtemp(prefix="infobatch-plans-"))
-        self._cleanup = weakref.finalize(self, _remove, self._folder, os.getpid())
+        _remove_abandoned()
+        self._folder = Path(tempfile.mkdtemp(prefix=_PREFIX))
+        lock = open(self._folder / _LOCK, "wb")  # noqa: SIM115 (held until the folder goes)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        self._cleanup = weakref.finalize(self, _remove, self._folder, lock, os.getpid())
 
     def store(self, plan: EpochPlan) -> str:
         """Lays a plan down whole (temporary name, then rename) and gives its path."""
@@ -44,7 +55,7 @@ class PlanFiles:
     def keep_only(self, path: str) -> None:
         """Removes every plan but one; a worker that still maps another keeps its own view."""
         for other in self._folder.iterdir():
-            if str(other) != path:
+            if str(other) != path and other.name != _LOCK:
                 other.unlink()
 
     def close(self) -> None:
@@ -136,6 +147,18 @@ class _Assembly:
         return plan
 
 
-def _remove(folder: Path, pid: int) -> None:
+def _remove(folder: Path, lock: IO[bytes], pid: int) -> None:
+    lock.close()
     if os.getpid() == pid:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _remove_abandoned() -> None:
+    """Removes the folders of this user's processes that ended without a chance to."""
+    for path in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*/{_LOCK}"):
+        try:
+            with open(path, "ab") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(path.parent, ignore_errors=True)
+        except OSError:
+            continue  # in use, another user's, or just removed by another process

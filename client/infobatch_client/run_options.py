@@ -13,11 +13,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from infobatch_client.server_url import check_url
+from infobatch_client.whole_number import whole_number
 from infobatch_stream.errors import ConfigError
 from infobatch_stream.manifest import Manifest
 from infobatch_stream.order_params import OrderChoice, OrderParams
 from infobatch_stream.policies import ParamValue, Policy, make_policy
-from infobatch_stream.ratios import decimal_string
+from infobatch_stream.ratios import decimal_string, fraction
 from infobatch_stream.run_spec import RunSpec, check_run_name
 from infobatch_stream.schedule import Schedule
 
@@ -110,18 +112,21 @@ class RunOptions:
         """
         if epochs is None:
             raise ConfigError("epochs= is needed: annealing begins at ⌊delta·epochs⌋")
+        _check_types(run=run, score_name=score_name, order=order, timeouts=timeouts)
         if if_exists not in ("refuse", "restart"):
             raise ConfigError(f"if_exists={if_exists!r} is neither 'refuse' nor 'restart'")
         if url is not None and state_dir is not None:
             raise ConfigError("state_dir= is the embedded server's; with url= the server has its own")
         made = _policy(policy, settings, rescale=rescale, anneal=anneal)
-        schedule = Schedule(epochs=epochs, delta=decimal_string(delta, "delta"), anneal=made.anneal)
-        if advice := schedule.advice(made):
+        schedule = Schedule(
+            epochs=whole_number(epochs, "epochs", 1), delta=decimal_string(delta, "delta"), anneal=made.anneal
+        )
+        for advice in filter(None, (schedule.advice(made), _advice(made))):
             warnings.warn(advice, stacklevel=3)
         return cls(
             run=check_run_name(run) if run is not None else _fresh_name(),
             fresh=run is None,
-            url=url,
+            url=None if url is None else check_url(url),
             policy=made,
             schedule=schedule,
             seed=seed,
@@ -185,6 +190,30 @@ def _policy(name: str, settings: Mapping[str, Any], *, rescale: bool, anneal: bo
         if share in given:
             given[share] = decimal_string(settings[share], share)
     return make_policy(name, rescale=rescale, anneal=anneal, **given)
+
+
+def _advice(policy: Policy) -> str | None:
+    """What a user should hear of settings that can't do what they say."""
+    share = getattr(policy, "prune_fraction", "")
+    if share and policy.name == "infobatch" and 4 * fraction(share, "prune_fraction") > 3:
+        return (
+            f"prune_fraction={share} asks for more than can be weighed up: a quarter of the scored samples stays, so "
+            "that at most 0.75 of them are pruned"
+        )
+    return None
+
+
+def _check_types(*, run: object, score_name: object, order: object, timeouts: object) -> None:
+    if run is not None and not isinstance(run, str):
+        raise ConfigError(f"run={run!r} is a {type(run).__name__}; it must be a str")
+    if not isinstance(score_name, str) or not score_name:
+        raise ConfigError(f"score_name={score_name!r} names nothing; the default is 'loss'")
+    if not isinstance(order, OrderChoice):
+        raise ConfigError(f"order={order!r} is a {type(order).__name__}; give OrderChoice(lanes=…, …)")
+    if not isinstance(timeouts, Timeouts):
+        raise ConfigError(
+            f"timeouts={timeouts!r} is a {type(timeouts).__name__}; give Timeouts(connect_timeout_s=…, …)"
+        )
 
 
 def _levels(levels: Sequence[tuple[float | str, float | str]]) -> str:

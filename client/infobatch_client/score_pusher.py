@@ -279,6 +279,11 @@ class ScorePusher:
             _log.error("the score server refused %d scores, which are lost: %s", records, error)
         else:
             self.counts.pushed += records
+            if answer.non_finite and not self.counts.rejected:
+                _log.warning(
+                    "%d of %d scores are NaN or infinite and were not stored (said once; metrics() counts them all)",
+                    *(answer.non_finite, records),
+                )
             self.counts.rejected += answer.non_finite
         self._frozen = None
 

@@ -146,7 +146,7 @@ def _key(item: Any) -> object:
 def _parts(item: Any) -> set[int]:
     """Identities of what a payload is made of; small values are shared between samples, and say nothing."""
     parts = item.values() if isinstance(item, dict) else item if isinstance(item, (tuple, list)) else [item]
-    return {id(part) for part in parts if not isinstance(part, (type(None), bool, int, float, str))}
+    return {id(part) for part in parts if not isinstance(part, (type(None), bool, int, float, str, bytes))}
 
 
 def _two_for_one(name: str) -> str:

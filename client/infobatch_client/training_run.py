@@ -3,34 +3,28 @@
 from __future__ import annotations
 
 import logging
-import os
-import secrets
-import socket
 import time
 import warnings
-from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
 
 from infobatch_client.embedded import EmbeddedServer
+from infobatch_client.joining import Joined, join_run
 from infobatch_client.plan_source import PlanFiles, fetch_plan
 from infobatch_client.resume_state import ResumeState
 from infobatch_client.run_options import RunOptions
 from infobatch_client.score_client import ScoreClient
 from infobatch_client.score_pusher import ScorePusher
 from infobatch_stream import errors
-from infobatch_stream.codec import spec_from_messages, spec_message, spec_parts
 from infobatch_stream.manifest import Manifest
 from infobatch_stream.plan import EpochPlan, full_plan_id, unpruned_plan
-from infobatch_stream.run_spec import RunSpec
+from infobatch_stream.policies import Policy
+from infobatch_stream.policies.pruned_class import ODD_SHARE_ADVICE
 from infobatch_stream.v1 import score_service_pb2 as pb
 
 __all__ = ["TrainingRun"]
 
-_LOW_SHARE = (0.2, 0.95)
-_BUSY_PAUSE_S = 2.0
-_BUSY_WAIT_S = 40.0
 _log = logging.getLogger(__name__)
 
 
@@ -62,13 +56,17 @@ class TrainingRun:
         address = self._embedded.address if self._embedded else str(options.url)
         self._client = ScoreClient(address, call_timeout_s=self._timeouts.call_timeout_s)
         try:
-            self.run_id, self.spec, self.generation, heartbeat_s = self._join(options, manifest, global_batch, state)
+            self._joined = self._join(options, manifest, global_batch, state)
         except BaseException:
             self._let_go()
             raise
+        self.run_id, self.spec, self.generation = self._joined.run_id, self._joined.spec, self._joined.generation
         self._plans = PlanFiles()
         self.pusher = ScorePusher(
-            self._client, run_id=self.run_id, generation=self.generation, heartbeat_interval_s=heartbeat_s
+            self._client,
+            run_id=self.run_id,
+            generation=self.generation,
+            heartbeat_interval_s=self._joined.heartbeat_interval_s,
         )
 
     @property
@@ -97,7 +95,7 @@ class TrainingRun:
                     "MarkUnpruned",
                     pb.MarkUnprunedRequest(run_id=self.run_id, generation=self.generation, epoch=epoch),
                 )
-        _warn_of_odd_threshold(plan)
+        _warn_of_oddities(plan, self.spec.policy)
         path = self._plans.store(plan)
         self._plans.keep_only(path)
         return plan, path
@@ -130,6 +128,7 @@ class TrainingRun:
                 self._client.call("DetachRun", pb.DetachRunRequest(run_id=self.run_id, generation=self.generation))
             except errors.InfoBatchError as error:
                 _log.warning("could not give the run's lease back, it runs out by itself: %s", error)
+        self._joined.leave()
         self._plans.close()
         self._let_go()
 
@@ -138,10 +137,7 @@ class TrainingRun:
         if self._embedded:
             self._embedded.release()
 
-    def _join(
-        self, options: RunOptions, manifest: Manifest, global_batch: int, state: ResumeState | None
-    ) -> tuple[bytes, RunSpec, int, float]:
-        """Creates or joins the run and attaches: (run id, stored spec, generation, heartbeat interval in seconds)."""
+    def _join(self, options: RunOptions, manifest: Manifest, global_batch: int, state: ResumeState | None) -> Joined:
         server = self._client.wait_until_up(self._timeouts.connect_timeout_s)
         if state is not None and self._embedded and not server.durable:
             raise errors.StateError(
@@ -150,35 +146,18 @@ class TrainingRun:
             )
         if options.fresh:
             print(f"infobatch: run={options.run!r}", flush=True)
-        asked = options.spec(manifest, global_batch=global_batch)
-        run_id, spec = self._create(options, asked, restart=state is None and options.if_exists == "restart")
-        if state is not None:
-            state.check(spec, run_id)
-        return run_id, spec, *self._attach(run_id, state)
-
-    def _create(self, options: RunOptions, asked: RunSpec, *, restart: bool) -> tuple[bytes, RunSpec]:
-        def requests() -> Iterator[pb.CreateRunRequest]:
-            yield pb.CreateRunRequest(spec=spec_message(asked, options.order))
-            yield from spec_parts(asked)
-
-        try:
-            answer = self._client.create_run(requests)
-            again = restart and answer.trained
-        except errors.RunConflictError:
-            if not restart:
-                raise
-            again = True
-        if again:
-            self._client.call("DeleteRun", pb.DeleteRunRequest(run=options.run))
-            answer = self._client.create_run(requests)
-        return answer.run_id, spec_from_messages(answer.spec, asked.shard_sizes, asked.subset)
+        if options.policy.biased:
+            _log.warning("policy %r with these settings is biased: no weights make up for it", options.policy.name)
+        return join_run(self._client, options, options.spec(manifest, global_batch=global_batch), state)
 
     def _fetch(self, epoch: int, plan_id: str) -> EpochPlan:
         """The server's plan. What is queued goes first: it may be the word that the epoch before is over."""
         deadline = time.monotonic() + self._timeouts.plan_timeout_s
         if not self.pusher.flush(self._timeouts.plan_timeout_s):
             self.pusher.check()
-            raise errors.ServerUnreachableError(f"scores wait since {self.pusher.lag_s:.0f} s")
+            raise errors.ServerUnreachableError(
+                f"{self._client.address} has not answered for {self.pusher.lag_s:.0f} s"
+            )
         return fetch_plan(
             self._client,
             run_id=self.run_id,
@@ -187,31 +166,6 @@ class TrainingRun:
             plan_id=plan_id,
             timeout_s=max(self._timeouts.call_timeout_s, deadline - time.monotonic()),
         )
-
-    def _attach(self, run_id: bytes, state: ResumeState | None) -> tuple[int, float]:
-        """(generation, heartbeat interval in seconds); waits for a lease that nobody renews."""
-        request = pb.AttachRunRequest(
-            run_id=run_id,
-            job="none",
-            nonce=secrets.token_bytes(16),
-            host=socket.gethostname(),
-            pid=os.getpid(),
-            world_size=1,
-            resume=_resume(state),
-        )
-        deadline = time.monotonic() + _BUSY_WAIT_S
-        said = False
-        while True:
-            try:
-                answer = self._client.call("AttachRun", request)
-                return answer.generation, answer.heartbeat_interval_ms / 1000
-            except errors.RunBusyError as error:
-                if time.monotonic() >= deadline:
-                    raise
-                if not said:
-                    _log.warning("waiting up to %.0f s for the run's lease to run out: %s", _BUSY_WAIT_S, error)
-                said = True
-            time.sleep(_BUSY_PAUSE_S)
 
     def _unpruned(self, epoch: int) -> EpochPlan:
         return unpruned_plan(
@@ -229,20 +183,12 @@ def _options_for(options: RunOptions, state: ResumeState) -> RunOptions:
     return replace(options, run=state.run, fresh=False) if options.fresh else options
 
 
-def _resume(state: ResumeState | None) -> pb.Resume:
-    if state is None:
-        return pb.Resume(new=pb.Resume.New())
-    if state.inside:
-        return pb.Resume(inside=pb.Resume.Inside(epoch=state.epoch, plan_id=str(state.plan_id)))
-    return pb.Resume(start=pb.Resume.Start(epoch=state.next_epoch))
-
-
-def _warn_of_odd_threshold(plan: EpochPlan) -> None:
-    low, high = _LOW_SHARE
-    if plan.low_share is not None and not plan.unpruned and not low <= plan.low_share <= high:
+def _warn_of_oddities(plan: EpochPlan, policy: Policy) -> None:
+    if not plan.kept:
+        warnings.warn(f"epoch {plan.epoch}: the plan keeps no sample at all; prune less", stacklevel=3)
+    if not plan.unpruned and policy.finds_odd(plan.low_share):
         warnings.warn(
-            f"epoch {plan.epoch}: {plan.low_share:.0%} of the scored samples are on the pruned side of the threshold "
-            f"{plan.threshold:g}; outside {low:.0%}–{high:.0%} a few outliers may be moving the mean: look at the "
-            "losses, or use threshold='quantile:0.7'",
-            stacklevel=2,
+            f"epoch {plan.epoch}: {plan.low_share:.0%} of the scored samples are on the pruned side of the mean "
+            f"{plan.threshold:g}: {ODD_SHARE_ADVICE}",
+            stacklevel=3,
         )

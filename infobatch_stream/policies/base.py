@@ -136,6 +136,10 @@ class Policy(ABC):
         """True where Σ weight·g is not unbiased for the sum of gradients over all samples."""
         return self.drops_without_weight or not self.rescale
 
+    def finds_odd(self, low_share: float | None) -> bool:
+        """True where a pruned class of this share of the scored samples says that something is off with the scores."""
+        return False
+
     @abstractmethod
     def classes(self, view: ScoreView, position: Position) -> Classification:
         """A class for every sample of `view`, at a position before annealing."""

@@ -18,6 +18,7 @@ from infobatch_stream.policies.base import (
 from infobatch_stream.policies.pruned_class import (
     check_threshold,
     cut_at_threshold,
+    is_odd_share,
     lowest,
 )
 from infobatch_stream.ratios import decimal_string, prune_count
@@ -69,6 +70,10 @@ class Hard(Policy):
     def derived_params(self, num_samples: int) -> dict[str, ParamValue]:
         """`prune_count`, where a fraction was given."""
         return {"prune_count": prune_count(self.prune_fraction, num_samples)} if self.prune_fraction else {}
+
+    def finds_odd(self, low_share: float | None) -> bool:
+        """See the base class."""
+        return is_odd_share(self.threshold, low_share)
 
     def _settings(self) -> dict[str, ParamValue]:
         share: dict[str, ParamValue] = {"prune_fraction": self.prune_fraction} if self.prune_fraction else {}

@@ -11,6 +11,7 @@ from infobatch_stream.policies.pruned_class import (
     Cut,
     check_threshold,
     cut_at_threshold,
+    is_odd_share,
     lowest,
 )
 from infobatch_stream.policies.share import SharePolicy
@@ -69,6 +70,10 @@ class InfoBatch(SharePolicy):
             pruned = 3 * cut.num_scored // 4
             return lowest(view.score, cut.num_scored, self.condition), cut.num_scored - pruned
         return lowest(view.score, wanted, self.condition), wanted - requested
+
+    def finds_odd(self, low_share: float | None) -> bool:
+        """See the base class."""
+        return is_odd_share(self.threshold, low_share)
 
     def _settings(self) -> dict[str, ParamValue]:
         return {**super()._settings(), "threshold": self.threshold}

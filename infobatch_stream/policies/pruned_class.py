@@ -19,7 +19,15 @@ from infobatch_stream.ratios import fraction
 from infobatch_stream.scores import Scores, blocks
 from infobatch_stream.threshold import mean_threshold, quantile_threshold
 
-__all__ = ["Cut", "beyond", "check_threshold", "cut_at_threshold", "lowest"]
+__all__ = [
+    "ODD_SHARE_ADVICE",
+    "Cut",
+    "beyond",
+    "check_threshold",
+    "cut_at_threshold",
+    "is_odd_share",
+    "lowest",
+]
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,6 +56,19 @@ class Cut:
     def size(self) -> int:
         """Samples in the class."""
         return int(class_sizes(self.codes, len(self.score), 2)[1])
+
+
+ODD_SHARE_ADVICE = (
+    "a few very large scores move a mean, and equal ones leave nothing below it; look at them, or use "
+    "threshold='quantile:0.5'"
+)
+_EXPECTED_SHARE = (0.2, 0.95)
+
+
+def is_odd_share(threshold: str, share: float | None) -> bool:
+    """True where the class below (or above) a mean is outside of what losses give; a quantile has what it asks for."""
+    low, high = _EXPECTED_SHARE
+    return threshold == "mean" and share is not None and not low <= share <= high
 
 
 def check_threshold(threshold: str) -> Fraction | None:

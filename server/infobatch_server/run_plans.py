@@ -15,13 +15,13 @@ from infobatch_stream.codec import seal
 from infobatch_stream.errors import ConfigError, RunConflictError, RunNotFoundError
 from infobatch_stream.plan import EpochPlan, full_plan_id, kept_by_shard, unpruned_plan
 from infobatch_stream.planner import draw_plan
+from infobatch_stream.policies.pruned_class import ODD_SHARE_ADVICE
 
 __all__ = ["RunPlans"]
 
 log = logging.getLogger(__name__)
 
 _DRAW_RETRY_MS = 100
-_EXPECTED_LOW_SHARE = (0.2, 0.95)
 
 
 class RunPlans:
@@ -156,7 +156,7 @@ class RunPlans:
             with core.turn:
                 state = self._with_plan(core.state, plan)
                 late = missing is not None
-                unusual = _is_unusual(plan)
+                unusual = core.spec.policy.finds_odd(plan.low_share)
                 core.save(
                     replace(
                         state,
@@ -200,11 +200,10 @@ class RunPlans:
                 "run %s: the plan of epoch %d went out after the time-out; ranks %s had not ended epoch %d",
                 *(run, plan.epoch, list(missing.missing_ranks), plan.epoch - 1),
             )
-        if _is_unusual(plan):
+        if self._core.spec.policy.finds_odd(plan.low_share):
             log.warning(
-                "run %s: in epoch %d the low class is %.3g of the scored samples, outside [%g, %g]; a few very large "
-                "scores move a mean: look at them, or use threshold='quantile:0.5'",
-                *(run, plan.epoch, plan.low_share, *_EXPECTED_LOW_SHARE),
+                "run %s: in epoch %d the pruned class is %.3g of the scored samples: %s",
+                *(run, plan.epoch, plan.low_share, ODD_SHARE_ADVICE),
             )
 
 
@@ -215,11 +214,6 @@ def _newest(state: RunState, plan: EpochPlan) -> PlanSummary:
     if shown is not None and plan.epoch < shown.epoch <= state.last_epoch:
         return shown
     return PlanSummary.of(plan)
-
-
-def _is_unusual(plan: EpochPlan) -> bool:
-    low, high = _EXPECTED_LOW_SHARE
-    return plan.low_share is not None and not low <= plan.low_share <= high
 
 
 def _check_seeded(core: RunCore, plan: EpochPlan) -> None:

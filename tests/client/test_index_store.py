@@ -212,3 +212,13 @@ def test_a_shard_that_grows_while_it_is_indexed_is_refused(shards: list[str], mo
     monkeypatch.setattr(store, "scan_tar", scan)
     with pytest.raises(ShardChangedError, match="was written to while it was indexed; wait until it is complete"):
         index_shards(shards)
+
+
+def test_an_index_file_with_a_damaged_body_is_refused_by_name(shards: list[str]) -> None:
+    path = index_shards(shards).index_paths[0]
+    whole = bytearray(Path(path).read_bytes())
+    for byte in range(64, len(whole) - 64):
+        whole[byte] ^= 0xFF
+    Path(path).write_bytes(whole)
+    with pytest.raises(ShardChangedError, match=r"index file can't be used .*infobatch index"):
+        load_index(path)

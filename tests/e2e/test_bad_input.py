@@ -172,6 +172,7 @@ def test_a_damaged_shard_can_be_skipped_and_is_counted(tmp_path: Path, server: S
             loader.update(torch.ones(16))
         assert sorted(seen) == list(range(40))
         assert loader.metrics()["rows_unreadable"] == 40
+        assert loader.metrics()["rows_dropped"] == 0
 
 
 def refuses_sevens(sample: dict[str, Any]) -> int:
@@ -207,7 +208,8 @@ def drop_all(sample: dict[str, Any]) -> bool:
 
 BAD_ARGUMENTS: list[tuple[dict[str, Any], str]] = [
     ({"epochs": None}, "epochs= is needed"),
-    ({"epochs": 0}, r"epochs=0 is outside \[1, 65534\]"),
+    ({"epochs": 0}, "epochs=0 must be at least 1"),
+    ({"epochs": 70_000}, r"epochs=70000 is outside \[1, 65534\]"),
     ({"policy": "ucb"}, "policy='ucb' is none of infobatch, full"),
     ({"prune_ratio": 1.5}, r"prune_ratio=1.5 is outside \[0, 1\)"),
     ({"prune_ratio": "half"}, "prune_ratio='half' is not a finite decimal number"),
@@ -219,7 +221,23 @@ BAD_ARGUMENTS: list[tuple[dict[str, Any], str]] = [
     ({"policy": "full", "prune_ratio": 0.5}, "policy 'full' has no setting 'prune_ratio'"),
     ({"levels": [0.2, 0.8]}, r"levels=\[0.2, 0.8\] is not"),
     ({"levels": [(0.8, 0.5), (0.2, 0.5)]}, "quantiles must ascend"),
-    ({"seed": -1}, r"seed=-1 is outside"),
+    ({"seed": -1}, "seed=-1 must be at least 0"),
+    ({"seed": 2**64}, r"seed=18446744073709551616 is outside"),
+    ({"seed": 1.5}, "seed=1.5 is a float; it must be a whole number"),
+    ({"seed": True}, "seed=True is a bool"),
+    ({"epochs": 4.0}, "epochs=4.0 is a float"),
+    ({"epochs": "4"}, "epochs='4' is a str"),
+    ({"run": 5}, "run=5 is a int; it must be a str"),
+    ({"order": {"lanes": 2}}, r"give OrderChoice\(lanes="),
+    ({"timeouts": 5}, r"give Timeouts\("),
+    ({"score_name": ""}, "score_name='' names nothing"),
+    ({"max_errors": "a"}, "max_errors='a' is a str"),
+    ({"url": "http://127.0.0.1:50051"}, "is no gRPC address; give 'HOST:PORT', without a scheme"),
+    ({"url": "127.0.0.1"}, "url='127.0.0.1' is no gRPC address"),
+    ({"url": "::1:50051"}, "for IPv6"),
+    ({"url": "127.0.0.1:99999"}, "is no gRPC address"),
+    ({"url": ""}, "url='' is no gRPC address"),
+    ({"url": 5}, "url=5 is no gRPC address"),
     ({"run": "a/b"}, "run='a/b' can't name a run"),
     ({"if_exists": "overwrite"}, "if_exists='overwrite' is neither"),
     ({"shuffle": False}, "shuffle=False goes with policy=None only"),
@@ -258,6 +276,9 @@ def test_a_schedule_that_never_prunes_or_never_anneals_warns(
     [
         ({"batch_size": 0}, "batch_size=0 must be at least 1"),
         ({"batch_size": 8, "num_workers": -1}, "num_workers=-1 must be at least 0"),
+        ({"batch_size": 8.0}, "batch_size=8.0 is a float"),
+        ({"batch_size": None}, "batch_size=None is a NoneType"),
+        ({"batch_size": 8, "num_workers": 1, "prefetch_factor": 0}, "prefetch_factor=0 must be at least 1"),
         ({"batch_size": 8, "remainder": "pad"}, "remainder='pad' is neither 'fill' nor 'drop'"),
     ],
 )
@@ -271,7 +292,7 @@ def test_loader_arguments_that_cannot_be_meant_are_refused(
 def test_a_validation_loader_takes_no_update(shards: str) -> None:
     loader = InfoBatchLoader(InfoBatchStreamDataset(shards, policy=None, shuffle=False).map(to_number), 32)
     next(iter(loader))
-    with pytest.raises(ConfigError, match=r"update\(\) on a validation loader"):
+    with pytest.raises(ConfigError, match=r"a validation loader .* takes no scores"):
         loader.update(torch.ones(32))
     with pytest.raises(ConfigError, match="has no state"):
         loader.state_dict()

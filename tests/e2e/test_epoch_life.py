@@ -8,7 +8,15 @@ from typing import Any
 import pytest
 import torch
 
-from infobatch_stream import ConfigError, InfoBatchLoader, InfoBatchStreamDataset, ProgressLR, cosine, one_cycle
+from infobatch_stream import (
+    ConfigError,
+    InfoBatchLoader,
+    InfoBatchStreamDataset,
+    ProgressLR,
+    RunBusyError,
+    cosine,
+    one_cycle,
+)
 from tests.e2e.conftest import SAMPLES, Server
 
 
@@ -182,3 +190,88 @@ def test_a_biased_policy_says_so(server: Server, shards: str) -> None:
     plan = server.info("biased-2").newest_plan
     assert plan.biased
     assert plan.pruned > 0
+
+
+def test_batches_that_were_never_updated_are_told_of(server: Server, shards: str) -> None:
+    with make_loader(server, shards, "forgotten") as loader:
+        epochs = loader.epochs()
+        next(epochs)
+        assert len(list(loader)) == 16
+        with pytest.warns(
+            UserWarning, match=r"16 of 16 batches of epoch 0 were never updated.*loader\.update\(losses\)"
+        ):
+            next(epochs)
+        for numbers in loader:
+            loader.update(score(numbers))
+
+
+def test_a_closed_loader_says_so(server: Server, shards: str) -> None:
+    loader = make_loader(server, shards, "closed")
+    loader.close()
+    loader.close()
+    with pytest.raises(ConfigError, match="this loader is closed"):
+        iter(loader)
+
+
+def test_a_second_loader_of_a_run_in_one_process_is_told_at_once(server: Server, shards: str) -> None:
+    with make_loader(server, shards, "twice") as first:
+        next(first.epochs())
+        second = make_loader(server, shards, "twice")
+        with pytest.raises(
+            RunBusyError, match=r"another InfoBatchLoader in this process is training run 'twice'.*close"
+        ):
+            next(second.epochs())
+    with second:
+        next(second.epochs())
+
+
+def test_epochs_of_a_validation_loader_are_one_pass(shards: str) -> None:
+    loader = InfoBatchLoader(InfoBatchStreamDataset(shards, policy=None, shuffle=False).map(to_number), 64)
+    for _ in range(2):
+        assert [epoch for epoch in loader.epochs() if len(list(loader)) == 16] == [0]
+
+
+def test_the_length_after_loading_a_state_is_what_is_left(server: Server, shards: str) -> None:
+    with make_loader(server, shards, "left") as loader:
+        next(loader.epochs())
+        for count, numbers in enumerate(loader, start=1):
+            loader.update(score(numbers))
+            if count == 5:
+                break
+        state = loader.state_dict()
+    with make_loader(server, shards, "left") as loader:
+        loader.load_state_dict(state)
+        assert len(loader) == 11
+        next(loader.epochs())
+        assert len(loader) == 11
+
+
+def test_a_threshold_that_outliers_move_warns(server: Server, shards: str) -> None:
+    def outlier(numbers: torch.Tensor) -> torch.Tensor:
+        return torch.where(numbers == 5, 1e9, (numbers % 17).double())
+
+    with make_loader(server, shards, "outlier") as loader:
+        epochs = loader.epochs()
+        next(epochs)
+        for numbers in loader:
+            loader.update(outlier(numbers))
+        with pytest.warns(UserWarning, match=r"100% of the scored samples .*threshold='quantile:0.5'"):
+            next(epochs)
+
+
+def test_losses_that_are_not_finite_are_told_of_once(
+    server: Server, shards: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with make_loader(server, shards, "nan") as loader:
+        for _ in loader.epochs():
+            for numbers in loader:
+                loader.update(torch.full((len(numbers),), float("nan")))
+            assert loader.flush()
+            break
+        assert loader.metrics()["scores_rejected"] == SAMPLES
+    assert caplog.text.count("scores are NaN or infinite") == 1
+
+
+def test_asking_for_more_pruning_than_can_be_weighed_up_warns(shards: str) -> None:
+    with pytest.warns(UserWarning, match=r"prune_fraction=0.9 asks for more .* at most 0.75"):
+        InfoBatchStreamDataset(shards, epochs=10, prune_fraction=0.9)

@@ -1,0 +1,137 @@
+"""How a training joins its run: creates it or finds it the same, and attaches; waits for a lease that runs out."""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import socket
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TypeVar
+
+from infobatch_client.resume_state import ResumeState
+from infobatch_client.run_options import RunOptions
+from infobatch_client.score_client import ScoreClient
+from infobatch_stream.codec import spec_from_messages, spec_message, spec_parts
+from infobatch_stream.errors import RunBusyError, RunConflictError
+from infobatch_stream.run_spec import RunSpec
+from infobatch_stream.v1 import score_service_pb2 as pb
+
+__all__ = ["Joined", "join_run"]
+
+_BUSY_PAUSE_S = 2.0
+_BUSY_WAIT_S = 40.0  # the server's lease is 30 s
+_log = logging.getLogger(__name__)
+_held_here: set[tuple[str, str]] = set()
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Joined:
+    """A run that this process is attached to, until `leave`.
+
+    Args:
+        address: the server's.
+        run_id: 16 bytes.
+        spec: the run's, as the server has it.
+        generation: what fences off everything older.
+        heartbeat_interval_s: how often to renew the lease.
+    """
+
+    address: str
+    run_id: bytes
+    spec: RunSpec
+    generation: int
+    heartbeat_interval_s: float
+
+    def leave(self) -> None:
+        """The run may be joined again from this process."""
+        _held_here.discard((self.address, self.spec.run))
+
+
+def join_run(client: ScoreClient, options: RunOptions, asked: RunSpec, state: ResumeState | None) -> Joined:
+    """Creates or joins a run and attaches to it.
+
+    Args:
+        client: the server's rpcs.
+        options: what the user asked for.
+        asked: the spec that follows from it.
+        state: where a checkpoint left off, or None for a new training.
+
+    Raises:
+        RunConflictError: the run has another spec, or has trained already and no state was given.
+        RunBusyError: another job, or another loader of this process, is training it.
+        StateError: `state` belongs to another run, data set or order.
+    """
+    run_id, spec = _create(client, options, asked, restart=state is None and options.if_exists == "restart")
+    if state is not None:
+        state.check(spec, run_id)
+    request = pb.AttachRunRequest(
+        run_id=run_id,
+        job="none",
+        nonce=secrets.token_bytes(16),
+        host=socket.gethostname(),
+        pid=os.getpid(),
+        world_size=1,
+        resume=_resume(state),
+    )
+    answer: pb.AttachRunResponse = _once_free(client, spec.run, lambda: client.call("AttachRun", request))
+    _held_here.add((client.address, spec.run))
+    return Joined(
+        address=client.address,
+        run_id=run_id,
+        spec=spec,
+        generation=answer.generation,
+        heartbeat_interval_s=answer.heartbeat_interval_ms / 1000,
+    )
+
+
+def _create(client: ScoreClient, options: RunOptions, asked: RunSpec, *, restart: bool) -> tuple[bytes, RunSpec]:
+    first = pb.CreateRunRequest(spec=spec_message(asked, options.order))
+
+    def requests() -> Iterator[pb.CreateRunRequest]:
+        yield first
+        yield from spec_parts(asked)
+
+    try:
+        answer = client.create_run(requests)
+        again = restart and answer.trained
+    except RunConflictError:
+        if not restart:
+            raise
+        again = True
+    if again:
+        _once_free(client, options.run, lambda: client.call("DeleteRun", pb.DeleteRunRequest(run=options.run)))
+        answer = client.create_run(requests)
+    return answer.run_id, spec_from_messages(answer.spec, asked.shard_sizes, asked.subset)
+
+
+def _once_free(client: ScoreClient, run: str, attempt: Callable[[], T]) -> T:
+    """What `attempt` gives, once a lease that nobody renews has run out."""
+    deadline = time.monotonic() + _BUSY_WAIT_S
+    said = False
+    while True:
+        try:
+            return attempt()
+        except RunBusyError as error:
+            if (client.address, run) in _held_here:
+                raise RunBusyError(
+                    f"another InfoBatchLoader in this process is training run {run!r}: close() it first"
+                ) from None
+            if time.monotonic() >= deadline:
+                raise
+            if not said:
+                _log.warning("waiting up to %.0f s for the run's lease to run out: %s", _BUSY_WAIT_S, error)
+            said = True
+        time.sleep(_BUSY_PAUSE_S)
+
+
+def _resume(state: ResumeState | None) -> pb.Resume:
+    if state is None:
+        return pb.Resume(new=pb.Resume.New())
+    if state.inside:
+        return pb.Resume(inside=pb.Resume.Inside(epoch=state.epoch, plan_id=str(state.plan_id)))
+    return pb.Resume(start=pb.Resume.Start(epoch=state.next_epoch))

@@ -1,0 +1,24 @@
+"""The address of a score server as a user gives it."""
+
+from __future__ import annotations
+
+import re
+
+from infobatch_stream.errors import ConfigError
+
+__all__ = ["check_url"]
+
+_ADDRESS = re.compile(r"(?P<host>[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.%]+\]):(?P<port>\d{1,5})")
+
+
+def check_url(url: object) -> str:
+    """`url`, if it is "HOST:PORT" ("[::1]:PORT" for IPv6).
+
+    Raises:
+        ConfigError: it isn't; the message says what it looks like instead.
+    """
+    found = _ADDRESS.fullmatch(url) if isinstance(url, str) else None
+    if found is None or not 0 < int(found["port"]) < 65536:
+        hint = "without a scheme" if isinstance(url, str) and "://" in url else "of `infobatch serve --grpc HOST:PORT`"
+        raise ConfigError(f"url={url!r} is no gRPC address; give 'HOST:PORT', {hint}, or '[::1]:PORT' for IPv6")
+    return found[0]

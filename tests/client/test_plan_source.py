@@ -1,0 +1,72 @@
+"""Plan files live as long as their owner, and no longer."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from infobatch_client.plan_source import PlanFiles
+from infobatch_stream.order_params import OrderParams
+from infobatch_stream.plan import EpochPlan, unpruned_plan
+from infobatch_stream.plan_bytes import plan_from_buffer
+
+HOLD = """
+import sys, time
+from infobatch_client.plan_source import PlanFiles
+files = PlanFiles()
+print(files._folder, flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.fixture(autouse=True)
+def temp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    return tmp_path
+
+
+def plan(epoch: int) -> EpochPlan:
+    sizes = np.array([3, 5], np.int64)
+    order = OrderParams(lanes=1, stripe=4, window_shards=2)
+    return unpruned_plan(run_id=bytes(16), epoch=epoch, seed=0, shard_sizes=sizes, order=order)
+
+
+def test_a_plan_comes_back_from_its_file() -> None:
+    files = PlanFiles()
+    path = files.store(plan(3))
+    assert plan_from_buffer(Path(path).read_bytes()).plan_id == plan(3).plan_id
+    files.close()
+    assert not Path(path).exists()
+
+
+def test_only_the_newest_plan_is_kept() -> None:
+    files = PlanFiles()
+    old, new = files.store(plan(0)), files.store(plan(1))
+    files.keep_only(new)
+    assert not Path(old).exists()
+    assert Path(new).exists()
+    files.close()
+
+
+def test_a_killed_process_leaves_nothing_behind_for_long(temp: Path) -> None:
+    holder = subprocess.Popen([sys.executable, "-c", HOLD], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert holder.stdout is not None
+    assert holder.stdin is not None
+    folder = Path(holder.stdout.readline().strip())
+    PlanFiles().close()
+    assert folder.exists()
+    os.kill(holder.pid, signal.SIGKILL)
+    holder.wait()
+    holder.stdin.close()
+    holder.stdout.close()
+    PlanFiles().close()
+    assert not folder.exists()
+    assert list(temp.iterdir()) == []
