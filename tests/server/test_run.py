@@ -403,7 +403,7 @@ def test_an_unusual_low_class_warns_and_is_counted(clock: Clock, caplog: pytest.
     end(run, generation, 0, first.plan_id)
     with caplog.at_level(logging.WARNING):
         plan(run, generation, 1)
-    assert "the low class is 0.999 of the scored samples" in caplog.text
+    assert "the pruned class is 0.999 of the scored samples" in caplog.text
     assert run.core.state.unusual_low_classes == 1
 
 
