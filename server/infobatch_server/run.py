@@ -97,10 +97,15 @@ class Run:
             self.core.admit(generation)
 
     def push(self, batch: ScoreBatch) -> PushOutcome:
-        """Stores scores once, however often a push is sent."""
+        """Stores scores once, however often a push is sent.
+
+        Raises:
+            RunConflictError: of an epoch that was not opened.
+        """
 
         def admit() -> None:
             self.core.admit(batch.generation)
+            self.core.check_opened(batch.epoch)
 
         return self.core.feed.push(batch, admit)
 

@@ -119,3 +119,13 @@ class RunCore:
         epochs = self.spec.schedule.epochs
         if epoch >= epochs:
             raise ConfigError(f"epoch {epoch} is outside the {epochs} epochs of run {self.spec.run!r}; see AmendRun")
+
+    def check_opened(self, epoch: int, *, ahead: int = 0) -> None:
+        """Raises RunConflictError for an epoch that is more than `ahead` after the newest one that was opened.
+
+        A score of an epoch to come would make all those before it stale.
+        """
+        newest = self._state.last_epoch
+        if epoch > newest + ahead:
+            opened = "no epoch has been opened yet" if newest < 0 else f"the newest epoch is {newest}"
+            raise RunConflictError(f"epoch {epoch} of run {self.spec.run!r} was not opened: {opened}")

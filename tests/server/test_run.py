@@ -165,7 +165,8 @@ def test_a_new_training_on_a_trained_run_is_refused_with_the_remedies(clock: Clo
 def test_one_stored_score_is_training_and_an_empty_epoch_is_not(clock: Clock) -> None:
     run = make_run(clock)
     generation = attach(run)
-    mark = EpochMark(generation=generation, epoch=0, rank=0, plan_id="p", start_position=0, end_position=0)
+    plan_id = plan(run, generation, 0).plan_id
+    mark = EpochMark(generation=generation, epoch=0, rank=0, plan_id=plan_id, start_position=0, end_position=0)
     run.end_epoch(mark)
     assert not run.core.state.trained
     push(run, generation, 0, np.array([np.nan]))
@@ -414,15 +415,17 @@ def test_pushes_during_a_draw_are_answered_and_the_plan_does_not_see_them(
 
     run = make_run(clock)
     generation = attach(run)
+    first = plan(run, generation, 0)
+    end(run, generation, 0, first.plan_id)
     draw = run_plans.draw_plan
 
     def draw_while_pushing(*args: object, **fields: object) -> EpochPlan:
         push(run, generation, 0, np.arange(1000.0))
-        assert isinstance(run.plans.get(generation, 0), NotReady)
+        assert isinstance(run.plans.get(generation, 1), NotReady)
         return draw(*args, **fields)  # type: ignore[arg-type]
 
     monkeypatch.setattr(run_plans, "draw_plan", draw_while_pushing)
-    got = plan(run, generation, 0)
+    got = plan(run, generation, 1)
     assert (got.never_scored, got.journal_position) == (1000, 0)
     assert run.core.feed.table.num_scored == 1000
 
@@ -443,7 +446,33 @@ def test_a_draw_that_fails_lets_go_of_the_table(clock: Clock, monkeypatch: pytes
     assert plan(run, generation, 0).kept == 1000
 
 
-# Marks that can't be meant, amending, deleting.
+# What can't be meant, amending, deleting.
+
+
+def test_scores_of_an_epoch_that_was_not_opened_are_refused(clock: Clock) -> None:
+    run = make_run(clock)
+    generation = attach(run)
+    with pytest.raises(RunConflictError, match="epoch 0 of run 'test' was not opened: no epoch has been opened yet"):
+        push(run, generation, 0, np.ones(3))
+    first = plan(run, generation, 0)
+    with pytest.raises(RunConflictError, match="epoch 3 of run 'test' was not opened: the newest epoch is 0"):
+        push(run, generation, 3, np.ones(1000))
+    push(run, generation, 0, np.ones(1000))
+    assert run.core.feed.stale_scores == 0
+    end(run, generation, 0, first.plan_id)
+    with pytest.raises(RunConflictError, match="was not opened"):
+        push(run, generation, 1, np.ones(1000))
+
+
+def test_scores_after_an_outage_follow_the_mark_of_their_epoch(clock: Clock) -> None:
+    run = make_run(clock)
+    generation = attach(run)
+    for epoch in range(3):
+        run.plans.mark_unpruned(generation, epoch)
+        push(run, generation, epoch, np.full(1000, epoch))
+        end(run, generation, epoch, full_plan_id(run.run_id, epoch))
+    assert run.core.feed.stale_scores == 0
+    assert int(run.core.feed.table.stamp.min()) == 3
 
 
 def test_marks_that_cannot_be_meant(clock: Clock) -> None:
