@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
@@ -110,7 +111,11 @@ class Run:
         return self.core.feed.push(batch, admit)
 
     def end_epoch(self, mark: EpochMark) -> tuple[int, ...]:
-        """One rank has pushed all of its scores of an epoch; gives the ranks that have not. Again is the same."""
+        """One rank has pushed all of its scores of an epoch; gives the ranks that have not. Again is the same.
+
+        Raises:
+            RunConflictError: an epoch that was not opened, or a plan that isn't this epoch's.
+        """
         core = self.core
         with core.turn:
             world_size = core.admit(mark.generation).world_size
@@ -231,10 +236,17 @@ class Run:
             )
         if not 1 <= len(mark.plan_id) <= _MAX_PLAN_ID:
             raise ConfigError(f"plan_id has {len(mark.plan_id)} characters; the plan that was trained must be named")
-        kept = self.core.state.plan_ids.get(mark.epoch, mark.plan_id)
-        if not full and mark.plan_id != kept:
+        # Whoever trains unpruned needs no plan from here, so that the mark itself may open the epoch.
+        self.core.check_opened(mark.epoch, ahead=1 if full else 0)
+        if full:
+            return
+        kept = self.core.state.plan_ids.get(mark.epoch)
+        if kept is None and re.match(rf"{self.run_id.hex()}-\d+-{mark.epoch}-", mark.plan_id):
+            return
+        if mark.plan_id != kept:
             raise RunConflictError(
-                f"rank {mark.rank} trained plan {mark.plan_id!r} in epoch {mark.epoch}; the run's is {kept!r}"
+                f"rank {mark.rank} trained plan {mark.plan_id!r} in epoch {mark.epoch}; the run's is "
+                f"{kept or full_plan_id(self.run_id, mark.epoch)!r}"
             )
 
 

@@ -86,11 +86,16 @@ class RunPlans:
         return self._freeze(generation, epoch, missing)
 
     def mark_unpruned(self, generation: int, epoch: int) -> None:
-        """The job trains an epoch unpruned; wins over a plan frozen meanwhile."""
+        """The job trains an epoch unpruned; wins over a plan frozen meanwhile.
+
+        Raises:
+            RunConflictError: epochs before it were not opened.
+        """
         core = self._core
         with core.turn:
             core.admit(generation)
             core.check_epoch(epoch)
+            core.check_opened(epoch, ahead=1)
             state = core.state
             if epoch in state.unpruned:
                 return

@@ -489,6 +489,47 @@ def test_marks_that_cannot_be_meant(clock: Clock) -> None:
         run.end_epoch(EpochMark(generation=generation, epoch=0, rank=0, plan_id="p", start_position=5, end_position=4))
 
 
+@pytest.mark.parametrize(("epoch", "plan_id"), [(1, "anything"), (2, "full:{run}:2"), (1, "{run}-1-1-abcd")])
+def test_the_end_of_an_epoch_that_was_not_opened_is_refused(clock: Clock, epoch: int, plan_id: str) -> None:
+    run = make_run(clock)
+    generation = attach(run)
+    first = plan(run, generation, 0)
+    with pytest.raises(RunConflictError, match=f"epoch {epoch} of run 'test' was not opened: the newest epoch is 0"):
+        end(run, generation, epoch, plan_id.format(run=run.run_id.hex()))
+    assert run.core.state.last_epoch == 0
+    end(run, generation, 0, first.plan_id)
+    assert plan(run, generation, 1).epoch == 1
+
+
+def test_unpruned_epochs_follow_one_another(clock: Clock) -> None:
+    run = make_run(clock)
+    generation = attach(run)
+    plan(run, generation, 0)
+    with pytest.raises(RunConflictError, match="epoch 2 of run 'test' was not opened: the newest epoch is 0"):
+        run.plans.mark_unpruned(generation, 2)
+    run.plans.mark_unpruned(generation, 1)
+    run.plans.mark_unpruned(generation, 2)
+    assert run.core.state.last_epoch == 2
+
+
+def test_the_late_end_of_an_epoch_whose_plan_is_gone_names_a_plan_of_that_epoch(clock: Clock) -> None:
+    run = make_run(clock, limits=Limits(keep_plans=2))
+    generation = attach(run)
+    plans = [train(run, generation, epoch) for epoch in range(4)]
+    assert end(run, generation, 0, plans[0].plan_id) == ()
+    for other in ("other", plans[1].plan_id, plans[0].plan_id.replace(run.run_id.hex(), 32 * "0")):
+        with pytest.raises(RunConflictError, match=f"rank 0 trained plan '{other}' in epoch 0"):
+            end(run, generation, 0, other)
+
+
+def test_the_end_of_an_unpruned_epoch_names_the_unpruned_plan(clock: Clock) -> None:
+    run = make_run(clock)
+    generation = attach(run)
+    run.plans.mark_unpruned(generation, 0)
+    with pytest.raises(RunConflictError, match="the run's is 'full:"):
+        end(run, generation, 0, "other")
+
+
 def test_amending_changes_the_schedule_alone(clock: Clock) -> None:
     run = make_run(clock)
     spec = run.amend(epochs=20, delta=None, anneal_epoch_check=17)
