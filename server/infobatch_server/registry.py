@@ -126,7 +126,8 @@ class Registry:
         if used + needed > self._limits.memory_bytes:
             raise RunConflictError(
                 f"the scores of run {spec.run!r} take {needed:,} bytes; {used:,} of {self._limits.memory_bytes:,} are "
-                "in use: delete a run, or start the server with a larger --memory-bytes"
+                "in use: start the server with a larger --memory-bytes, or reuse the name of a run that is no longer "
+                'needed, with if_exists="restart", which deletes that run'
             )
         self._reserved[spec.run] = needed
 

@@ -223,7 +223,7 @@ class Run:
         if lease is not None and left_s > 0:
             raise LeaseHeldError(
                 f"run {core.spec.run!r} can't be {what}: job {lease.job!r} on host {lease.host!r}, pid {lease.pid}, "
-                f"holds it for another {left_s:.0f} s unless it calls again",
+                f"holds it for another {left_s:.0f} s unless it calls again; end that job, and wait until then",
                 retry_after_ms=max(1, int(1000 * left_s)),
             )
 

@@ -118,7 +118,10 @@ class RunCore:
         """Raises ConfigError for an epoch outside the run's schedule."""
         epochs = self.spec.schedule.epochs
         if epoch >= epochs:
-            raise ConfigError(f"epoch {epoch} is outside the {epochs} epochs of run {self.spec.run!r}; see AmendRun")
+            raise ConfigError(
+                f"epoch {epoch} is outside the {epochs} epochs of run {self.spec.run!r}; a longer training is another "
+                'run: use another run name, or start this one over with if_exists="restart"'
+            )
 
     def check_opened(self, epoch: int, *, ahead: int = 0) -> None:
         """Raises RunConflictError for an epoch that is more than `ahead` after the newest one that was opened.

@@ -84,7 +84,8 @@ def test_another_job_is_refused_while_the_lease_holds(clock: Clock) -> None:
     run = make_run(clock)
     attach(run)
     clock.now += 29
-    with pytest.raises(RunBusyError, match="held by job 'none' attempt 0 on host 'node1', pid 41, for another 1 s"):
+    held = "held by job 'none' attempt 0 on host 'node1', pid 41, for another 1 s.*; end that job and wait"
+    with pytest.raises(RunBusyError, match=held):
         attach(run, nonce=1)
     clock.now += 1
     assert attach(run, nonce=1) == 2
@@ -251,7 +252,7 @@ def test_resuming_inside_the_unpruned_plan_marks_its_epoch(clock: Clock) -> None
 def test_a_training_that_is_over_may_resume_after_its_last_epoch(clock: Clock) -> None:
     run = make_run(clock)
     assert attach(run, ResumePoint(epoch=10)) == 1
-    with pytest.raises(ConfigError, match="run 'test' has 10 epochs"):
+    with pytest.raises(ConfigError, match=r"run 'test' has 10 epochs; .*another run name.*if_exists=\"restart\""):
         attach(run, ResumePoint(epoch=11), nonce=1, takeover=True)
 
 
