@@ -79,7 +79,8 @@ class Registry:
             raise ConfigError(f"run_id has {len(run_id)} bytes, not 16")
         run = self._by_id.get(run_id)
         if run is None:
-            raise RunNotFoundError(f"this server has no run of id {run_id.hex()}{self._hint()}")
+            remedy = "" if self._store.durable else ": start the training again under the same name"
+            raise RunNotFoundError(f"this server has no run of id {run_id.hex()}{self._hint()}{remedy}")
         return run
 
     def by_name(self, name: str) -> Run:
@@ -150,7 +151,7 @@ class Registry:
         return run
 
     def _hint(self) -> str:
-        return "" if self._store.durable else "; it keeps runs in memory, so that a restart forgets them"
+        return "" if self._store.durable else "; it keeps runs in memory, and has forgotten those of before its last start"
 
 
 def _resident_bytes(spec: RunSpec) -> int:

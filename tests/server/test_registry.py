@@ -1,4 +1,4 @@
-"""Creating runs side by side: a large one holds up nobody but those who ask for it."""
+"""The runs of a server: creating them side by side, and what is said of one that isn't there."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from infobatch_server import registry as registry_module
 from infobatch_server.limits import Limits
 from infobatch_server.memory_store import MemoryStore
 from infobatch_server.registry import Registry
-from infobatch_stream.errors import RunConflictError
+from infobatch_stream.errors import RunConflictError, RunNotFoundError
 from infobatch_stream.order_params import OrderChoice
 from tests.server.calls import make_spec
 
@@ -71,3 +71,21 @@ def test_a_run_that_could_not_be_made_leaves_its_name_and_its_room(tables: SlowT
         registry.create(make_spec("large", num_samples=LARGE), OrderChoice())
     tables.error = None
     assert registry.create(make_spec("large", num_samples=LARGE), OrderChoice())[1]
+
+
+class DurableStore(MemoryStore):
+    """Says that it outlives the process."""
+
+    durable = True
+
+
+def test_only_a_server_that_forgets_says_so_and_what_to_do() -> None:
+    remedy = "it keeps runs in memory, and has forgotten those of before its last start"
+    for durable, store in ((False, MemoryStore()), (True, DurableStore())):
+        registry = Registry(store, Limits())
+        with pytest.raises(RunNotFoundError) as by_id:
+            registry.by_id(b"x" * 16)
+        with pytest.raises(RunNotFoundError) as by_name:
+            registry.by_name("nobody")
+        assert (f"; {remedy}: start the training again under the same name" in str(by_id.value)) is not durable
+        assert (f"; {remedy}" in str(by_name.value)) is not durable
