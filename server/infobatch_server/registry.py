@@ -151,7 +151,9 @@ class Registry:
         return run
 
     def _hint(self) -> str:
-        return "" if self._store.durable else "; it keeps runs in memory, and has forgotten those of before its last start"
+        return (
+            "" if self._store.durable else "; it keeps runs in memory, and has forgotten those of before its last start"
+        )
 
 
 def _resident_bytes(spec: RunSpec) -> int:
