@@ -118,6 +118,8 @@ def attach(state: RunState, request: AttachRequest, run_id: bytes) -> Rewind:
             last_epoch=last_epoch,
             unpruned=frozenset(unpruned),
             plan_ids={at: plan_id for at, plan_id in state.plan_ids.items() if at <= last_epoch},
+            drawn={at: line for at, line in state.drawn.items() if at <= last_epoch},
+            ended={at: trained for at, trained in state.ended.items() if at < epoch},
         ),
         stamps_to=last_epoch + 1,
         marks_from=epoch,

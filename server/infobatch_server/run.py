@@ -129,6 +129,9 @@ class Run:
                 trained=state.trained or mark.end_position > mark.start_position,
                 unpruned=state.unpruned | {mark.epoch} if full else state.unpruned,
             )
+            trained = core.barrier.trained(mark, world_size)
+            if trained is not None:
+                state = replace(state, ended={**state.ended, mark.epoch: trained})
             core.store.add_mark(core.run_id, mark, state)
             core.adopt(state)
             core.barrier.add(mark)

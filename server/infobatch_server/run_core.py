@@ -6,6 +6,8 @@ import threading
 from collections.abc import Callable
 from dataclasses import replace
 
+import numpy as np
+
 from infobatch_server.barrier import Barrier
 from infobatch_server.limits import Limits
 from infobatch_server.run_state import Lease, RunState
@@ -34,6 +36,8 @@ class RunCore:
     def __init__(self, stored: StoredRun, store: RunStore, limits: Limits, clock: Callable[[], float]) -> None:
         self.run_id = stored.run_id
         self.spec = stored.spec
+        subset = stored.spec.subset
+        self.full_samples = stored.spec.num_samples if subset is None else int(np.count_nonzero(subset))
         self.store = store
         self.limits = limits
         self.clock = clock

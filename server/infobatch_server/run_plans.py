@@ -10,7 +10,7 @@ import numpy as np
 from infobatch_server.attach import MAX_GENERATION
 from infobatch_server.barrier import NotReady
 from infobatch_server.run_core import RunCore
-from infobatch_server.run_state import PlanSummary, RunState
+from infobatch_server.run_state import PlanLine, PlanSummary, RunState
 from infobatch_stream.codec import seal
 from infobatch_stream.errors import ConfigError, RunConflictError, RunNotFoundError
 from infobatch_stream.plan import EpochPlan, full_plan_id, kept_by_shard, unpruned_plan
@@ -183,6 +183,7 @@ class RunPlans:
             state,
             last_epoch=max(state.last_epoch, plan.epoch),
             plan_ids=dict(kept),
+            drawn={**state.drawn, plan.epoch: PlanLine.of(plan)},
             newest_plan=state.newest_plan if marked else _newest(state, plan),
         )
 
