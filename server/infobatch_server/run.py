@@ -247,10 +247,10 @@ class Run:
         if kept is None and re.match(rf"{self.run_id.hex()}-\d+-{mark.epoch}-", mark.plan_id):
             return
         if mark.plan_id != kept:
-            raise RunConflictError(
-                f"rank {mark.rank} trained plan {mark.plan_id!r} in epoch {mark.epoch}; the run's is "
-                f"{kept or full_plan_id(self.run_id, mark.epoch)!r}"
-            )
+            if kept is None and mark.epoch in self.core.state.unpruned:
+                kept = full_plan_id(self.run_id, mark.epoch)
+            own = f"the run's is {kept!r}" if kept else "the run never had such a plan"
+            raise RunConflictError(f"rank {mark.rank} trained plan {mark.plan_id!r} in epoch {mark.epoch}; {own}")
 
 
 def _copy(table: ScoreTable, first: int, stop: int) -> ScoreTable:
