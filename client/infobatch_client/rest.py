@@ -1,4 +1,4 @@
-"""Reads a score server's REST endpoint; what the `runs` and `stats` commands stand on."""
+"""Reads a score server's REST endpoint, and shows what it says; what the `runs` and `stats` commands stand on."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ import json
 import os
 import urllib.error
 import urllib.request
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
 
 from infobatch_stream.errors import ConfigError, RunNotFoundError, ServerError, ServerUnreachableError
 
-__all__ = ["add_server_arguments", "get_json", "read_token", "run_path"]
+__all__ = ["add_server_arguments", "aligned", "get_json", "percent", "read_token", "run_path", "shown"]
 
 TOKEN_VARIABLE = "INFOBATCH_TOKEN"
 
@@ -80,6 +81,31 @@ def get_json(http: str, path: str, *, token: str | None = None, timeout_s: float
     except OSError as error:
         reason = getattr(error, "reason", error)
         raise ServerUnreachableError(f"no score server at {url}: {reason}") from error
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> str:
+    """Rows of text as lines: the first column starts at the left, the others end at the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = (
+        "  ".join(f"{text:{'>' if place else '<'}{widths[place]}}" for place, text in enumerate(row)) for row in rows
+    )
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def shown(value: Any) -> str:
+    """A number or a text of the server's as people read it; "-" for None."""
+    if value is None:
+        return "-"
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:,}"
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return str(value)
+
+
+def percent(share: Any) -> str:
+    """A share in [0, 1]; "-" for what is none."""
+    return f"{100 * share:.1f} %" if isinstance(share, (int, float)) else "-"
 
 
 def _base_url(http: str) -> str:

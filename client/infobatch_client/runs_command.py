@@ -1,4 +1,4 @@
-"""`infobatch runs`: the runs that a score server holds, one line each."""
+"""`infobatch runs`: the runs that a score server holds, one line each: how far they are, and what they saved."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 import json
 from typing import Any
 
-from infobatch_client.rest import add_server_arguments, get_json, read_token
+from infobatch_client.rest import add_server_arguments, aligned, get_json, percent, read_token, shown
 from infobatch_stream.errors import ServerError
 
 HELP = "List the runs of a score server."
@@ -30,17 +30,17 @@ def run(args: argparse.Namespace) -> int:
     if not runs:
         print("no runs yet")
         return 0
-    rows = [("run", "run id", "samples"), *(_row(entry) for entry in runs)]
-    widths = [max(len(row[column]) for row in rows) for column in range(3)]
-    for name, run_id, samples in rows:
-        print(f"{name:<{widths[0]}}  {run_id:<{widths[1]}}  {samples:>{widths[2]}}")
+    print(aligned([("run", "policy", "samples", "epochs", "saved"), *(_row(entry) for entry in runs)]))
     return 0
 
 
-def _row(entry: dict[str, Any]) -> tuple[str, str, str]:
-    samples = entry.get("num_samples")
+def _row(entry: dict[str, Any]) -> tuple[str, ...]:
+    newest = entry.get("last_epoch")
+    opened = newest + 1 if isinstance(newest, int) else None
     return (
         str(entry.get("run", "")),
-        str(entry.get("run_id", "")),
-        f"{samples:,}" if isinstance(samples, int) else "",
+        shown(entry.get("policy")),
+        shown(entry.get("num_samples")),
+        f"{shown(opened)} of {shown(entry.get('epochs'))}",
+        percent(entry.get("saved_share")),
     )

@@ -86,8 +86,8 @@ def check_attach(spec: RunSpec, run_id: bytes, state: RunState, request: AttachR
     if held is not None and lease_left_s > 0 and not (next_attempt or request.takeover):
         raise LeaseHeldError(
             f"run {spec.run!r} is held by job {held.job!r} attempt {held.attempt} on host {held.host!r}, pid "
-            f"{held.pid}, for another {lease_left_s:.0f} s unless it calls again; end that job, wait, or attach "
-            "with takeover",
+            f"{held.pid}, for another {lease_left_s:.0f} s unless it calls again; end that job and wait until "
+            "its lease runs out, or use another run name",
             retry_after_ms=max(1, int(1000 * lease_left_s)),
         )
     if request.resume.new and state.trained and not next_attempt:
@@ -118,6 +118,8 @@ def attach(state: RunState, request: AttachRequest, run_id: bytes) -> Rewind:
             last_epoch=last_epoch,
             unpruned=frozenset(unpruned),
             plan_ids={at: plan_id for at, plan_id in state.plan_ids.items() if at <= last_epoch},
+            drawn={at: line for at, line in state.drawn.items() if at <= last_epoch},
+            ended={at: trained for at, trained in state.ended.items() if at < epoch},
         ),
         stamps_to=last_epoch + 1,
         marks_from=epoch,
@@ -132,7 +134,10 @@ def _check_resume(spec: RunSpec, run_id: bytes, state: RunState, resume: ResumeP
     epochs = spec.schedule.epochs
     # A training that is over resumes at the start of the epoch after its last.
     if resume.epoch > (epochs - 1 if resume.inside else epochs):
-        raise ConfigError(f"resume at epoch {resume.epoch}: run {spec.run!r} has {epochs} epochs; see AmendRun")
+        raise ConfigError(
+            f"resume at epoch {resume.epoch}: run {spec.run!r} has {epochs} epochs; a longer training is another "
+            'run: use another run name, or start this one over with if_exists="restart"'
+        )
     if not resume.inside or resume.plan_id == full_plan_id(run_id, resume.epoch):
         return
     if state.plan_ids.get(resume.epoch) != resume.plan_id:

@@ -61,6 +61,18 @@ class Barrier:
         marks = self._marks.get(epoch, {})
         return tuple(rank for rank in range(world_size) if (generation, rank) not in marks)
 
+    def trained(self, last: EpochMark, world_size: int) -> int | None:
+        """Samples trained in an epoch, once `last` is put; None while a rank of its generation is missing.
+
+        Positions before this opening of the epoch were trained by an earlier one, whose marks are gone.
+        """
+        marks = {mark.rank: mark for mark in self.marks(last.epoch) if mark.generation == last.generation}
+        marks[last.rank] = last
+        if len(marks) < world_size:
+            return None
+        start = min(mark.start_position for mark in marks.values())
+        return start + sum(mark.counts.real for mark in marks.values())
+
     def before(self, epoch: int, generation: int, world_size: int) -> NotReady | None:
         """Who holds up the plan of an epoch; None where every rank has ended the one before."""
         missing = self.missing(epoch - 1, generation, world_size)

@@ -33,6 +33,8 @@ class DataDir:
         try:
             path.mkdir(parents=True, exist_ok=True, mode=0o700)
             self._lock = os.open(path / "server.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except FileExistsError as error:
+            raise ServerError(f"--data-dir {path} is a file, and a folder is needed: name another") from error
         except OSError as error:
             raise ServerError(f"--data-dir {path}: {error.strerror}") from error
         try:

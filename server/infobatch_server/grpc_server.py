@@ -61,7 +61,10 @@ class GrpcServer:
         try:
             self.port = self._server.add_insecure_port(address)
         except RuntimeError as error:
-            raise ServerError(f"can't listen on --grpc {address}: {error}; is another server running there?") from error
+            # What gRPC says is about its own debugging; the reason is in its log, on stderr.
+            raise ServerError(
+                f"can't listen on --grpc {address}: it is taken, or is not an address of this machine"
+            ) from error
 
     def start(self) -> None:
         """Begins to answer."""

@@ -16,7 +16,7 @@ from infobatch_server.run_info import RunSnapshot, snapshot
 from infobatch_server.run_state import Lease, PlanSummary
 from infobatch_stream.errors import RunNotFoundError
 
-__all__ = ["ClassStats", "RunList", "RunStats", "make_app"]
+__all__ = ["ClassStats", "EpochStats", "RunDetails", "RunList", "RunStats", "make_app"]
 
 
 class ClassStats(BaseModel):
@@ -63,6 +63,26 @@ class RunStats(BaseModel):
     stale_scores: int = Field(description="scores older than the sample's, since the server started")
     barrier_timeouts: int = Field(description="plans that did not wait for every rank")
     unusual_low_classes: int = Field(description="plans whose low class was outside [0.2, 0.95] of the scored")
+    epochs_ended: int = Field(description="epochs that every rank has ended; the totals that follow are of these")
+    trained_samples: int = Field(description="samples trained, once for every epoch")
+    saved_samples: int = Field(description="samples that these epochs did not train, of those that the mask lets in")
+    saved_share: float | None = Field(None, description="by what would have been trained unpruned; null before any")
+
+
+class EpochStats(BaseModel):
+    """The plan of one epoch."""
+
+    epoch: int
+    kept: int
+    pruned: int
+    threshold: float | None = Field(None, description="null where the plan has none")
+    unpruned: bool = Field(description="nothing is pruned in this epoch")
+
+
+class RunDetails(RunStats):
+    """One run, and its plans so far."""
+
+    history: list[EpochStats] = Field(description="by epoch, up to the newest")
 
 
 class RunList(BaseModel):
@@ -102,11 +122,12 @@ def make_app(registry: Registry, *, version: str, is_ready: Callable[[], bool], 
         return RunList(runs=[run_stats(snapshot(run)) for run in registry.runs()])
 
     @app.get("/v1/runs/{run}", summary="One run.", responses={404: {"description": "no such run"}})
-    def get_run(run: str) -> RunStats:
+    def get_run(run: str) -> RunDetails:
         try:
-            return run_stats(snapshot(registry.by_name(run)))
+            now = snapshot(registry.by_name(run))
         except RunNotFoundError as error:
             raise HTTPException(404, str(error)) from error
+        return RunDetails(**dict(run_stats(now)), history=_history(now))
 
     @app.exception_handler(404)
     def not_found(_request: object, error: HTTPException) -> JSONResponse:
@@ -117,7 +138,7 @@ def make_app(registry: Registry, *, version: str, is_ready: Callable[[], bool], 
 
 def run_stats(now: RunSnapshot) -> RunStats:
     """A snapshot as JSON has it."""
-    spec, state = now.spec, now.state
+    spec, state, savings = now.spec, now.state, now.savings
     return RunStats(
         run=spec.run,
         run_id=now.run_id.hex(),
@@ -136,6 +157,10 @@ def run_stats(now: RunSnapshot) -> RunStats:
         stale_scores=now.stale_scores,
         barrier_timeouts=state.barrier_timeouts,
         unusual_low_classes=state.unusual_low_classes,
+        epochs_ended=savings.epochs_ended,
+        trained_samples=savings.trained,
+        saved_samples=savings.saved,
+        saved_share=savings.share,
         **_job_stats(now.lease),
         **_plan_stats(state.newest_plan),
     )
@@ -157,6 +182,19 @@ def _plan_stats(plan: PlanSummary | None) -> dict[str, Any]:
         "low_share": _finite(plan.low_share),
         "classes": [ClassStats(name=row.name, size=row.size, kept=row.kept, weight=row.weight) for row in plan.classes],
     }
+
+
+def _history(now: RunSnapshot) -> list[EpochStats]:
+    return [
+        EpochStats(
+            epoch=epoch,
+            kept=line.kept,
+            pruned=line.pruned,
+            threshold=_finite(line.threshold),
+            unpruned=line.unpruned,
+        )
+        for epoch, line in now.history
+    ]
 
 
 def _finite(value: float | None) -> float | None:

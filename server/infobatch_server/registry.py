@@ -37,7 +37,9 @@ class Registry:
         self._store = store
         self._limits = limits
         self._clock = clock
-        self._lock = threading.Lock()
+        self._turn = threading.Condition()
+        # Bytes of runs that are being made, by name: filling a large table takes seconds, and is done without the lock.
+        self._reserved: dict[str, int] = {}
         self._by_id = {stored.run_id: Run(stored, store, limits, clock) for stored in store.load()}
         self._by_name = {run.spec.run: run for run in self._by_id.values()}
 
@@ -51,10 +53,13 @@ class Registry:
         Raises:
             RunConflictError: the run exists and is another, or its scores would not fit into memory.
         """
-        with self._lock:
+        with self._turn:
+            self._turn.wait_for(lambda: spec.run not in self._reserved)
             run = self._by_name.get(spec.run)
             if run is None:
-                return self._create(spec), True
+                self._reserve(spec)
+        if run is None:
+            return self._make(spec), True
         differing = [*run.spec.differences(spec), *choice.conflicts(run.spec.order)]
         if differing:
             raise RunConflictError(
@@ -74,7 +79,8 @@ class Registry:
             raise ConfigError(f"run_id has {len(run_id)} bytes, not 16")
         run = self._by_id.get(run_id)
         if run is None:
-            raise RunNotFoundError(f"this server has no run of id {run_id.hex()}{self._hint()}")
+            remedy = "" if self._store.durable else ": start the training again under the same name"
+            raise RunNotFoundError(f"this server has no run of id {run_id.hex()}{self._hint()}{remedy}")
         return run
 
     def by_name(self, name: str) -> Run:
@@ -110,35 +116,44 @@ class Registry:
             RunBusyError: a job holds it, and `force` is off.
             RunNotFoundError: it is gone already.
         """
-        with self._lock:
+        with self._turn:
             run.delete(force=force)
             del self._by_id[run.run_id], self._by_name[run.spec.run]
         log.info("run %s (%s): deleted", run.spec.run, run.run_id.hex())
 
-    def _create(self, spec: RunSpec) -> Run:
+    def _reserve(self, spec: RunSpec) -> None:
         needed = _resident_bytes(spec)
-        used = sum(_resident_bytes(run.spec) for run in self._by_id.values())
+        used = sum(_resident_bytes(run.spec) for run in self._by_id.values()) + sum(self._reserved.values())
         if used + needed > self._limits.memory_bytes:
             raise RunConflictError(
                 f"the scores of run {spec.run!r} take {needed:,} bytes; {used:,} of {self._limits.memory_bytes:,} are "
-                "in use: delete a run, or start the server with a larger --memory-bytes"
+                "in use: start the server with a larger --memory-bytes, or reuse the name of a run that is no longer "
+                'needed, with if_exists="restart", which deletes that run'
             )
-        run_id = os.urandom(16)
-        self._store.create(run_id, spec)
-        stored = StoredRun(
-            run_id=run_id,
-            spec=spec,
-            state=RunState(),
-            marks=(),
-            table=ScoreTable(spec.num_samples, spec.policy.columns),
-            journal_position=0,
-        )
-        run = self._by_id[run_id] = self._by_name[spec.run] = Run(stored, self._store, self._limits, self._clock)
+        self._reserved[spec.run] = needed
+
+    def _make(self, spec: RunSpec) -> Run:
+        """Makes the run that `_reserve` has made room for."""
+        run = None
+        try:
+            table = ScoreTable(spec.num_samples, spec.policy.columns)
+            run_id = os.urandom(16)
+            self._store.create(run_id, spec)
+            stored = StoredRun(run_id=run_id, spec=spec, state=RunState(), marks=(), table=table, journal_position=0)
+            run = Run(stored, self._store, self._limits, self._clock)
+        finally:
+            with self._turn:
+                del self._reserved[spec.run]
+                if run is not None:
+                    self._by_id[run.run_id] = self._by_name[spec.run] = run
+                self._turn.notify_all()
         log.info("run %s (%s): created, %d samples", spec.run, run_id.hex(), spec.num_samples)
         return run
 
     def _hint(self) -> str:
-        return "" if self._store.durable else "; it keeps runs in memory, so that a restart forgets them"
+        return (
+            "" if self._store.durable else "; it keeps runs in memory, and has forgotten those of before its last start"
+        )
 
 
 def _resident_bytes(spec: RunSpec) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
@@ -97,15 +98,24 @@ class Run:
             self.core.admit(generation)
 
     def push(self, batch: ScoreBatch) -> PushOutcome:
-        """Stores scores once, however often a push is sent."""
+        """Stores scores once, however often a push is sent.
+
+        Raises:
+            RunConflictError: of an epoch that was not opened.
+        """
 
         def admit() -> None:
             self.core.admit(batch.generation)
+            self.core.check_opened(batch.epoch)
 
         return self.core.feed.push(batch, admit)
 
     def end_epoch(self, mark: EpochMark) -> tuple[int, ...]:
-        """One rank has pushed all of its scores of an epoch; gives the ranks that have not. Again is the same."""
+        """One rank has pushed all of its scores of an epoch; gives the ranks that have not. Again is the same.
+
+        Raises:
+            RunConflictError: an epoch that was not opened, or a plan that isn't this epoch's.
+        """
         core = self.core
         with core.turn:
             world_size = core.admit(mark.generation).world_size
@@ -119,6 +129,9 @@ class Run:
                 trained=state.trained or mark.end_position > mark.start_position,
                 unpruned=state.unpruned | {mark.epoch} if full else state.unpruned,
             )
+            trained = core.barrier.trained(mark, world_size)
+            if trained is not None:
+                state = replace(state, ended={**state.ended, mark.epoch: trained})
             core.store.add_mark(core.run_id, mark, state)
             core.adopt(state)
             core.barrier.add(mark)
@@ -213,7 +226,7 @@ class Run:
         if lease is not None and left_s > 0:
             raise LeaseHeldError(
                 f"run {core.spec.run!r} can't be {what}: job {lease.job!r} on host {lease.host!r}, pid {lease.pid}, "
-                f"holds it for another {left_s:.0f} s unless it calls again",
+                f"holds it for another {left_s:.0f} s unless it calls again; end that job, and wait until then",
                 retry_after_ms=max(1, int(1000 * left_s)),
             )
 
@@ -226,11 +239,18 @@ class Run:
             )
         if not 1 <= len(mark.plan_id) <= _MAX_PLAN_ID:
             raise ConfigError(f"plan_id has {len(mark.plan_id)} characters; the plan that was trained must be named")
-        kept = self.core.state.plan_ids.get(mark.epoch, mark.plan_id)
-        if not full and mark.plan_id != kept:
-            raise RunConflictError(
-                f"rank {mark.rank} trained plan {mark.plan_id!r} in epoch {mark.epoch}; the run's is {kept!r}"
-            )
+        # Whoever trains unpruned needs no plan from here, so that the mark itself may open the epoch.
+        self.core.check_opened(mark.epoch, ahead=1 if full else 0)
+        if full:
+            return
+        kept = self.core.state.plan_ids.get(mark.epoch)
+        if kept is None and re.match(rf"{self.run_id.hex()}-\d+-{mark.epoch}-", mark.plan_id):
+            return
+        if mark.plan_id != kept:
+            if kept is None and mark.epoch in self.core.state.unpruned:
+                kept = full_plan_id(self.run_id, mark.epoch)
+            own = f"the run's is {kept!r}" if kept else "the run never had such a plan"
+            raise RunConflictError(f"rank {mark.rank} trained plan {mark.plan_id!r} in epoch {mark.epoch}; {own}")
 
 
 def _copy(table: ScoreTable, first: int, stop: int) -> ScoreTable:

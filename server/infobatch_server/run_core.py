@@ -6,6 +6,8 @@ import threading
 from collections.abc import Callable
 from dataclasses import replace
 
+import numpy as np
+
 from infobatch_server.barrier import Barrier
 from infobatch_server.limits import Limits
 from infobatch_server.run_state import Lease, RunState
@@ -34,6 +36,8 @@ class RunCore:
     def __init__(self, stored: StoredRun, store: RunStore, limits: Limits, clock: Callable[[], float]) -> None:
         self.run_id = stored.run_id
         self.spec = stored.spec
+        subset = stored.spec.subset
+        self.full_samples = stored.spec.num_samples if subset is None else int(np.count_nonzero(subset))
         self.store = store
         self.limits = limits
         self.clock = clock
@@ -118,4 +122,17 @@ class RunCore:
         """Raises ConfigError for an epoch outside the run's schedule."""
         epochs = self.spec.schedule.epochs
         if epoch >= epochs:
-            raise ConfigError(f"epoch {epoch} is outside the {epochs} epochs of run {self.spec.run!r}; see AmendRun")
+            raise ConfigError(
+                f"epoch {epoch} is outside the {epochs} epochs of run {self.spec.run!r}; a longer training is another "
+                'run: use another run name, or start this one over with if_exists="restart"'
+            )
+
+    def check_opened(self, epoch: int, *, ahead: int = 0) -> None:
+        """Raises RunConflictError for an epoch that is more than `ahead` after the newest one that was opened.
+
+        A score of an epoch to come would make all those before it stale.
+        """
+        newest = self._state.last_epoch
+        if epoch > newest + ahead:
+            opened = "no epoch has been opened yet" if newest < 0 else f"the newest epoch is {newest}"
+            raise RunConflictError(f"epoch {epoch} of run {self.spec.run!r} was not opened: {opened}")

@@ -5,12 +5,37 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from infobatch_server.run import Run
-from infobatch_server.run_state import Lease, PlanSummary, RunState
+from infobatch_server.run_state import Lease, PlanLine, PlanSummary, RunState
 from infobatch_stream.codec import plan_class_message, spec_message
 from infobatch_stream.run_spec import RunSpec
 from infobatch_stream.v1 import score_service_pb2 as pb
 
-__all__ = ["RunSnapshot", "info_message", "snapshot"]
+__all__ = ["RunSnapshot", "Savings", "info_message", "snapshot"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Savings:
+    """Of the epochs that every rank has ended, as the ranks counted them.
+
+    Args:
+        epochs_ended: those epochs.
+        trained: samples trained in them.
+        full: samples that they would have trained without pruning.
+    """
+
+    epochs_ended: int
+    trained: int
+    full: int
+
+    @property
+    def saved(self) -> int:
+        """Samples that were not trained."""
+        return max(0, self.full - self.trained)
+
+    @property
+    def share(self) -> float | None:
+        """`saved` by `full`, in [0, 1]; None before the first such epoch."""
+        return self.saved / self.full if self.full else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,6 +45,7 @@ class RunSnapshot:
     Args:
         run_id: 16 bytes.
         spec: what it is.
+        full_samples: samples that an unpruned epoch trains.
         state: of the last transaction.
         lease: the job that holds it now; None where none does.
         stored_scores: accepted since the run was created.
@@ -29,11 +55,25 @@ class RunSnapshot:
 
     run_id: bytes
     spec: RunSpec
+    full_samples: int
     state: RunState
     lease: Lease | None
     stored_scores: int
     rejected_scores: int
     stale_scores: int
+
+    @property
+    def savings(self) -> Savings:
+        """What pruning has saved so far."""
+        ended = self.state.ended
+        return Savings(epochs_ended=len(ended), trained=sum(ended.values()), full=len(ended) * self.full_samples)
+
+    @property
+    def history(self) -> list[tuple[int, PlanLine]]:
+        """Every epoch's plan so far, (epoch, what the job trains by)."""
+        full = PlanLine(kept=self.full_samples, pruned=0, threshold=None, unpruned=True)
+        state = self.state
+        return sorted((state.drawn | dict.fromkeys(state.unpruned, full)).items(), key=lambda entry: entry[0])
 
 
 def snapshot(run: Run) -> RunSnapshot:
@@ -44,6 +84,7 @@ def snapshot(run: Run) -> RunSnapshot:
         return RunSnapshot(
             run_id=core.run_id,
             spec=core.spec,
+            full_samples=core.full_samples,
             state=state,
             lease=state.lease if core.lease_left_s > 0 else None,
             stored_scores=core.feed.stored_scores,

@@ -10,7 +10,7 @@ import numpy as np
 from infobatch_server.attach import MAX_GENERATION
 from infobatch_server.barrier import NotReady
 from infobatch_server.run_core import RunCore
-from infobatch_server.run_state import PlanSummary, RunState
+from infobatch_server.run_state import PlanLine, PlanSummary, RunState
 from infobatch_stream.codec import seal
 from infobatch_stream.errors import ConfigError, RunConflictError, RunNotFoundError
 from infobatch_stream.plan import EpochPlan, full_plan_id, kept_by_shard, unpruned_plan
@@ -86,11 +86,16 @@ class RunPlans:
         return self._freeze(generation, epoch, missing)
 
     def mark_unpruned(self, generation: int, epoch: int) -> None:
-        """The job trains an epoch unpruned; wins over a plan frozen meanwhile."""
+        """The job trains an epoch unpruned; wins over a plan frozen meanwhile.
+
+        Raises:
+            RunConflictError: epochs before it were not opened.
+        """
         core = self._core
         with core.turn:
             core.admit(generation)
             core.check_epoch(epoch)
+            core.check_opened(epoch, ahead=1)
             state = core.state
             if epoch in state.unpruned:
                 return
@@ -178,6 +183,7 @@ class RunPlans:
             state,
             last_epoch=max(state.last_epoch, plan.epoch),
             plan_ids=dict(kept),
+            drawn={**state.drawn, plan.epoch: PlanLine.of(plan)},
             newest_plan=state.newest_plan if marked else _newest(state, plan),
         )
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from infobatch_stream.plan import EpochPlan, PlanClass
 
-__all__ = ["EpochMark", "Lease", "PlanSummary", "ResumePoint", "RowCounts", "RunState"]
+__all__ = ["EpochMark", "Lease", "PlanLine", "PlanSummary", "ResumePoint", "RowCounts", "RunState"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,6 +107,28 @@ class PlanSummary:
         return cls(**{name: getattr(plan, name) for name in cls.__dataclass_fields__})
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanLine:
+    """What is remembered of every epoch's plan.
+
+    Args:
+        kept: samples that it trains.
+        pruned: samples that it leaves out.
+        threshold: of its classes; None where it has none.
+        unpruned: nothing was to be pruned.
+    """
+
+    kept: int
+    pruned: int
+    threshold: float | None
+    unpruned: bool
+
+    @classmethod
+    def of(cls, plan: EpochPlan) -> PlanLine:
+        """The line of a plan."""
+        return cls(kept=plan.kept, pruned=plan.pruned, threshold=plan.threshold, unpruned=plan.unpruned)
+
+
 @dataclass(frozen=True, kw_only=True)
 class RunState:
     """A run at one moment; immutable, so that a transaction is one replacement.
@@ -121,6 +143,8 @@ class RunState:
         unpruned: epochs that a job trains unpruned, whatever plan was drawn.
         plan_ids: ids of the plans that are kept, by epoch.
         newest_plan: what the newest plan was.
+        drawn: the plans that were drawn, by epoch; one of an epoch in `unpruned` was not trained.
+        ended: samples trained, by epoch that every rank has ended.
         barrier_timeouts: plans that were drawn before every rank had ended the epoch before.
         unusual_low_classes: plans whose low class was outside [0.2, 0.95] of the scored samples.
     """
@@ -134,5 +158,7 @@ class RunState:
     unpruned: frozenset[int] = frozenset()
     plan_ids: dict[int, str] = field(default_factory=dict)
     newest_plan: PlanSummary | None = None
+    drawn: dict[int, PlanLine] = field(default_factory=dict)
+    ended: dict[int, int] = field(default_factory=dict)
     barrier_timeouts: int = 0
     unusual_low_classes: int = 0

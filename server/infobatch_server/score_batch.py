@@ -57,7 +57,7 @@ def batch_from_message(
     if message.sequence < 1:
         raise ConfigError("sequence numbers begin at 1")
     if message.epoch >= epochs:
-        raise ConfigError(f"epoch={message.epoch} is outside the run's schedule of {epochs} epochs; see AmendRun")
+        raise ConfigError(f"epoch={message.epoch} is outside the run's schedule of {epochs} epochs")
     count, rest = divmod(len(message.indices), 8)
     if rest:
         raise ConfigError(f"indices has {len(message.indices)} bytes: int64 takes 8 each")

@@ -17,12 +17,25 @@ RUN = {
     "run": "cifar10",
     "run_id": "0" * 32,
     "num_samples": 50_000,
+    "policy": "infobatch",
+    "epochs": 200,
+    "last_epoch": 3,
     "epoch": 3,
     "threshold": 0.62512345,
     "kept": 36_000,
     "pruned": 14_000,
     "never_scored": None,
     "classes": [{"name": "low"}],
+    "epochs_ended": 3,
+    "trained_samples": 120_000,
+    "saved_samples": 30_000,
+    "saved_share": 0.2,
+    "history": [
+        {"epoch": 0, "kept": 50_000, "pruned": 0, "threshold": None, "unpruned": False},
+        {"epoch": 1, "kept": 50_000, "pruned": 0, "threshold": None, "unpruned": True},
+        {"epoch": 2, "kept": 34_000, "pruned": 16_000, "threshold": 0.75, "unpruned": False},
+        {"epoch": 3, "kept": 36_000, "pruned": 14_000, "threshold": 0.62512345, "unpruned": False},
+    ],
 }
 
 
@@ -66,8 +79,14 @@ def endpoint() -> Iterator[Endpoint]:
 def test_runs_prints_a_line_a_run(endpoint: Endpoint, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["runs", "--http", endpoint.http]) == 0
     header, line = capsys.readouterr().out.splitlines()
-    assert header.split() == ["run", "run", "id", "samples"]
-    assert line.split() == ["cifar10", "0" * 32, "50,000"]
+    assert header.split() == ["run", "policy", "samples", "epochs", "saved"]
+    assert line.split() == ["cifar10", "infobatch", "50,000", "4", "of", "200", "20.0", "%"]
+
+
+def test_runs_of_a_run_that_has_not_begun(endpoint: Endpoint, capsys: pytest.CaptureFixture[str]) -> None:
+    endpoint.answers["/v1/runs"] = {"runs": [{**RUN, "last_epoch": -1, "saved_share": None}]}
+    assert cli.main(["runs", "--http", endpoint.http]) == 0
+    assert capsys.readouterr().out.splitlines()[1].split()[-4:] == ["0", "of", "200", "-"]
 
 
 def test_runs_of_an_empty_server_says_so(endpoint: Endpoint, capsys: pytest.CaptureFixture[str]) -> None:
@@ -78,17 +97,35 @@ def test_runs_of_an_empty_server_says_so(endpoint: Endpoint, capsys: pytest.Capt
 
 def test_stats_prints_every_plain_field(endpoint: Endpoint, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["stats", "cifar10", "--http", f"http://{endpoint.http}/"]) == 0
-    lines = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
-    assert lines == {
+    plain, _ = capsys.readouterr().out.split("\n\n")
+    assert dict(line.split(maxsplit=1) for line in plain.splitlines()) == {
         "run": "cifar10",
         "run_id": "0" * 32,
         "num_samples": "50,000",
+        "policy": "infobatch",
+        "epochs": "200",
+        "last_epoch": "3",
         "epoch": "3",
         "threshold": "0.625123",
         "kept": "36,000",
         "pruned": "14,000  (28.0 %)",
         "never_scored": "-",
+        "epochs_ended": "3",
+        "trained_samples": "120,000",
+        "saved_samples": "30,000",
+        "saved_share": "20.0 %",
     }
+
+
+def test_stats_shows_the_plans_by_epoch(endpoint: Endpoint, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["stats", "cifar10", "--http", endpoint.http]) == 0
+    _, table = capsys.readouterr().out.split("\n\n")
+    assert table.splitlines() == [
+        "epoch    kept  pruned  threshold",
+        "0–1    50,000       0          -",
+        "2      34,000  16,000       0.75",
+        "3      36,000  14,000   0.625123",
+    ]
 
 
 def test_json_is_passed_on_as_it_came(endpoint: Endpoint, capsys: pytest.CaptureFixture[str]) -> None:

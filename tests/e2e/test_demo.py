@@ -37,6 +37,7 @@ def test_the_demo_compares_both_trainings(tmp_path: Path) -> None:
     assert min(shares[5:7]) > 5
     assert shares[7] == 0
     assert "One seed proves nothing" in done.stdout
+    assert "%|" not in done.stderr, "a progress bar is for a terminal"
     assert list(tmp_path.iterdir()) == []
 
 

@@ -90,8 +90,10 @@ def push_request(
     )
 
 
-def end_request(run_id: bytes, generation: int, epoch: int, plan_id: str, rank: int = 0) -> pb.EndEpochRequest:
-    """The end of an epoch that trained ten positions."""
+def end_request(
+    run_id: bytes, generation: int, epoch: int, plan_id: str, rank: int = 0, trained: int = 10
+) -> pb.EndEpochRequest:
+    """The end of an epoch, after its first positions."""
     return pb.EndEpochRequest(
         run_id=run_id,
         generation=generation,
@@ -99,8 +101,8 @@ def end_request(run_id: bytes, generation: int, epoch: int, plan_id: str, rank: 
         rank=rank,
         plan_id=plan_id,
         start_position=0,
-        end_position=10,
-        counts=pb.RowCounts(real=10),
+        end_position=trained,
+        counts=pb.RowCounts(real=trained),
     )
 
 

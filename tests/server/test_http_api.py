@@ -11,7 +11,7 @@ import pytest
 
 from infobatch_server.address import Address
 from infobatch_server.server import ScoreServer
-from tests.server.calls import Caller, make_spec
+from tests.server.calls import Caller, end_request, make_spec
 
 PLAN_FIELDS = ("plan_id", "epoch", "threshold", "kept", "pruned", "never_scored", "classes", "unpruned")
 
@@ -40,6 +40,7 @@ def test_before_the_first_plan_its_fields_are_null(web: httpx.Client, caller: Ca
     assert web.get("/v1/runs").json() == {"runs": []}
     run = caller.create(make_spec())
     stats = web.get("/v1/runs/test").json()
+    assert stats.pop("history") == []
     assert web.get("/v1/runs").json() == {"runs": [stats]}
     assert stats["run_id"] == run.run_id.hex()
     assert (stats["num_samples"], stats["anneal_epoch"], stats["last_epoch"]) == (1000, 8, -1)
@@ -71,6 +72,24 @@ def test_the_newest_plan_is_shown(web: httpx.Client, caller: Caller) -> None:
     assert [entry["name"] for entry in stats["classes"]] == ["kept", "low"]
     assert stats["classes"][1]["weight"] == 2.0
     assert sum(entry["size"] for entry in stats["classes"]) == 1000
+
+
+def test_a_finished_run_says_what_it_saved(web: httpx.Client, caller: Caller) -> None:
+    run = caller.create(make_spec(epochs=4, delta="0.75", subset=np.arange(1000) < 900)).run_id
+    generation = caller.attach(run)
+    plans = []
+    for epoch in range(4):
+        plans.append(plan := caller.plan(run, generation, epoch))
+        caller.push_all(run, generation, epoch, epoch + 1, np.random.default_rng(epoch).random(900))
+        caller.stub.EndEpoch(end_request(run, generation, epoch, plan.plan_id, trained=plan.kept))
+    stats = json.loads(web.get("/v1/runs/test").text, parse_constant=pytest.fail)
+    trained = sum(plan.kept for plan in plans)
+    assert (stats["epochs_ended"], stats["trained_samples"], stats["saved_samples"]) == (4, trained, 3600 - trained)
+    assert 0 < stats["saved_share"] == (3600 - trained) / 3600
+    assert stats["pruned"] == 0, "the last plan is unpruned"
+    assert [tuple(line.values()) for line in stats["history"]] == [
+        (plan.epoch, plan.kept, plan.pruned, plan.threshold, plan.unpruned) for plan in plans
+    ]
 
 
 def test_what_is_not_there_is_json_too(web: httpx.Client) -> None:

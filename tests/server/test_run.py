@@ -15,7 +15,8 @@ from infobatch_server.limits import Limits
 from infobatch_server.memory_store import MemoryStore
 from infobatch_server.registry import Registry
 from infobatch_server.run import Run
-from infobatch_server.run_state import EpochMark, Lease, ResumePoint
+from infobatch_server.run_info import snapshot
+from infobatch_server.run_state import EpochMark, Lease, ResumePoint, RowCounts
 from infobatch_server.score_batch import ScoreBatch
 from infobatch_stream.errors import ConfigError, RunBusyError, RunConflictError, RunNotFoundError, SupersededError
 from infobatch_stream.order_params import OrderChoice
@@ -84,7 +85,8 @@ def test_another_job_is_refused_while_the_lease_holds(clock: Clock) -> None:
     run = make_run(clock)
     attach(run)
     clock.now += 29
-    with pytest.raises(RunBusyError, match="held by job 'none' attempt 0 on host 'node1', pid 41, for another 1 s"):
+    held = "held by job 'none' attempt 0 on host 'node1', pid 41, for another 1 s.*; end that job and wait"
+    with pytest.raises(RunBusyError, match=held):
         attach(run, nonce=1)
     clock.now += 1
     assert attach(run, nonce=1) == 2
@@ -165,7 +167,8 @@ def test_a_new_training_on_a_trained_run_is_refused_with_the_remedies(clock: Clo
 def test_one_stored_score_is_training_and_an_empty_epoch_is_not(clock: Clock) -> None:
     run = make_run(clock)
     generation = attach(run)
-    mark = EpochMark(generation=generation, epoch=0, rank=0, plan_id="p", start_position=0, end_position=0)
+    plan_id = plan(run, generation, 0).plan_id
+    mark = EpochMark(generation=generation, epoch=0, rank=0, plan_id=plan_id, start_position=0, end_position=0)
     run.end_epoch(mark)
     assert not run.core.state.trained
     push(run, generation, 0, np.array([np.nan]))
@@ -250,7 +253,7 @@ def test_resuming_inside_the_unpruned_plan_marks_its_epoch(clock: Clock) -> None
 def test_a_training_that_is_over_may_resume_after_its_last_epoch(clock: Clock) -> None:
     run = make_run(clock)
     assert attach(run, ResumePoint(epoch=10)) == 1
-    with pytest.raises(ConfigError, match="run 'test' has 10 epochs"):
+    with pytest.raises(ConfigError, match=r"run 'test' has 10 epochs; .*another run name.*if_exists=\"restart\""):
         attach(run, ResumePoint(epoch=11), nonce=1, takeover=True)
 
 
@@ -414,15 +417,17 @@ def test_pushes_during_a_draw_are_answered_and_the_plan_does_not_see_them(
 
     run = make_run(clock)
     generation = attach(run)
+    first = plan(run, generation, 0)
+    end(run, generation, 0, first.plan_id)
     draw = run_plans.draw_plan
 
     def draw_while_pushing(*args: object, **fields: object) -> EpochPlan:
         push(run, generation, 0, np.arange(1000.0))
-        assert isinstance(run.plans.get(generation, 0), NotReady)
+        assert isinstance(run.plans.get(generation, 1), NotReady)
         return draw(*args, **fields)  # type: ignore[arg-type]
 
     monkeypatch.setattr(run_plans, "draw_plan", draw_while_pushing)
-    got = plan(run, generation, 0)
+    got = plan(run, generation, 1)
     assert (got.never_scored, got.journal_position) == (1000, 0)
     assert run.core.feed.table.num_scored == 1000
 
@@ -443,7 +448,91 @@ def test_a_draw_that_fails_lets_go_of_the_table(clock: Clock, monkeypatch: pytes
     assert plan(run, generation, 0).kept == 1000
 
 
-# Marks that can't be meant, amending, deleting.
+# What a run has saved.
+
+
+def ended(run: Run, generation: int, epoch: int, rank: int, start: int, stop: int, real: int) -> None:
+    mark = EpochMark(
+        generation=generation,
+        epoch=epoch,
+        rank=rank,
+        plan_id=plan(run, generation, epoch).plan_id,
+        start_position=start,
+        end_position=stop,
+        counts=RowCounts(real=real),
+    )
+    run.end_epoch(mark)
+
+
+def test_an_epoch_counts_once_every_rank_has_ended_it(clock: Clock) -> None:
+    run = make_run(clock)
+    generation = attach(run, world_size=2)
+    ended(run, generation, 0, 0, 0, 1000, 500)
+    assert run.core.state.ended == {}
+    ended(run, generation, 0, 1, 0, 1000, 480)
+    ended(run, generation, 0, 1, 0, 1000, 490)
+    assert run.core.state.ended == {0: 990}
+    savings = snapshot(run).savings
+    assert (savings.trained, savings.full, savings.saved, savings.share) == (990, 1000, 10, 0.01)
+
+
+def test_what_was_trained_before_a_resumption_inside_an_epoch_counts(clock: Clock) -> None:
+    run = make_run(clock)
+    kept = plan(run, attach(run), 0)
+    generation = attach(run, ResumePoint(epoch=0, plan_id=kept.plan_id), nonce=1, takeover=True)
+    ended(run, generation, 0, 0, 300, 1000, 700)
+    assert run.core.state.ended == {0: 1000}
+
+
+def test_a_rewind_drops_savings_and_history(clock: Clock) -> None:
+    run = make_run(clock)
+    generation = attach(run)
+    plans = [train(run, generation, epoch) for epoch in range(3)]
+    attach(run, ResumePoint(epoch=1, plan_id=plans[1].plan_id), nonce=1, takeover=True)
+    assert sorted(run.core.state.ended) == [0]
+    assert [epoch for epoch, _ in snapshot(run).history] == [0, 1]
+    attach(run, ResumePoint(epoch=1), nonce=2, takeover=True)
+    assert [epoch for epoch, _ in snapshot(run).history] == [0]
+
+
+def test_an_epoch_that_is_trained_unpruned_is_so_in_the_history(clock: Clock) -> None:
+    run = make_run(clock)
+    generation = attach(run)
+    train(run, generation, 0)
+    assert plan(run, generation, 1).pruned > 0
+    run.plans.mark_unpruned(generation, 1)
+    (_, first), (_, second) = snapshot(run).history
+    assert (first.kept, first.unpruned) == (1000, False)
+    assert (second.kept, second.pruned, second.unpruned) == (1000, 0, True)
+
+
+# What can't be meant, amending, deleting.
+
+
+def test_scores_of_an_epoch_that_was_not_opened_are_refused(clock: Clock) -> None:
+    run = make_run(clock)
+    generation = attach(run)
+    with pytest.raises(RunConflictError, match="epoch 0 of run 'test' was not opened: no epoch has been opened yet"):
+        push(run, generation, 0, np.ones(3))
+    first = plan(run, generation, 0)
+    with pytest.raises(RunConflictError, match="epoch 3 of run 'test' was not opened: the newest epoch is 0"):
+        push(run, generation, 3, np.ones(1000))
+    push(run, generation, 0, np.ones(1000))
+    assert run.core.feed.stale_scores == 0
+    end(run, generation, 0, first.plan_id)
+    with pytest.raises(RunConflictError, match="was not opened"):
+        push(run, generation, 1, np.ones(1000))
+
+
+def test_scores_after_an_outage_follow_the_mark_of_their_epoch(clock: Clock) -> None:
+    run = make_run(clock)
+    generation = attach(run)
+    for epoch in range(3):
+        run.plans.mark_unpruned(generation, epoch)
+        push(run, generation, epoch, np.full(1000, epoch))
+        end(run, generation, epoch, full_plan_id(run.run_id, epoch))
+    assert run.core.feed.stale_scores == 0
+    assert int(run.core.feed.table.stamp.min()) == 3
 
 
 def test_marks_that_cannot_be_meant(clock: Clock) -> None:
@@ -458,6 +547,47 @@ def test_marks_that_cannot_be_meant(clock: Clock) -> None:
         end(run, generation, 0, "")
     with pytest.raises(ConfigError, match=r"positions \[5, 4\) are outside"):
         run.end_epoch(EpochMark(generation=generation, epoch=0, rank=0, plan_id="p", start_position=5, end_position=4))
+
+
+@pytest.mark.parametrize(("epoch", "plan_id"), [(1, "anything"), (2, "full:{run}:2"), (1, "{run}-1-1-abcd")])
+def test_the_end_of_an_epoch_that_was_not_opened_is_refused(clock: Clock, epoch: int, plan_id: str) -> None:
+    run = make_run(clock)
+    generation = attach(run)
+    first = plan(run, generation, 0)
+    with pytest.raises(RunConflictError, match=f"epoch {epoch} of run 'test' was not opened: the newest epoch is 0"):
+        end(run, generation, epoch, plan_id.format(run=run.run_id.hex()))
+    assert run.core.state.last_epoch == 0
+    end(run, generation, 0, first.plan_id)
+    assert plan(run, generation, 1).epoch == 1
+
+
+def test_unpruned_epochs_follow_one_another(clock: Clock) -> None:
+    run = make_run(clock)
+    generation = attach(run)
+    plan(run, generation, 0)
+    with pytest.raises(RunConflictError, match="epoch 2 of run 'test' was not opened: the newest epoch is 0"):
+        run.plans.mark_unpruned(generation, 2)
+    run.plans.mark_unpruned(generation, 1)
+    run.plans.mark_unpruned(generation, 2)
+    assert run.core.state.last_epoch == 2
+
+
+def test_the_late_end_of_an_epoch_whose_plan_is_gone_names_a_plan_of_that_epoch(clock: Clock) -> None:
+    run = make_run(clock, limits=Limits(keep_plans=2))
+    generation = attach(run)
+    plans = [train(run, generation, epoch) for epoch in range(4)]
+    assert end(run, generation, 0, plans[0].plan_id) == ()
+    for other in ("other", plans[1].plan_id, plans[0].plan_id.replace(run.run_id.hex(), 32 * "0")):
+        with pytest.raises(RunConflictError, match=f"plan '{other}' in epoch 0; the run never had such a plan"):
+            end(run, generation, 0, other)
+
+
+def test_the_end_of_an_unpruned_epoch_names_the_unpruned_plan(clock: Clock) -> None:
+    run = make_run(clock)
+    generation = attach(run)
+    run.plans.mark_unpruned(generation, 0)
+    with pytest.raises(RunConflictError, match="the run's is 'full:"):
+        end(run, generation, 0, "other")
 
 
 def test_amending_changes_the_schedule_alone(clock: Clock) -> None:

@@ -108,12 +108,15 @@ def test_a_taken_port_is_named(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         for option in ("--grpc", "--http"):
-            with pytest.raises(ServerError, match=f"can't listen on {option} {address}"):
+            with pytest.raises(ServerError, match=f"can't listen on {option} {address}") as caught:
                 serve_command.run(parse("--data-dir", str(tmp_path), *FREE, option, address))
+            assert "\n" not in str(caught.value)
 
 
 def test_a_directory_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
+    with pytest.raises(ServerError, match=f"--data-dir {tmp_path}/file is a file, and a folder is needed"):
+        serve_command.run(parse("--data-dir", str(tmp_path / "file"), *FREE))
     with pytest.raises(ServerError, match=f"--data-dir {tmp_path}/file/data: Not a directory"):
         serve_command.run(parse("--data-dir", str(tmp_path / "file" / "data"), *FREE))
 

@@ -96,6 +96,7 @@ def test_a_barrier_answers_at_once(caller: Caller, run: bytes) -> None:
 
 def test_a_repeated_push_is_told_so(caller: Caller, run: bytes) -> None:
     generation = caller.attach(run)
+    caller.plan(run, generation, 0)
     request = push_request(run, generation, 1, 0, [1, 2, 3], [1.0, np.nan, np.inf])
     first, second = caller.stub.PushScores(request), caller.stub.PushScores(request)
     assert (first.accepted, first.non_finite, first.duplicate) == (1, 2, False)
@@ -205,7 +206,7 @@ def test_a_run_that_does_not_fit_into_memory_is_refused() -> None:
         channel, caller = caller_on(str(server.grpc_address))
         with channel:
             caller.create(make_spec("first"))
-            with status(REFUSED, "take 8,500 bytes; 8,500 of 10,000 are in use: delete a run"):
+            with status(REFUSED, "take 8,500 bytes; 8,500 of 10,000 are in use: start the server with a larger"):
                 caller.create(make_spec("second"))
 
 
@@ -280,6 +281,7 @@ def test_a_superseded_generation_is_aborted(caller: Caller, run: bytes) -> None:
 )
 def test_a_push_that_cannot_be_meant(caller: Caller, run: bytes, fields: dict[str, Any], words: str) -> None:
     generation = caller.attach(run)
+    caller.plan(run, generation, 0)
     request = push_request(run, generation, 1, 0, [0, 1], [1.0, 2.0])
     for name, value in fields.items():
         if name == "columns":
@@ -288,6 +290,8 @@ def test_a_push_that_cannot_be_meant(caller: Caller, run: bytes, fields: dict[st
             setattr(request, name, value)
     with status(INVALID, words):
         caller.stub.PushScores(request)
+    with status(REFUSED, "epoch 1 of run 'test' was not opened: the newest epoch is 0", "RunConflictError"):
+        caller.stub.PushScores(push_request(run, generation, 1, 1, [0, 1], [1.0, 2.0]))
     good = push_request(run, generation, 1, 0, [0, 1], [1.0, 2.0])
     assert not caller.stub.PushScores(good).duplicate
 
@@ -391,7 +395,8 @@ def read(caller: Caller, **fields: Any) -> tuple[np.ndarray, np.ndarray, np.ndar
 
 
 def test_scores_can_be_read_back(caller: Caller, run: bytes) -> None:
-    generation = caller.attach(run)
+    generation = caller.attach(run, resume=pb.Resume(start=pb.Resume.Start(epoch=3)))
+    caller.plan(run, generation, 3)
     caller.stub.PushScores(push_request(run, generation, 1, 3, [2, 4], [0.5, 0.25]))
     scores, stamps, visits = read(caller, run="test", first_sample=2, end_sample=5)
     np.testing.assert_array_equal(scores, np.array([0.5, np.nan, 0.25], np.float32))

@@ -73,7 +73,8 @@ def train(policy: str, shards: DigitShards, settings: Settings) -> Outcome:
         schedule = ProgressLR(optimizer, one_cycle(), loader)
         kept: list[int] = []
         started = time.perf_counter()
-        with tqdm(total=settings.epochs, desc=policy, unit="epoch") as bar:
+        # disable=None: a bar on a terminal only.
+        with tqdm(total=settings.epochs, desc=policy, unit="epoch", disable=None) as bar:
             for _ in loader.epochs():
                 kept.append(0)
                 for images, labels in loader:
