@@ -15,7 +15,7 @@ from infobatch_client.resume_state import ResumeState
 from infobatch_client.run_options import RunOptions
 from infobatch_client.score_client import ScoreClient
 from infobatch_stream.codec import spec_from_messages, spec_message, spec_parts
-from infobatch_stream.errors import RunBusyError, RunConflictError
+from infobatch_stream.errors import RunBusyError, RunConflictError, RunNotFoundError
 from infobatch_stream.run_spec import RunSpec
 from infobatch_stream.v1 import score_service_pb2 as pb
 
@@ -96,15 +96,21 @@ def _create(client: ScoreClient, options: RunOptions, asked: RunSpec, *, restart
         yield first
         yield from spec_parts(asked)
 
+    def delete() -> None:
+        _once_free(client, options.run, lambda: client.call("DeleteRun", pb.DeleteRunRequest(run=options.run)))
+
     try:
         answer = client.create_run(requests)
-        again = restart and answer.trained
-    except RunConflictError:
+    except RunConflictError as conflict:
         if not restart:
             raise
-        again = True
-    if again:
-        _once_free(client, options.run, lambda: client.call("DeleteRun", pb.DeleteRunRequest(run=options.run)))
+        try:
+            delete()
+        except RunNotFoundError:
+            raise conflict from None  # refused for another cause than a run of that name
+        answer = client.create_run(requests)
+    if restart and answer.trained:
+        delete()
         answer = client.create_run(requests)
     return answer.run_id, spec_from_messages(answer.spec, asked.shard_sizes, asked.subset)
 

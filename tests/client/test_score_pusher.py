@@ -134,6 +134,7 @@ def test_non_finite_scores_are_counted_by_the_server() -> None:
         channel, caller = caller_on(str(server.grpc_address))
         run = caller.create(make_spec("nan")).run_id
         generation = caller.attach(run)
+        caller.plan(run, generation, 0)
         client = ScoreClient(str(server.grpc_address))
         pusher = ScorePusher(client, run_id=run, generation=generation, heartbeat_interval_s=1000)
         put(pusher, 0, [1, 2, 3], [1.0, float("nan"), float("inf")])
