@@ -130,6 +130,7 @@ class _PassBatches:
         self._errors = 0
         self._unreadable: dict[int, int] = {}
         self._last_row: list[Any] = []
+        self._reader_error: Exception | None = None
 
     def batches(self) -> Iterator[TiedBatch]:
         todo = iter(self._steps)
@@ -153,10 +154,14 @@ class _PassBatches:
             chain: TiedChain[_Tie] = TiedChain(self._stream.stages, samples)
             try:
                 yield from chain
+                if self._reader_error is not None:
+                    raise self._reader_error
                 return
             except PipelineError:
                 raise
             except Exception as error:
+                if self._reader_error is not None:
+                    raise
                 where = f"sample {chain.tie.sample} ({chain.key!r})" if chain.pulled else "before the first sample"
                 if self._stream.on_error != "skip":
                     if hasattr(error, "add_note"):  # Python 3.11
@@ -165,6 +170,14 @@ class _PassBatches:
                 self._skip(error, where)
 
     def _tied_samples(self) -> Iterator[tuple[_Tie, dict[str, Any]]]:
+        """Samples with their ties. What goes wrong in here is no stage's error, and ends the pass."""
+        try:
+            yield from self._read()
+        except Exception as error:
+            self._reader_error = error
+            raise
+
+    def _read(self) -> Iterator[tuple[_Tie, dict[str, Any]]]:
         pairs: list[Iterator[tuple[int, int]]] = []
         reader = self._stream.reader
         unreadable = self._note_unreadable if self._stream.on_error == "skip" else None
@@ -242,5 +255,5 @@ class _PassBatches:
             ),
             self._note_unreadable if self._stream.on_error == "skip" else None,
         )
-        self._last_row = [spare_row(self._stream.stages, samples)]
+        self._last_row = [spare_row(self._stream.stages, samples, skip_errors=self._stream.on_error == "skip")]
         return self._last_row[0]

@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from infobatch_client.score_client import ScoreClient
 from infobatch_stream import errors
@@ -24,6 +24,7 @@ from infobatch_stream.v1 import score_service_pb2 as pb
 __all__ = ["EmbeddedServer"]
 
 _START_TIMEOUT_S = 60.0
+_STALL_TIMEOUT_S = 30.0
 _POLL_S = 0.05
 
 
@@ -74,26 +75,41 @@ class EmbeddedServer:
         self._users_lock.close()
 
 
-def _running(folder: Path) -> dict[str, str] | None:
-    """The endpoint of a server that is up and is the one that wrote it."""
+def _running(folder: Path) -> dict[str, Any] | None:
+    """The endpoint of a server that is up and is the one that wrote it; waits for one that has stalled."""
     try:
-        endpoint: dict[str, str] = json.loads((folder / "endpoint.json").read_text())
-        address, nonce = endpoint["grpc"], endpoint["nonce"]
-    except (OSError, ValueError, KeyError):
+        endpoint: dict[str, Any] = json.loads((folder / "endpoint.json").read_text())
+        address, nonce, pid = endpoint["grpc"], endpoint["nonce"], int(endpoint["pid"])
+    except (OSError, ValueError, KeyError, TypeError):
         return None
     client = ScoreClient(address, call_timeout_s=2.0)
+    deadline = time.monotonic() + _STALL_TIMEOUT_S
     try:
-        return endpoint if client.call("GetServer", pb.GetServerRequest()).nonce == nonce else None
-    except errors.ServerError:
-        return None  # nobody there, or a port that is somebody else's by now
+        while True:
+            try:
+                return endpoint if client.call("GetServer", pb.GetServerRequest()).nonce == nonce else None
+            except errors.ServerError as error:
+                # Refused: nobody there, or a port that is somebody else's by now. Silent: it may come round.
+                stalled = "DEADLINE_EXCEEDED" in str(error) and _is_alive(pid)
+                if not stalled or time.monotonic() >= deadline:
+                    return None
     finally:
         client.close()
 
 
-def _launch(folder: Path) -> dict[str, str]:
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _launch(folder: Path) -> dict[str, Any]:
     """Starts a server and waits until it answers; in a session of its own, so that Ctrl-C doesn't end it first."""
     endpoint = folder / "endpoint.json"
-    endpoint.unlink(missing_ok=True)
     log = folder / "server.log"
     command = [sys.executable, "-m", "infobatch_stream", "serve", "--data-dir", str(folder / "server")]
     command += ["--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0"]
@@ -106,7 +122,7 @@ def _launch(folder: Path) -> dict[str, str]:
     while time.monotonic() < deadline:
         if child.poll() is not None:
             break
-        if endpoint.exists() and (found := _running(folder)) is not None:
+        if endpoint.exists() and (found := _running(folder)) is not None and found["pid"] == child.pid:
             # It may end long before this process or long after: waited for, or it would stay a zombie, and on a
             # daemon thread, or the interpreter would warn at its exit of a child that still runs.
             threading.Thread(target=child.wait, name="infobatch-embedded", daemon=True).start()

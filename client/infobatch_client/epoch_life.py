@@ -111,10 +111,10 @@ class OpenEpoch:
             )
         return self.newest
 
-    def settle(self, ticket: Ticket, *, updated: bool) -> None:
+    def settle(self, ticket: Ticket) -> None:
         """Counts a batch as updated, or as deliberately not trained."""
         self.awaiting.pop(ticket.step, None)
-        self.updated += 1 if updated else 0
+        self.updated += 1
 
 
 def with_tie(payload: Any, keyed: bool, extra: Mapping[str, Any]) -> Any:

@@ -11,6 +11,7 @@ import torch
 
 from infobatch_client.dataset import InfoBatchStreamDataset
 from infobatch_client.epoch_life import OpenEpoch, Ticket
+from infobatch_client.joining import Joined
 from infobatch_client.plan_source import PlanFiles
 from infobatch_client.resume_state import ResumeState
 from infobatch_client.training_run import TrainingRun
@@ -57,8 +58,8 @@ class EpochSource(ABC):
         """Takes the scores (B,) of a batch; `ready` is an event after which they are in host memory, or None."""
 
     @abstractmethod
-    def end(self, opened: OpenEpoch) -> None:
-        """All scores of an epoch have been pushed."""
+    def end(self, opened: OpenEpoch, *, wait: bool = True) -> None:
+        """All scores of an epoch have been given; `wait` until they have arrived."""
 
     @abstractmethod
     def state(self, opened: OpenEpoch | None) -> dict[str, Any]:
@@ -90,6 +91,7 @@ class TrainingEpochs(EpochSource):
         self._manifest = dataset.indexed.manifest
         self._global_batch = global_batch
         self._run: TrainingRun | None = None
+        self._joined: Joined | None = None
         self._state: ResumeState | None = None
         self.num_epochs = self._options.schedule.epochs
         subset = self._options.subset
@@ -113,7 +115,8 @@ class TrainingEpochs(EpochSource):
         if self._run is None:
             self._run = TrainingRun(self._options, self._manifest, global_batch=self._global_batch, state=self._state)
         self._run.pusher.check()
-        state, self._state = self._state, None
+        self._joined = self._run.joined
+        state = self._state  # kept until the epoch is over: opening may fail, and be tried again
         inside = state is not None and state.inside
         plan, path = self._run.plan(self.next_epoch, str(state.plan_id) if state and inside else "")
         if state is not None and inside and state.epoch_positions > plan.kept:
@@ -128,22 +131,28 @@ class TrainingEpochs(EpochSource):
         self._run.pusher.check()
         self._run.pusher.put_scores(ticket.epoch, ticket.index, scores, ready)
 
-    def end(self, opened: OpenEpoch) -> None:
+    def advance(self, opened: OpenEpoch) -> None:
+        """The state that was loaded is used up."""
+        super().advance(opened)
+        self._state = None
+
+    def end(self, opened: OpenEpoch, *, wait: bool = True) -> None:
         """Queues EndEpoch, and waits at most `flush_timeout_s` for what is before it."""
         assert self._run is not None
         counts = pb.RowCounts(**opened.counts._asdict())
         self._run.end_epoch(opened.plan, start=opened.opening.start, end=opened.positions, counts=counts)
-        self._run.flush()
+        if wait:
+            self._run.flush()
 
     def state(self, opened: OpenEpoch | None) -> dict[str, Any]:
         """Positions of the open epoch, or the start of the next."""
         if opened is None and self._state is not None:
-            return self._state.to_dict()
+            return self._state.to_dict()  # as it was loaded
         order = self._order()
-        run = self._run
+        joined = self._joined
         return ResumeState(
-            run=run.spec.run if run else self._options.run,
-            run_id=run.run_id.hex() if run else None,
+            run=joined.spec.run if joined else self._options.run,
+            run_id=joined.run_id.hex() if joined else None,
             plan_id=opened.plan.plan_id if opened else None,
             manifest_fingerprint=self._manifest.fingerprint.hex(),
             lanes=order.lanes,
@@ -158,12 +167,14 @@ class TrainingEpochs(EpochSource):
 
     def load(self, state: Mapping[str, Any]) -> None:
         """Checks what can be checked without the server; the rest is checked when the first epoch is opened."""
+        if self._joined is not None:
+            raise ConfigError("load_state_dict() comes before the first epoch: make a new loader to load a state")
         made = ResumeState.from_dict(state)
         made.check_dataset(self._manifest.fingerprint, self._options.seed)
         if not self._options.fresh and made.run != self._options.run:
             raise StateError(f"run: the state has {made.run}, this dataset asks for {self._options.run}")
         if made.run_id is None:
-            return  # never attached: nothing to resume
+            return  # of a loader that had opened no epoch: there is nothing to go on with
         self._state = made
         self.next_epoch = made.next_epoch
 
@@ -191,8 +202,8 @@ class TrainingEpochs(EpochSource):
             run.close(timeout_s)
 
     def _order(self) -> OrderParams:
-        if self._run is not None:
-            return self._run.spec.order
+        if self._joined is not None:
+            return self._joined.spec.order
         return self._options.spec(self._manifest, global_batch=self._global_batch).order
 
 
@@ -221,7 +232,7 @@ class ValidationEpochs(EpochSource):
             return 0, plan, "", 0
         self._files = self._files or PlanFiles()
         path = self._files.store(plan)
-        self._files.keep_only(path)
+        self._files.keep_newest()
         return 0, plan, path, 0
 
     def start_over(self) -> None:
@@ -232,7 +243,7 @@ class ValidationEpochs(EpochSource):
         """Never called: nothing is trained here."""
         raise AssertionError(ticket)
 
-    def end(self, opened: OpenEpoch) -> None:
+    def end(self, opened: OpenEpoch, *, wait: bool = True) -> None:
         """Nothing to say to anybody."""
 
     def state(self, opened: OpenEpoch | None) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import warnings
 import weakref
@@ -85,7 +86,7 @@ class InfoBatchLoader:
         self._weights: torch.Tensor | None = None
         self._pass = 0
         self._closed = False
-        weakref.finalize(self, _release, self._source, self._workers)  # also at the interpreter's exit
+        weakref.finalize(self, _release, self._source, self._workers, os.getpid())  # also at the interpreter's exit
 
     @property
     def num_epochs(self) -> int:
@@ -156,7 +157,7 @@ class InfoBatchLoader:
         pushed = checked if scores is None else checked_losses(scores, rows, "scores")
         value = weighted_mean(checked, ticket.weight)
         self._source.push(ticket, *host_copy(pushed))
-        self._settle(opened, ticket, updated=True)
+        self._settle(opened, ticket)
         return value
 
     def push(self, scores: torch.Tensor, batch: Ticket | None = None) -> None:
@@ -164,7 +165,7 @@ class InfoBatchLoader:
         opened = self._trained()
         ticket = opened.due(batch)
         self._source.push(ticket, *host_copy(checked_losses(scores, len(ticket.weight), "scores")))
-        self._settle(opened, ticket, updated=True)
+        self._settle(opened, ticket)
 
     def skip(self, batch: Ticket | None = None) -> None:
         """Says that a batch is deliberately not trained: its samples keep their scores.
@@ -173,8 +174,8 @@ class InfoBatchLoader:
             batch: which batch; by default every batch that awaits its update.
         """
         opened = self._trained()
-        for ticket in [batch] if batch is not None else list(opened.awaiting.values()):
-            self._settle(opened, ticket, updated=False)
+        for ticket in [opened.due(batch)] if batch is not None else list(opened.awaiting.values()):
+            self._settle(opened, ticket)
 
     def weights(self) -> torch.Tensor:
         """Weights float32 (B,) of the batch returned last; 0 in rows that only fill it up."""
@@ -235,7 +236,7 @@ class InfoBatchLoader:
 
     def close(self, timeout_s: float | None = None) -> None:
         """Ends the open epoch, sends what is left (for at most 30 s) and gives the run's lease back. Idempotent."""
-        self._end_epoch()
+        self._end_epoch(wait=False)
         self._closed = True
         self._workers.close()
         self._source.close(timeout_s)
@@ -266,19 +267,20 @@ class InfoBatchLoader:
         self._open = OpenEpoch(number, plan, path, self._opening(plan.kept, start), explicit)
         return self._open
 
-    def _end_epoch(self) -> None:
+    def _end_epoch(self, *, wait: bool = True) -> None:
         if self._open is None:
             return
         opened, self._open = self._open, None
+        self._source.advance(opened)
+        if not opened.ended:
+            opened.ended = True
+            self._source.end(opened, wait=wait)
         if opened.exhausted and opened.awaiting and self._source.trains:
             warnings.warn(
                 f"{len(opened.awaiting)} of {opened.given} batches of epoch {opened.number} were never updated: "
                 "their samples have no new scores; call loader.update(losses) for every batch, or loader.skip()",
                 stacklevel=3,
             )
-        if not opened.ended:
-            self._source.end(opened)
-        self._source.advance(opened)
 
     def _begin_pass(self) -> Iterator[tuple[Ticket, Any]]:
         opened = self._open
@@ -305,9 +307,12 @@ class InfoBatchLoader:
         return self._batches(opened, self._pass, batches)
 
     def _batches(self, opened: OpenEpoch, number: int, batches: Iterator[TiedBatch]) -> Iterator[tuple[Ticket, Any]]:
-        for payload, index, weight, keyed, counts in batches:
-            if self._pass != number:
+        while True:
+            if self._pass != number or self._open is not opened:
                 raise ConfigError("this iterator is of a pass that is over: a newer one has begun")
+            if (batch := next(batches, None)) is None:
+                break
+            payload, index, weight, keyed, counts = batch
             ticket = opened.give(index, weight, counts)
             self._weights = torch.from_numpy(weight)
             tie = {"__index__": torch.from_numpy(index), "__weight__": self._weights}
@@ -315,8 +320,8 @@ class InfoBatchLoader:
         opened.exhausted = True
         self._end_if_done(opened)
 
-    def _settle(self, opened: OpenEpoch, ticket: Ticket, *, updated: bool) -> None:
-        opened.settle(ticket, updated=updated)
+    def _settle(self, opened: OpenEpoch, ticket: Ticket) -> None:
+        opened.settle(ticket)
         if opened.exhausted:
             self._end_if_done(opened)
 
@@ -336,7 +341,9 @@ def _check(dataset: object, remainder: str) -> None:
         raise ConfigError(f"torch.distributed has {ranks} ranks; InfoBatchLoader reads for one rank so far")
 
 
-def _release(source: EpochSource, workers: WorkerPool) -> None:
-    """Flushes for at most 5 s where an exception ends the program."""
+def _release(source: EpochSource, workers: WorkerPool, pid: int) -> None:
+    """Flushes for at most 5 s where an exception ends the program. A forked child releases nothing."""
+    if os.getpid() != pid:
+        return
     workers.close()
     source.close(5.0 if getattr(sys, "last_value", None) is not None else None)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from infobatch_client.index_store import IndexedShards, load_index, scan_shard
 from infobatch_client.shard_index import ShardIndex
 from infobatch_client.tar_header import BLOCK_BYTES, check_header
-from infobatch_stream.errors import ShardChangedError
+from infobatch_stream.errors import CorruptShardError, ShardChangedError
 
 __all__ = ["OpenShard", "OpenShards"]
 
@@ -83,7 +83,10 @@ class OpenShards:
         except OSError as error:
             raise _changed(path, f"it can't be opened any more ({error.strerror})") from error
         opened = OpenShard(fd, index, self._indexed.urls[shard], path)
-        self._check(opened, is_first_time)
+        try:
+            self._check(opened, is_first_time)
+        except OSError as error:
+            raise CorruptShardError(f"{path}: this shard can't be read: {error.strerror}; check its disk") from error
         return opened
 
     def _load_index(self, shard: int) -> ShardIndex:

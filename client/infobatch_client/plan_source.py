@@ -9,6 +9,7 @@ import tempfile
 import time
 import weakref
 import zlib
+from collections import deque
 from pathlib import Path
 from typing import IO
 
@@ -17,7 +18,7 @@ import numpy.typing as npt
 
 from infobatch_client.score_client import ScoreClient, retry_until
 from infobatch_stream.codec import plan_from_header, seal
-from infobatch_stream.errors import PlanError
+from infobatch_stream.errors import PlanError, ServerUnreachableError
 from infobatch_stream.plan import EpochPlan, full_plan_id
 from infobatch_stream.plan_bytes import CHUNK_SAMPLES, plan_to_bytes
 from infobatch_stream.v1 import score_service_pb2 as pb
@@ -36,9 +37,8 @@ class PlanFiles:
 
     def __init__(self) -> None:
         _remove_abandoned()
-        self._folder = Path(tempfile.mkdtemp(prefix=_PREFIX))
-        lock = open(self._folder / _LOCK, "wb")  # noqa: SIM115 (held until the folder goes)
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        self._folder, lock = _locked_folder()
+        self._stored: deque[str] = deque(maxlen=2)
         self._cleanup = weakref.finalize(self, _remove, self._folder, lock, os.getpid())
 
     def store(self, plan: EpochPlan) -> str:
@@ -50,12 +50,14 @@ class PlanFiles:
                 for piece in plan_to_bytes(plan):
                     file.write(piece)
             draft.rename(path)
+        if str(path) not in self._stored:
+            self._stored.append(str(path))
         return str(path)
 
-    def keep_only(self, path: str) -> None:
-        """Removes every plan but one; a worker that still maps another keeps its own view."""
+    def keep_newest(self) -> None:
+        """Removes every plan but the last two: a worker may be about to map the one before."""
         for other in self._folder.iterdir():
-            if str(other) != path and other.name != _LOCK:
+            if str(other) not in self._stored and other.name != _LOCK:
                 other.unlink()
 
     def close(self) -> None:
@@ -86,6 +88,11 @@ def fetch_plan(
         answer = retry_until(lambda left: _receive(client, request, left), deadline - time.monotonic())
         if isinstance(answer, EpochPlan):
             return answer
+        if time.monotonic() >= deadline:
+            raise ServerUnreachableError(
+                f"{client.address} has no plan of epoch {epoch} yet: ranks {list(answer.missing_ranks)} have not ended "
+                "the epoch before"
+            )
         time.sleep(max(0.01, min(answer.retry_after_ms / 1000, deadline - time.monotonic())))
 
 
@@ -145,6 +152,17 @@ class _Assembly:
         if named != plan.plan_id or not made.endswith(self._header.digest.hex()):
             raise PlanError(f"the plan's bytes give the id {made}, it came as {plan.plan_id}")
         return plan
+
+
+def _locked_folder() -> tuple[Path, IO[bytes]]:
+    """A fresh folder and its open lock file. Another process may take it for abandoned before it is locked."""
+    while True:
+        folder = Path(tempfile.mkdtemp(prefix=_PREFIX))
+        lock = open(folder / _LOCK, "wb")  # noqa: SIM115 (held until the folder goes)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if (folder / _LOCK).exists():
+            return folder, lock
+        lock.close()
 
 
 def _remove(folder: Path, lock: IO[bytes], pid: int) -> None:

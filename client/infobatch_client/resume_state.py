@@ -70,6 +70,8 @@ class ResumeState:
             if not isinstance(state[name], kinds) or (kinds == (int,) and isinstance(state[name], bool)):
                 raise StateError(f"the loader state's {name} is {state[name]!r}, not of type {field.type}")
         made = cls(**state)
+        if made.run_id is None and (made.epoch or made.positions):
+            raise StateError(f"the loader state is at epoch {made.epoch} and names no run_id; it is damaged")
         if made.epoch < 0 or not 0 <= made.positions <= made.epoch_positions:
             raise StateError(
                 f"the loader state is at epoch {made.epoch}, position {made.positions} of {made.epoch_positions}"

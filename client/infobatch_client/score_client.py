@@ -56,6 +56,7 @@ class ScoreClient:
         self.address = address
         self._call_timeout_s = call_timeout_s
         self._pid = -1
+        self._closed = False
         self._channel: grpc.Channel | None = None
         self._made: pb_grpc.ScoreServiceStub
 
@@ -99,13 +100,17 @@ class ScoreClient:
     def close(self) -> None:
         """Closes the channel, if this process made it."""
         if self._channel is not None and self._pid == os.getpid():
+            self._closed = True
             self._channel.close()
             self._channel = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"address": self.address, "_call_timeout_s": self._call_timeout_s, "_pid": -1, "_channel": None}
+        kept = {"address": self.address, "_call_timeout_s": self._call_timeout_s}
+        return {**kept, "_pid": -1, "_closed": False, "_channel": None}
 
     def _stub(self) -> pb_grpc.ScoreServiceStub:
+        if self._closed and self._pid == os.getpid():
+            raise errors.ServerUnreachableError(f"the connection to {self.address} is closed")
         if self._pid != os.getpid() or self._channel is None:
             self._channel = grpc.insecure_channel(self.address, options=_CHANNEL_OPTIONS)
             self._made = pb_grpc.ScoreServiceStub(self._channel)  # type: ignore[no-untyped-call]

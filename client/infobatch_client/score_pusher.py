@@ -122,6 +122,7 @@ class ScorePusher:
         self._retry_at_s = 0.0
         self._backoff_s = 0.1
         self._closing = False
+        self._counted_lost = False
         self._wake = threading.Event()
         self._idle = threading.Condition()
         self._busy = False
@@ -172,24 +173,34 @@ class ScorePusher:
                 self._idle.wait(min(left, _POLL_S))
         return self.failure is None
 
-    def close(self, timeout_s: float) -> None:
-        """Flushes for at most `timeout_s`, and stops; what is left is counted in one log line."""
+    def close(self, timeout_s: float) -> bool:
+        """Flushes for at most `timeout_s`, and stops; what is left is counted in one log line.
+
+        Returns:
+            Whether everything has arrived.
+        """
         if self._pid != os.getpid():
-            return
-        flushed = self.flush(timeout_s)
+            return False
+        # The garbage collector may close a loader on any thread, this one's own included.
+        own = threading.current_thread() is self._thread
+        flushed = not own and self.flush(timeout_s)
         self._closing = True
         self._wake.set()
-        self._thread.join(timeout=_POLL_S * 4 + 1.0)
+        if not own:
+            self._thread.join(timeout=_POLL_S * 4 + 1.0)
         if not flushed:
             self._count_lost()
+        return flushed
 
     def _count_lost(self) -> None:
-        left = sum(item.records for item in self._todo if isinstance(item, _Segment))
-        left += sum(int(np.count_nonzero(item.index >= 0)) for item in self._intake if isinstance(item, _Batch))
-        left += len(self._frozen.scores) // 4 if self._frozen is not None else 0
-        self._intake.clear()
-        self._todo.clear()
-        self._frozen = None
+        """Counts what will not be sent, once; it stays where it is, for the thread may be sending some of it."""
+        if self._counted_lost:
+            return
+        self._counted_lost = True
+        left = sum(item.records for item in list(self._todo) if isinstance(item, _Segment))
+        left += sum(int(np.count_nonzero(item.index >= 0)) for item in list(self._intake) if isinstance(item, _Batch))
+        frozen = self._frozen
+        left += len(frozen.scores) // 4 if frozen is not None else 0
         self.counts.lost += left
         if left:
             _log.warning("%d scores of the run did not reach the server at %s", left, self._client.address)
@@ -203,19 +214,21 @@ class ScorePusher:
                 self._take_in()
                 self._send_all()
                 self._beat()
-            except errors.ServerUnreachableError as error:
-                self._back_off(error)
             except (errors.SupersededError, errors.RunNotFoundError, errors.RunConflictError) as error:
                 self.failure = error
                 self._take_in()
                 self._count_lost()
                 return
             except errors.ServerError as error:
-                _log.warning("the score server at %s refused a call, trying again: %s", self._client.address, error)
                 self._back_off(error)
+            except errors.InfoBatchError as error:  # a control message that the server won't take
+                self.failure = error
+                self._count_lost()
+                return
             except Exception as error:
                 self.failure = errors.ServerError(f"the score pusher failed: {error!r}")
                 self.failure.__cause__ = error
+                self._count_lost()
                 return
             finally:
                 self._busy = False
@@ -242,7 +255,7 @@ class ScorePusher:
     def _send_all(self) -> None:
         if time.monotonic() < self._retry_at_s:
             return
-        while self._frozen is not None or self._todo:
+        while not self._closing and (self._frozen is not None or self._todo):
             if self._frozen is not None:
                 self._push(self._frozen)
                 continue
@@ -254,7 +267,8 @@ class ScorePusher:
             else:
                 self._call(*item)
             self._todo.popleft()
-        self._oldest_s = None
+        if not self._todo:
+            self._oldest_s = None
 
     def _freeze(self, segment: _Segment) -> None:
         """The next push: its content stays what it is until the server has answered for it."""
@@ -298,7 +312,7 @@ class ScorePusher:
             self._call("Heartbeat", pb.HeartbeatRequest(run_id=self._run_id, generation=self._generation))
 
     def _back_off(self, error: Exception) -> None:
-        if self._backoff_s == 0.1:
+        if self._backoff_s == 0.1 and not self._closing:
             _log.warning("scores wait for the score server: %s", error)
         self.counts.retries += 1
         self._retry_at_s = time.monotonic() + self._backoff_s

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 import warnings
 from dataclasses import replace
@@ -25,6 +26,7 @@ from infobatch_stream.v1 import score_service_pb2 as pb
 
 __all__ = ["TrainingRun"]
 
+_DETACH_TIMEOUT_S = 2.0
 _log = logging.getLogger(__name__)
 
 
@@ -52,21 +54,22 @@ class TrainingRun:
         if state is not None:
             options = _options_for(options, state)
         self._timeouts = options.timeouts
+        self._pid = os.getpid()
         self._embedded = EmbeddedServer.start(options.state_dir) if options.url is None else None
         address = self._embedded.address if self._embedded else str(options.url)
         self._client = ScoreClient(address, call_timeout_s=self._timeouts.call_timeout_s)
         try:
-            self._joined = self._join(options, manifest, global_batch, state)
+            self.joined = self._join(options, manifest, global_batch, state)
         except BaseException:
             self._let_go()
             raise
-        self.run_id, self.spec, self.generation = self._joined.run_id, self._joined.spec, self._joined.generation
+        self.run_id, self.spec, self.generation = self.joined.run_id, self.joined.spec, self.joined.generation
         self._plans = PlanFiles()
         self.pusher = ScorePusher(
             self._client,
             run_id=self.run_id,
             generation=self.generation,
-            heartbeat_interval_s=self._joined.heartbeat_interval_s,
+            heartbeat_interval_s=self.joined.heartbeat_interval_s,
         )
 
     @property
@@ -97,7 +100,7 @@ class TrainingRun:
                 )
         _warn_of_oddities(plan, self.spec.policy)
         path = self._plans.store(plan)
-        self._plans.keep_only(path)
+        self._plans.keep_newest()
         return plan, path
 
     def end_epoch(self, plan: EpochPlan, *, start: int, end: int, counts: pb.RowCounts) -> None:
@@ -122,15 +125,23 @@ class TrainingRun:
 
     def close(self, timeout_s: float | None = None) -> None:
         """Sends what is left, gives the lease back and closes the channel."""
-        self.pusher.close(self._timeouts.flush_timeout_s if timeout_s is None else timeout_s)
-        if self.pusher.failure is None:
-            try:
-                self._client.call("DetachRun", pb.DetachRunRequest(run_id=self.run_id, generation=self.generation))
-            except errors.InfoBatchError as error:
-                _log.warning("could not give the run's lease back, it runs out by itself: %s", error)
-        self._joined.leave()
-        self._plans.close()
-        self._let_go()
+        if os.getpid() != self._pid:
+            return  # a forked child has no part in this
+        try:
+            arrived = self.pusher.close(self._timeouts.flush_timeout_s if timeout_s is None else timeout_s)
+            if arrived:
+                self._detach()
+        finally:
+            self.joined.leave()
+            self._plans.close()
+            self._let_go()
+
+    def _detach(self) -> None:
+        request = pb.DetachRunRequest(run_id=self.run_id, generation=self.generation)
+        try:
+            self._client.call("DetachRun", request, timeout_s=_DETACH_TIMEOUT_S)
+        except errors.InfoBatchError as error:
+            _log.warning("could not give the run's lease back, it runs out by itself: %s", error)
 
     def _let_go(self) -> None:
         self._client.close()

@@ -123,7 +123,9 @@ def _stop_signals() -> Iterator[Callable[[float | None], bool]]:
     def wait(timeout_s: float | None) -> bool:
         if timeout_s is None:
             return bool(signal.sigwait(chosen))
-        return signal.sigtimedwait(chosen, timeout_s) is not None
+        caught = signal.sigtimedwait(chosen, timeout_s)
+        # A process that was stopped and goes on may be given an answer with no signal in it.
+        return caught is not None and caught.si_signo in chosen
 
     try:
         yield wait

@@ -47,12 +47,11 @@ def test_a_plan_comes_back_from_its_file() -> None:
     assert not Path(path).exists()
 
 
-def test_only_the_newest_plan_is_kept() -> None:
+def test_the_last_two_plans_are_kept() -> None:
     files = PlanFiles()
-    old, new = files.store(plan(0)), files.store(plan(1))
-    files.keep_only(new)
-    assert not Path(old).exists()
-    assert Path(new).exists()
+    paths = [files.store(plan(epoch)) for epoch in range(3)]
+    files.keep_newest()
+    assert [Path(path).exists() for path in paths] == [False, True, True]
     files.close()
 
 
