@@ -12,10 +12,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from infobatch_client.plan_source import PlanFiles
+from infobatch_client.plan_source import PlanFiles, fetch_plan
+from infobatch_client.score_client import ScoreClient
+from infobatch_server.server import ScoreServer
+from infobatch_stream.errors import ServerUnreachableError
 from infobatch_stream.order_params import OrderParams
 from infobatch_stream.plan import EpochPlan, unpruned_plan
 from infobatch_stream.plan_bytes import plan_from_buffer
+from tests.server.calls import caller_on, make_spec
 
 HOLD = """
 import sys, time
@@ -69,3 +73,16 @@ def test_a_killed_process_leaves_nothing_behind_for_long(temp: Path) -> None:
     PlanFiles().close()
     assert not folder.exists()
     assert list(temp.iterdir()) == []
+
+
+def test_a_barrier_that_lasts_too_long_is_a_time_out() -> None:
+    with ScoreServer() as server:
+        channel, caller = caller_on(str(server.grpc_address))
+        run = caller.create(make_spec("barrier")).run_id
+        generation = caller.attach(run, world_size=2)
+        caller.end(run, generation, 0, caller.plan(run, generation, 0).plan_id)
+        client = ScoreClient(str(server.grpc_address))
+        with pytest.raises(ServerUnreachableError, match=r"no plan of epoch 1 yet: ranks \[1\] have not ended"):
+            fetch_plan(client, run_id=run, generation=generation, epoch=1, plan_id="", timeout_s=0.2)
+        client.close()
+        channel.close()

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
+import threading
 import time
 from pathlib import Path
 
@@ -67,3 +69,17 @@ def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match=r"can't keep its state in .*file/state.*pass state_dir="):
         EmbeddedServer.start(tmp_path / "file" / "state")
+
+
+def test_a_server_that_was_stopped_and_goes_on_is_still_the_one(tmp_path: Path) -> None:
+    first = EmbeddedServer.start(tmp_path)
+    pid = json.loads((tmp_path / "endpoint.json").read_text())["pid"]
+    os.kill(pid, signal.SIGSTOP)
+    resume = threading.Timer(2.5, os.kill, (pid, signal.SIGCONT))
+    resume.start()
+    second = EmbeddedServer.start(tmp_path)
+    resume.join()
+    assert second.address == first.address
+    assert nonce(first.address)
+    second.release()
+    first.release()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from infobatch_stream import (
     ConfigError,
     InfoBatchLoader,
     InfoBatchStreamDataset,
+    LossError,
     ProgressLR,
     RunBusyError,
     cosine,
@@ -275,3 +277,52 @@ def test_losses_that_are_not_finite_are_told_of_once(
 def test_asking_for_more_pruning_than_can_be_weighed_up_warns(shards: str) -> None:
     with pytest.warns(UserWarning, match=r"prune_fraction=0.9 asks for more .* at most 0.75"):
         InfoBatchStreamDataset(shards, epochs=10, prune_fraction=0.9)
+
+
+def test_a_stale_iterator_takes_no_batch_from_the_newer_one(server: Server, shards: str) -> None:
+    with make_loader(server, shards, "no-theft", num_workers=2) as loader:
+        stale = iter(loader)
+        first = next(stale).tolist()
+        newer = iter(loader)
+        with pytest.raises(ConfigError, match="a pass that is over"):
+            next(stale)
+        assert next(newer).tolist() == first
+
+
+def test_an_epoch_whose_batches_were_all_skipped_is_over(server: Server, shards: str) -> None:
+    with make_loader(server, shards, "skipped") as loader:
+        epochs = loader.epochs()
+        next(epochs)
+        for _ in loader:
+            loader.skip()
+        with pytest.raises(ConfigError, match="a second pass over epoch 0"):
+            iter(loader)
+        assert next(epochs) == 1
+        assert loader.plan.never_scored == SAMPLES
+
+
+def test_a_ticket_of_an_epoch_that_is_over_is_refused(server: Server, shards: str) -> None:
+    with make_loader(server, shards, "old-ticket") as loader:
+        epochs = loader.epochs()
+        next(epochs)
+        tickets = []
+        for ticket, numbers in loader.ticketed():
+            loader.update(score(numbers), batch=ticket)
+            tickets.append(ticket)
+        next(epochs)
+        next(loader.ticketed())
+        with pytest.raises(LossError, match="the ticket is of epoch 0; epoch 1 is open"):
+            loader.skip(tickets[0])
+
+
+def test_a_forked_child_takes_nothing_with_it_when_it_ends(server: Server, shards: str) -> None:
+    with make_loader(server, shards, "forked") as loader:
+        next(loader.epochs())
+        child = os.fork()
+        if child == 0:
+            loader.close()
+            os._exit(0)
+        assert os.waitpid(child, 0)[1] == 0
+        assert server.info("forked").pid == os.getpid()
+        train_pass(loader)
+        assert loader.flush()

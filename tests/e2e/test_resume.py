@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +14,15 @@ import numpy as np
 import pytest
 import torch
 
-from infobatch_stream import ConfigError, InfoBatchLoader, InfoBatchStreamDataset, RunConflictError, StateError
+from infobatch_client.run_options import Timeouts
+from infobatch_stream import (
+    ConfigError,
+    InfoBatchLoader,
+    InfoBatchStreamDataset,
+    RunConflictError,
+    ServerUnreachableError,
+    StateError,
+)
 from tests.e2e.conftest import Server, make_shards
 
 FIRST_PART = """
@@ -132,6 +142,46 @@ def test_a_run_that_has_trained_is_not_begun_again_by_accident(server: Server, s
     with make_loader(server.url, shards, "again", 64, 0, if_exists="restart") as loader:
         assert list(loader.epochs()) == list(range(6))
     assert server.info("again").run_id != first
+
+
+def test_a_state_saved_after_closing_is_that_of_before(server: Server, shards: str) -> None:
+    loader = make_loader(server.url, shards, "closed-state", 64, 0)
+    for epoch in loader.epochs():
+        for values in loader:
+            loader.update(score(values))
+        if epoch == 1:
+            break
+    loader.close()
+    state = loader.state_dict()
+    again = make_loader(server.url, shards, "closed-state", 64, 0)
+    again.load_state_dict(state)
+    with again:
+        assert list(again.epochs()) == [2, 3, 4, 5]
+
+
+def test_a_resume_that_failed_can_be_tried_again(tmp_path: Path, own_server: Server, shards: str) -> None:
+    stopped = train_until(tmp_path, own_server, shards, "retry", 2, 7, 64, 0)
+    hasty = Timeouts(connect_timeout_s=0.5, call_timeout_s=0.2)
+    loader = make_loader(own_server.url, shards, "retry", 64, 0, timeouts=hasty)
+    loader.load_state_dict(stopped["state"])
+    os.kill(own_server.process.pid, signal.SIGSTOP)
+    with pytest.raises(ServerUnreachableError):
+        next(loader.epochs())
+    assert loader.state_dict() == stopped["state"]
+    os.kill(own_server.process.pid, signal.SIGCONT)
+    with loader:
+        assert next(loader.epochs()) == 2
+        assert loader.progress() == stopped["progress"]
+
+
+def test_a_state_is_loaded_before_the_first_epoch_or_not_at_all(server: Server, shards: str) -> None:
+    with make_loader(server.url, shards, "late", 64, 0) as loader:
+        epochs = loader.epochs()
+        next(epochs)
+        state = loader.state_dict()
+        list(epochs)
+        with pytest.raises(ConfigError, match="before the first epoch"):
+            loader.load_state_dict(state)
 
 
 def test_a_state_that_belongs_elsewhere_is_refused_by_field(tmp_path: Path, server: Server, shards: str) -> None:
