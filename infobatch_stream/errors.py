@@ -93,7 +93,13 @@ class ServerError(InfoBatchError, RuntimeError):
 
 
 class ServerUnreachableError(ServerError, ConnectionError):
-    """No answer from the score server within the time allowed."""
+    """No answer from the score server within the time allowed.
+
+    Attributes:
+        timed_out: something is there and kept silent; otherwise the connection failed, or the answer was "later".
+    """
+
+    timed_out: bool = False
 
 
 class RunNotFoundError(ServerError):

@@ -17,7 +17,7 @@ from infobatch_client.epoch_control import EpochControl, Pass
 from infobatch_client.shard_reader import ShardReader
 from infobatch_client.spare_row import spare_row
 from infobatch_client.tied_chain import TiedChain
-from infobatch_stream.errors import ConfigError, PipelineError, ShardError
+from infobatch_stream.errors import PipelineError, ShardError
 from infobatch_stream.opening import Opening
 from infobatch_stream.plan import EpochPlan
 from infobatch_stream.plan_bytes import plan_from_buffer
@@ -241,10 +241,7 @@ class _PassBatches:
     def _collate(self, payloads: list[Any], keyed: bool) -> Any:
         if keyed:
             payloads = [{k: v for k, v in row.items() if k not in ("__index__", "__weight__")} for row in payloads]
-        collated = (self._stream.collate_fn or default_collate)(payloads)
-        if keyed and not isinstance(collated, dict) and self._stream.collate_fn is None:
-            raise ConfigError(f"default_collate made a {type(collated).__name__} of dicts")
-        return collated
+        return (self._stream.collate_fn or default_collate)(payloads)
 
     def _spare_row(self) -> Any:
         """A row for a worker that has none of its own yet: the first that comes out of the epoch's positions."""

@@ -88,11 +88,12 @@ def _running(folder: Path) -> dict[str, Any] | None:
         while True:
             try:
                 return endpoint if client.call("GetServer", pb.GetServerRequest()).nonce == nonce else None
-            except errors.ServerError as error:
-                # Refused: nobody there, or a port that is somebody else's by now. Silent: it may come round.
-                stalled = "DEADLINE_EXCEEDED" in str(error) and _is_alive(pid)
-                if not stalled or time.monotonic() >= deadline:
+            except errors.ServerUnreachableError as error:
+                # Refused: nobody there. Silent: it may come round.
+                if not (error.timed_out and _is_alive(pid)) or time.monotonic() >= deadline:
                     return None
+            except errors.ServerError:
+                return None  # a port that is somebody else's by now
     finally:
         client.close()
 

@@ -98,6 +98,8 @@ class OpenEpoch:
             LossError: no batch was given yet, or it isn't clear which one is meant.
         """
         if ticket is not None:
+            if not isinstance(ticket, Ticket):
+                raise LossError(f"batch={ticket!r} is no ticket; loader.ticketed() yields them")
             if ticket.epoch != self.number:
                 raise LossError(f"the ticket is of epoch {ticket.epoch}; epoch {self.number} is open")
             return ticket

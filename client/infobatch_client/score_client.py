@@ -124,7 +124,10 @@ class ScoreClient:
         kind = kind or _ERRORS.get(code, errors.ServerError)
         if kind is errors.ServerUnreachableError:
             words = f"{rpc} at {self.address}: {code.name}: {words}"
-        raise kind(words) from None
+        failure = kind(words)
+        if isinstance(failure, errors.ServerUnreachableError):
+            failure.timed_out = code is grpc.StatusCode.DEADLINE_EXCEEDED
+        raise failure from None
 
 
 def retry_until(attempt: Callable[[float], T], timeout_s: float, *, pause_s: float = 0.2) -> T:

@@ -215,25 +215,24 @@ class ScorePusher:
                 self._send_all()
                 self._beat()
             except (errors.SupersededError, errors.RunNotFoundError, errors.RunConflictError) as error:
-                self.failure = error
-                self._take_in()
-                self._count_lost()
-                return
+                return self._stop(error)
             except errors.ServerError as error:
                 self._back_off(error)
             except errors.InfoBatchError as error:  # a control message that the server won't take
-                self.failure = error
-                self._count_lost()
-                return
+                return self._stop(error)
             except Exception as error:
-                self.failure = errors.ServerError(f"the score pusher failed: {error!r}")
-                self.failure.__cause__ = error
-                self._count_lost()
-                return
+                failure = errors.ServerError(f"the score pusher failed: {error!r}")
+                failure.__cause__ = error
+                return self._stop(failure)
             finally:
                 self._busy = False
                 with self._idle:
                     self._idle.notify_all()
+
+    def _stop(self, failure: errors.InfoBatchError) -> None:
+        """Trying again can't help: the loop is told at its next call."""
+        self.failure = failure
+        self._count_lost()
 
     def _take_in(self) -> None:
         """Moves what the loop appended to the list of what is to be sent."""

@@ -27,8 +27,7 @@ _REMEMBERED = 8  # samples that a stage without keys may have held back and stil
 class TiedChain(Generic[Tie]):
     """Runs samples through stages and gives each output with its sample's tie.
 
-    For one pass, in one thread. `pulled` and `given` count samples in and outputs out: what lies between was dropped;
-    `tie` and `key` are those of the sample pulled last.
+    For one pass, in one thread. `pulled` counts samples; `tie` and `key` are those of the one pulled last.
 
     Args:
         stages: webdataset pipeline stages.
@@ -46,7 +45,6 @@ class TiedChain(Generic[Tie]):
         self._exhausted = False
         self._fresh = False
         self.pulled = 0
-        self.given = 0
 
     def __iter__(self) -> Iterator[tuple[Tie, Any]]:
         chain: Iterator[Any] = self._feed()
@@ -61,7 +59,6 @@ class TiedChain(Generic[Tie]):
             if not self._fresh:
                 raise PipelineError(_two_for_one(" → ".join(map(stage_name, self._stages))))
             self._fresh = False
-            self.given += 1
             yield self.tie, payload
         if not self._exhausted:
             raise PipelineError(

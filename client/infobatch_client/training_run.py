@@ -72,11 +72,6 @@ class TrainingRun:
             heartbeat_interval_s=self.joined.heartbeat_interval_s,
         )
 
-    @property
-    def epochs(self) -> int:
-        """C."""
-        return self.spec.schedule.epochs
-
     def plan(self, epoch: int, plan_id: str = "") -> tuple[EpochPlan, str]:
         """An epoch's plan and its file; unpruned where the server can't give one in `plan_timeout_s`.
 

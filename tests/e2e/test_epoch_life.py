@@ -313,6 +313,8 @@ def test_a_ticket_of_an_epoch_that_is_over_is_refused(server: Server, shards: st
         next(loader.ticketed())
         with pytest.raises(LossError, match="the ticket is of epoch 0; epoch 1 is open"):
             loader.skip(tickets[0])
+        with pytest.raises(LossError, match=r"batch=5 is no ticket; loader\.ticketed\(\)"):
+            loader.update(torch.ones(64), batch=5)  # type: ignore[arg-type]
 
 
 def test_a_forked_child_takes_nothing_with_it_when_it_ends(server: Server, shards: str) -> None:
