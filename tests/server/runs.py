@@ -47,7 +47,12 @@ def plan(run: Run, generation: int, epoch: int) -> EpochPlan:
 
 
 def push(run: Run, generation: int, epoch: int, scores: np.ndarray, sequence: int = 1) -> None:
-    indices = np.arange(len(scores))
+    push_some(run, generation, epoch, np.arange(len(scores)), scores, sequence)
+
+
+def push_some(
+    run: Run, generation: int, epoch: int, indices: np.ndarray, scores: np.ndarray, sequence: int = 1
+) -> None:
     client = generation.to_bytes(8, "big") + epoch.to_bytes(8, "big")
     run.push(ScoreBatch(generation, client, sequence, epoch, indices, scores.astype(np.float32)))
 
