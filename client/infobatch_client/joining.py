@@ -52,7 +52,9 @@ class Joined:
         _held_here.discard((self.address, self.spec.run))
 
 
-def join_run(client: ScoreClient, options: RunOptions, asked: RunSpec, state: ResumeState | None) -> Joined:
+def join_run(
+    client: ScoreClient, options: RunOptions, asked: RunSpec, state: ResumeState | None, start_epoch: int = 0
+) -> Joined:
     """Creates or joins a run and attaches to it.
 
     Args:
@@ -60,13 +62,15 @@ def join_run(client: ScoreClient, options: RunOptions, asked: RunSpec, state: Re
         options: what the user asked for.
         asked: the spec that follows from it.
         state: where a checkpoint left off, or None for a new training.
+        start_epoch: without a state, the epoch to begin with; above 0 the run is gone on with.
 
     Raises:
         RunConflictError: the run has another spec, or has trained already and no state was given.
         RunBusyError: another job, or another loader of this process, is training it.
         StateError: `state` belongs to another run, data set or order.
     """
-    run_id, spec = _create(client, options, asked, restart=state is None and options.if_exists == "restart")
+    new = state is None and start_epoch == 0
+    run_id, spec = _create(client, options, asked, restart=new and options.if_exists == "restart")
     if state is not None:
         state.check(spec, run_id)
     request = pb.AttachRunRequest(
@@ -76,7 +80,7 @@ def join_run(client: ScoreClient, options: RunOptions, asked: RunSpec, state: Re
         host=socket.gethostname(),
         pid=os.getpid(),
         world_size=1,
-        resume=_resume(state),
+        resume=_resume(state, start_epoch),
     )
     answer: pb.AttachRunResponse = _once_free(client, spec.run, lambda: client.call("AttachRun", request))
     _held_here.add((client.address, spec.run))
@@ -135,9 +139,11 @@ def _once_free(client: ScoreClient, run: str, attempt: Callable[[], T]) -> T:
         time.sleep(_BUSY_PAUSE_S)
 
 
-def _resume(state: ResumeState | None) -> pb.Resume:
-    if state is None:
+def _resume(state: ResumeState | None, start_epoch: int) -> pb.Resume:
+    if state is None and start_epoch == 0:
         return pb.Resume(new=pb.Resume.New())
+    if state is None:
+        return pb.Resume(start=pb.Resume.Start(epoch=start_epoch))
     if state.inside:
         return pb.Resume(inside=pb.Resume.Inside(epoch=state.epoch, plan_id=str(state.plan_id)))
     return pb.Resume(start=pb.Resume.Start(epoch=state.next_epoch))

@@ -40,6 +40,7 @@ class TrainingRun:
         manifest: the shards'.
         global_batch: batch_size × world_size, for the order's default.
         state: where a checkpoint left off, or None for a new training.
+        start_epoch: without a state, the epoch to begin with.
 
     Raises:
         ServerUnreachableError: no server within `connect_timeout_s`.
@@ -49,7 +50,13 @@ class TrainingRun:
     """
 
     def __init__(
-        self, options: RunOptions, manifest: Manifest, *, global_batch: int, state: ResumeState | None
+        self,
+        options: RunOptions,
+        manifest: Manifest,
+        *,
+        global_batch: int,
+        state: ResumeState | None,
+        start_epoch: int = 0,
     ) -> None:
         if state is not None:
             options = _options_for(options, state)
@@ -59,7 +66,7 @@ class TrainingRun:
         address = self._embedded.address if self._embedded else str(options.url)
         self._client = ScoreClient(address, call_timeout_s=self._timeouts.call_timeout_s)
         try:
-            self.joined = self._join(options, manifest, global_batch, state)
+            self.joined = self._join(options, manifest, global_batch, state, start_epoch)
         except BaseException:
             self._let_go()
             raise
@@ -143,7 +150,14 @@ class TrainingRun:
         if self._embedded:
             self._embedded.release()
 
-    def _join(self, options: RunOptions, manifest: Manifest, global_batch: int, state: ResumeState | None) -> Joined:
+    def _join(
+        self,
+        options: RunOptions,
+        manifest: Manifest,
+        global_batch: int,
+        state: ResumeState | None,
+        start_epoch: int,
+    ) -> Joined:
         server = self._client.wait_until_up(self._timeouts.connect_timeout_s)
         if state is not None and self._embedded and not server.durable:
             raise errors.StateError(
@@ -154,7 +168,8 @@ class TrainingRun:
             print(f"infobatch: run={options.run!r}", flush=True)
         if options.policy.biased:
             _log.warning("policy %r with these settings is biased: no weights make up for it", options.policy.name)
-        return join_run(self._client, options, options.spec(manifest, global_batch=global_batch), state)
+        spec = options.spec(manifest, global_batch=global_batch)
+        return join_run(self._client, options, spec, state, start_epoch)
 
     def _fetch(self, epoch: int, plan_id: str) -> EpochPlan:
         """The server's plan. What is queued goes first: it may be the word that the epoch before is over."""
