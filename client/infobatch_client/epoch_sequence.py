@@ -46,9 +46,10 @@ class EpochSequence:
     def set_epoch(self, number: SupportsIndex) -> None:
         """As `InfoBatchLoader.set_epoch`."""
         epoch = whole_number(number, "epoch")
+        self._check_not_closed()
         opened = self.open
         if self._source.trains:
-            if opened is not None and opened.number == epoch and not opened.updated and not self.closed:
+            if opened is not None and opened.number == epoch and not opened.updated:
                 opened.explicit = True
                 if opened.given:
                     opened.restart()
@@ -64,19 +65,18 @@ class EpochSequence:
         Raises:
             ConfigError: batches of an epoch that was opened explicitly have been updated already.
         """
+        self._check_not_closed()
         opened = self.open
-        if opened is not None and opened.updated and opened.explicit and not self.closed:
+        if opened is not None and opened.updated and opened.explicit:
             raise ConfigError(
                 f"a second pass over epoch {opened.number} after updates: a sample is trained once in an epoch; take "
                 f"the next one from loader.epochs(), or call loader.set_epoch({opened.number + 1})"
             )
         if opened is not None and not opened.explicit and (opened.updated or opened.exhausted):
             self.end()
-        if self.open is None or self.closed:
-            self._begin(explicit=False)
-        assert self.open is not None
-        self.open.restart()
-        return self.open
+        opened = self.open or self._begin(explicit=False)
+        opened.restart()
+        return opened
 
     def give(self, opened: OpenEpoch, batches: Iterator[TiedBatch]) -> Iterator[tuple[Ticket, Any]]:
         """The batches of the pass that `for_pass` has begun, with their tickets."""
@@ -119,7 +119,7 @@ class EpochSequence:
 
     def end(self) -> None:
         """Ends the open epoch, if there is one: the next one is next."""
-        if self.open is None or self.closed:
+        if self.open is None or self.closed:  # a loop over epochs() may go on after close()
             return
         opened, self.open = self.open, None
         self._source.advance(opened)
@@ -132,6 +132,7 @@ class EpochSequence:
         self.closed = True
 
     def _epochs(self, max_steps: int | None) -> Iterator[int]:
+        self._check_not_closed()
         self.end()
         self._source.start_over()
         left = max_steps
@@ -168,13 +169,16 @@ class EpochSequence:
         self._returned = opened.number, now
 
     def _begin(self, *, explicit: bool, max_steps: int | None = None) -> OpenEpoch:
-        if self.closed:
-            raise ConfigError("this loader is closed: make a new one")
+        self._check_not_closed()
         number, plan, path, start = self._source.open()
         self.open = OpenEpoch(
             number, plan, path, self._opening(num_positions=plan.kept, start=start), explicit, max_steps
         )
         return self.open
+
+    def _check_not_closed(self) -> None:
+        if self.closed:
+            raise ConfigError("this loader is closed: make a new one")
 
     def _check_is_next(self, epoch: int) -> None:
         source = self._source

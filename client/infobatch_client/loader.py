@@ -115,7 +115,8 @@ class InfoBatchLoader:
 
         Args:
             max_steps: ends the training after so many batches from here on, in mid-epoch if need be. `len(loader)`
-                of the last epoch is what it will give; a state saved after it goes on inside that epoch.
+                of the last epoch is what it will give. A state saved then goes on inside that epoch, in a new
+                loader; `epochs()` of this one goes on with the next epoch, as after a `break`.
 
         Raises:
             ConfigError: max_steps is no whole number above 0.
