@@ -133,9 +133,11 @@ class OpenEpoch:
         if self.newest is None:
             raise LossError("update() before the first batch: call it once for every batch that the loader gave")
         if len(self.awaiting) > 1 or (self.awaiting and self.newest.step not in self.awaiting):
+            count = len(self.awaiting)
+            many = f"{count} batches await their update" if count > 1 else "an earlier batch awaits its update"
             partly = f" ({len(self.rows_left)} of them for some of their rows)" if self.rows_left else ""
             raise LossError(
-                f"{len(self.awaiting)} batches await their update{partly}, so it isn't clear whose losses these are: "
+                f"{many}{partly}, so it isn't clear whose losses these are: "
                 "something takes batches ahead (a prefetcher, Accelerate, HF Trainer) or a batch was left out; pass "
                 "the ticket that loader.ticketed() yields beside each batch, or call loader.skip() for a batch that "
                 "isn't trained"

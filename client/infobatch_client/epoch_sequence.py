@@ -49,10 +49,7 @@ class EpochSequence:
         self._check_not_closed()
         opened = self.open
         if self._source.trains:
-            if opened is not None and opened.number == epoch and not opened.updated:
-                opened.explicit = True
-                if opened.given:
-                    opened.restart()
+            if opened is not None and opened.number == epoch and self._begin_again():
                 return
             self._check_is_next(epoch)
         self.end()
@@ -128,22 +125,26 @@ class EpochSequence:
     def close(self) -> None:
         """Ends the open epoch for good; it stays to be asked how far it came."""
         if self.open is not None and not self.closed:
+            self._source.advance(self.open)
             self._say_end(self.open, wait=False)
         self.closed = True
 
     def _epochs(self, max_steps: int | None) -> Iterator[int]:
         self._check_not_closed()
-        self.end()
+        opened = self._begin_again(max_steps)
+        if opened is None:
+            self.end()
         self._source.start_over()
         left = max_steps
-        while self._source.next_epoch < self._source.num_epochs:
-            opened = self._begin(explicit=True, max_steps=left)
+        while opened is not None or self._source.next_epoch < self._source.num_epochs:
+            opened = opened or self._begin(explicit=True, max_steps=left)
             yield opened.number
             if left is not None:
                 left -= opened.given
                 if left == 0 and not opened.finished:
                     break  # it stays open, so that a state saved now goes on inside it
             self.end()
+            opened = None
             if left == 0:
                 break
         self._source.flush()
@@ -175,6 +176,16 @@ class EpochSequence:
             number, plan, path, self._opening(num_positions=plan.kept, start=start), explicit, max_steps
         )
         return self.open
+
+    def _begin_again(self, max_steps: int | None = None) -> OpenEpoch | None:
+        """The open epoch as it was opened, if nothing of it was trained: a look at its batches burns nothing."""
+        opened = self.open
+        if opened is None or opened.updated or not self._source.trains:
+            return None
+        opened.explicit, opened.max_steps = True, max_steps
+        if opened.given:
+            opened.restart()
+        return opened
 
     def _check_not_closed(self) -> None:
         if self.closed:

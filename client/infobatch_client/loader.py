@@ -111,7 +111,8 @@ class InfoBatchLoader:
     def epochs(self, max_steps: SupportsIndex | None = None) -> Iterator[int]:
         """The epochs that are left, each opened as it is yielded: 0 … C−1, or from where a loaded state says.
 
-        Leaving an epoch early (`break`) ends it when the next is opened, or `epochs()` is called again.
+        Leaving an epoch early (`break`) ends it when the next is opened, or `epochs()` is called again; an epoch of
+        which nothing was updated is given again instead.
 
         Args:
             max_steps: ends the training after so many batches from here on, in mid-epoch if need be. `len(loader)`

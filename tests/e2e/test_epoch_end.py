@@ -142,6 +142,15 @@ def test_closing_in_mid_epoch_ends_it_where_it_stands(workers: int, server: Serv
         assert sorted(seen + train_pass(again)) == list(range(SAMPLES))
 
 
+def test_a_loop_may_close_its_loader_in_the_last_epoch(server: Server, shards: str) -> None:
+    loader = make_loader(server, shards, "close-last")
+    for epoch in loader.epochs():
+        train_pass(loader)
+        if epoch == 4:
+            loader.close()
+    assert server.stats("close-last")["epochs_ended"] == 5
+
+
 def test_an_iterator_outlives_its_loader(shards: str) -> None:
     dataset = InfoBatchStreamDataset(shards, policy=None, shuffle=False).map(to_number)
     batches = iter(InfoBatchLoader(dataset, 64, num_workers=2))

@@ -346,3 +346,15 @@ def test_weights_of_something_that_is_no_ticket(server: Server, shards: str) -> 
             loader.weights()
         with pytest.raises(LossError, match="batch=3 is no ticket"):
             loader.weights(3)  # type: ignore[arg-type]
+
+
+def test_an_earlier_batch_that_awaits_some_of_its_rows_is_told_of(server: Server, shards: str) -> None:
+    with make_loader(server, shards, "earlier") as loader:
+        batches = loader.ticketed()
+        (first, _), (second, _) = next(batches), next(batches)
+        loader.update(torch.ones(9), batch=first, rows=slice(0, 9))
+        loader.update(torch.ones(B), batch=second)
+        with pytest.raises(LossError, match=r"an earlier batch awaits its update \(1 of them for some of their rows\)"):
+            loader.update(torch.ones(B))
+        loader.skip(first)
+        loader.update(torch.ones(B))
