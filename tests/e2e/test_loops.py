@@ -21,12 +21,18 @@ def to_number(sample: dict[str, Any]) -> int:
     return int(sample["txt"])
 
 
+def one_in_40(sample: dict[str, Any]) -> bool:
+    return int(sample["txt"]) % 40 == 0
+
+
 def make_loader(
     server: Server, shards: str, run: str, batch_size: int = B, num_workers: int = 0, **settings: Any
 ) -> InfoBatchLoader:
+    select = settings.pop("select", None)
     asked = {"epochs": 5, "delta": "0.8", "seed": 2, **settings}
-    dataset = InfoBatchStreamDataset(shards, url=server.url, run=run, **asked).map(to_number)
-    return InfoBatchLoader(dataset, batch_size, num_workers)
+    dataset = InfoBatchStreamDataset(shards, url=server.url, run=run, **asked)
+    dataset = dataset.select(select) if select else dataset
+    return InfoBatchLoader(dataset.map(to_number), batch_size, num_workers)
 
 
 class Model(torch.nn.Module):
@@ -79,7 +85,6 @@ def big_batch_gradients(loader: InfoBatchLoader, micro_batches: int, *, use_rows
                 if count % micro_batches == 0 or count == len(loader):
                     step()
         if epoch == 1:
-            assert loader.plan.pruned > 0
             break
     return found
 
@@ -92,10 +97,24 @@ def test_accumulated_gradients_are_the_big_batchs(
     run = f"accumulate-{micro_batches}-{use_rows}"
     with make_loader(server, shards, f"{run}-whole") as loader:
         whole = np.array(big_batch_gradients(loader, 1, use_rows=False))
+        assert loader.plan.pruned > 0
     with make_loader(server, shards, run, B if use_rows else B // micro_batches) as loader:
         parts = np.array(big_batch_gradients(loader, micro_batches, use_rows=use_rows))
     np.testing.assert_allclose(parts, whole, rtol=1e-6, atol=1e-9)
     np.testing.assert_array_equal(server.scores(run), losses_of(ALL, Model()))
+
+
+@pytest.mark.parametrize("use_rows", [True, False])
+def test_micro_batches_of_dropped_samples_add_nothing(use_rows: bool, server: Server, shards: str) -> None:
+    run = f"dropped-{use_rows}"
+    with make_loader(server, shards, f"{run}-whole", select=one_in_40) as loader:
+        whole = np.array(big_batch_gradients(loader, 1, use_rows=False))
+    with make_loader(server, shards, run, B if use_rows else B // 4, select=one_in_40) as loader:
+        parts = np.array(big_batch_gradients(loader, 4, use_rows=use_rows))
+    np.testing.assert_allclose(parts, whole, rtol=1e-6, atol=1e-9)
+    assert whole.any(axis=1).sum() > 10
+    expected = np.where(ALL % 40 == 0, losses_of(ALL, Model()), np.float32("nan"))
+    np.testing.assert_array_equal(server.scores(run), expected)
 
 
 def test_a_micro_batch_of_rows_that_only_fill_gives_no_gradient(server: Server, shards: str) -> None:
