@@ -45,6 +45,15 @@ class EpochSource(ABC):
         return
 
     @property
+    def may_begin_anywhere(self) -> bool:
+        """Whether the first epoch may be another than `next_epoch`."""
+        return False
+
+    @abstractmethod
+    def begin_at(self, epoch: int) -> None:
+        """`set_epoch(epoch)` was called, with an epoch that may be opened; `open` opens it."""
+
+    @property
     def progress(self) -> float:
         """Between epochs: those that are over."""
         return float(min(self.next_epoch, self.num_epochs))
@@ -117,6 +126,15 @@ class TrainingEpochs(EpochSource):
         return self._state.progress if self._state is not None else super().progress
 
     @property
+    def may_begin_anywhere(self) -> bool:
+        """Before the first epoch, if no state says where."""
+        return self._joined is None and self._state is None
+
+    def begin_at(self, epoch: int) -> None:
+        """Where it is the first, the run goes on at its start: the scores of the epochs before it are there."""
+        self.next_epoch = epoch
+
+    @property
     def ahead(self) -> tuple[int, int]:
         """Those of a loaded state, inside an epoch."""
         state = self._state
@@ -129,7 +147,12 @@ class TrainingEpochs(EpochSource):
         self._ranks.compare(f"open epoch {self.next_epoch}", self._seen, _SAME_FOR_ALL)
         if self._run is None:
             self._run = TrainingRun(
-                self._options, self._manifest, ranks=self._ranks, batch_size=self._batch_size, state=self._state
+                self._options,
+                self._manifest,
+                ranks=self._ranks,
+                batch_size=self._batch_size,
+                state=self._state,
+                start_epoch=self.next_epoch,
             )
         self._joined = self._run.joined
         state = self._state  # kept until the epoch is over: opening may fail, and be tried again
@@ -176,7 +199,7 @@ class TrainingEpochs(EpochSource):
             window_shards=order.window_shards,
             run_samples=order.run_samples,
             seed=self._options.seed,
-            epoch=opened.number if opened else self.next_epoch,
+            epoch=opened.number if opened else self.next_epoch if joined else 0,
             positions=opened.positions if opened else 0,
             epoch_positions=opened.opening.end if opened else 0,
         ).to_dict()
@@ -276,6 +299,10 @@ class ValidationEpochs(EpochSource):
         path = self._files.store(plan)
         self._files.keep_newest()
         return 0, plan, path, 0
+
+    def begin_at(self, epoch: int) -> None:
+        """The number chooses the order, where samples are shuffled."""
+        self._passes = epoch
 
     def start_over(self) -> None:
         """There is always another pass."""
