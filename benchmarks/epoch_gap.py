@@ -1,6 +1,6 @@
 """How long a training stands still between two epochs, beside one of its steps.
 
-    python benchmarks/epoch_gap.py [--samples 50000] [--workers 0 2] [--epochs 6] [--width 1024] [--json]
+    python benchmarks/epoch_gap.py [--samples 50000] [--workers 0 2] [--epochs 5] [--width 1024] [--json]
 
 From the moment an epoch's last batch is returned to the moment at which the next epoch's first one is: the last step
 itself, the last scores' way to the server, EndEpoch, the next plan's draw and its way back, and the first batch of
@@ -88,10 +88,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--samples", type=int, default=50_000, help="N")
     parser.add_argument("--workers", type=int, nargs="+", default=[0, 2], help="DataLoader workers, one table row each")
-    parser.add_argument("--epochs", type=int, default=6, help="at least 2; there is one gap fewer")
+    parser.add_argument("--epochs", type=int, default=5, help="at least 2; there is one gap fewer")
     parser.add_argument("--width", type=int, default=1024, help="of the model, which makes the step")
     parser.add_argument("--json", action="store_true", help="one JSON line for each number of workers")
     options = parser.parse_args()
+    if options.epochs < 2 or options.samples < 2 * BATCH:
+        parser.error(f"--epochs must be at least 2, and --samples at least {2 * BATCH}: there must be a gap and a step")
     with tempfile.TemporaryDirectory() as made:
         make_shards(Path(made), options.samples)
         found = [measure(Path(made), workers, options.epochs, options.width) for workers in options.workers]

@@ -131,9 +131,11 @@ class EpochSequence:
 
     def _epochs(self, max_steps: int | None) -> Iterator[int]:
         self._check_not_closed()
-        opened = self._begin_again(max_steps)
+        opened = self._begin_again()
         if opened is None:
             self.end()
+        else:
+            opened.max_steps = max_steps
         self._source.start_over()
         left = max_steps
         while opened is not None or self._source.next_epoch < self._source.num_epochs:
@@ -177,12 +179,12 @@ class EpochSequence:
         )
         return self.open
 
-    def _begin_again(self, max_steps: int | None = None) -> OpenEpoch | None:
+    def _begin_again(self) -> OpenEpoch | None:
         """The open epoch as it was opened, if nothing of it was trained: a look at its batches burns nothing."""
         opened = self.open
         if opened is None or opened.updated or not self._source.trains:
             return None
-        opened.explicit, opened.max_steps = True, max_steps
+        opened.explicit = True
         if opened.given:
             opened.restart()
         return opened
