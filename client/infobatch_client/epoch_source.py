@@ -15,9 +15,10 @@ from infobatch_client.joining import Joined
 from infobatch_client.plan_source import PlanFiles
 from infobatch_client.resume_state import ResumeState
 from infobatch_client.training_run import TrainingRun
+from infobatch_client.validation_plan import validation_plan
 from infobatch_stream.errors import ConfigError, StateError
 from infobatch_stream.order_params import OrderParams
-from infobatch_stream.plan import EpochPlan, unpruned_plan
+from infobatch_stream.plan import EpochPlan
 from infobatch_stream.v1 import score_service_pb2 as pb
 
 __all__ = ["EpochSource", "TrainingEpochs", "ValidationEpochs"]
@@ -39,6 +40,15 @@ class EpochSource(ABC):
     def start_over(self) -> None:
         """`epochs()` was called: where they may be had again, the first is next."""
         return
+
+    @property
+    def may_begin_anywhere(self) -> bool:
+        """Whether the first epoch may be another than `next_epoch`."""
+        return False
+
+    def begin_at(self, epoch: int) -> None:
+        """The epoch to open next."""
+        self.next_epoch = epoch
 
     @property
     def progress(self) -> float:
@@ -103,6 +113,11 @@ class TrainingEpochs(EpochSource):
         return self._state.progress if self._state is not None else super().progress
 
     @property
+    def may_begin_anywhere(self) -> bool:
+        """Before the first epoch, if no state says where."""
+        return self._joined is None and self._state is None
+
+    @property
     def ahead(self) -> tuple[int, int]:
         """Those of a loaded state, inside an epoch."""
         state = self._state
@@ -113,7 +128,8 @@ class TrainingEpochs(EpochSource):
         if self.next_epoch >= self.num_epochs:
             raise ConfigError(f"all {self.num_epochs} epochs of the run's schedule are trained")
         if self._run is None:
-            self._run = TrainingRun(self._options, self._manifest, global_batch=self._global_batch, state=self._state)
+            state = self._state or self._start_of(self.next_epoch)
+            self._run = TrainingRun(self._options, self._manifest, global_batch=self._global_batch, state=state)
         self._run.pusher.check()
         self._joined = self._run.joined
         state = self._state  # kept until the epoch is over: opening may fail, and be tried again
@@ -201,6 +217,26 @@ class TrainingEpochs(EpochSource):
             run, self._run = self._run, None
             run.close(timeout_s)
 
+    def _start_of(self, epoch: int) -> ResumeState | None:
+        """The start of an epoch of whatever run has the name: nothing else is claimed of it, or checked."""
+        if not epoch:
+            return None
+        unknown: Any = None
+        return ResumeState(
+            run=self._options.run,
+            run_id=None,
+            plan_id=None,
+            manifest_fingerprint=self._manifest.fingerprint.hex(),
+            lanes=unknown,
+            stripe=unknown,
+            window_shards=unknown,
+            run_samples=unknown,
+            seed=self._options.seed,
+            epoch=epoch,
+            positions=0,
+            epoch_positions=0,
+        )
+
     def _order(self) -> OrderParams:
         if self._joined is not None:
             return self._joined.spec.order
@@ -214,19 +250,15 @@ class ValidationEpochs(EpochSource):
     trains = False
 
     def __init__(self, dataset: InfoBatchStreamDataset) -> None:
-        manifest = dataset.indexed.manifest
+        self._manifest = dataset.indexed.manifest
         self._seed, self._shuffle = dataset.seed, dataset.shuffled
-        self._sizes = np.asarray(manifest.counts, np.int64)
         self._files: PlanFiles | None = None
         self._passes = 0
-        self.num_samples = manifest.num_samples
+        self.num_samples = self._manifest.num_samples
 
     def open(self) -> tuple[int, EpochPlan, str, int]:
         """The samples in index order, or in an order of this pass's own."""
-        order = OrderParams.default(num_samples=self.num_samples, num_shards=len(self._sizes), lanes=1, global_batch=1)
-        plan = unpruned_plan(
-            run_id=bytes(16), epoch=self._passes, seed=self._seed, shard_sizes=self._sizes, order=order
-        )
+        plan = validation_plan(self._manifest, seed=self._seed, number=self._passes)
         self._passes += 1
         if not self._shuffle:
             return 0, plan, "", 0
