@@ -48,7 +48,7 @@ class EpochControl:
 
     def __init__(self) -> None:
         self._bytes = torch.zeros(_SIZE_BYTES, dtype=torch.uint8).share_memory_()  # type: ignore[no-untyped-call]
-        self._loaded = torch.zeros(_MAX_WORKERS, dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]
+        self._loaded = torch.zeros(_MAX_WORKERS, 3, dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]
         self._updated_at_start = False
 
     def __getstate__(self) -> dict[str, Any]:
@@ -99,12 +99,17 @@ class EpochControl:
         """
         return self._updated_at_start
 
-    def note_loaded(self, worker: int, batches: int) -> None:
-        """A worker has loaded a state that was saved after it had given so many batches."""
-        self._loaded[worker] = batches + 1
+    def note_loaded(self, worker: int, batches: int, turns: int) -> None:
+        """A worker has loaded a state: it gave `batches` of the pass, and took `turns` since the loader's first."""
+        self._loaded[worker] = torch.tensor([1, batches, turns])
 
     @property
-    def loaded(self) -> int | None:
-        """Batches given in all, as the workers' loaded states have it; None where none was loaded."""
-        counts = self._loaded[self._loaded > 0]
-        return int((counts - 1).sum()) if len(counts) else None
+    def any_loaded(self) -> bool:
+        """Whether a worker has loaded a state since the last `write`."""
+        return bool(self._loaded[:, 0].any())
+
+    @property
+    def loaded(self) -> tuple[int, int]:
+        """(batches, turns) of all workers together."""
+        _, batches, turns = self._loaded.sum(0).tolist()
+        return batches, turns

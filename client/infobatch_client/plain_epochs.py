@@ -256,7 +256,7 @@ class PlainEpochs:
 
     def _check_nothing_thrown_away(self, opened: OpenEpoch, real: npt.NDArray[np.int64]) -> None:
         """torchdata reads and drops batches where a loader's snapshot is older than its state."""
-        if opened.given or self._control.loaded is None:
+        if opened.given or not self._control.any_loaded:
             return
         expected = PlanOrder(opened.plan, self._offsets).samples(*opened.opening.rows(0, self._rank))
         if not np.isin(real, expected).all():

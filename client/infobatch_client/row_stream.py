@@ -49,8 +49,8 @@ class RowStream(Iterator[Any]):
         self._batches = PassBatches(stream, given, plan)
         self._worker, self._workers = worker, workers
         self._trains = trains
-        self._first_worker = 0
         self._rows_given = 0
+        self._turns_before = 0  # batches that this worker gave in the passes that this one goes on from
         self._loaded: dict[str, Any] | None = None
         self._rows = self._read()
 
@@ -71,8 +71,8 @@ class RowStream(Iterator[Any]):
             "batch_size": self._given.batch_size,
             "world_size": self._given.world_size,
             "steps": self._batches.opening.num_steps,
-            "first_worker": self._first_worker,
             "rows": self._rows_given,
+            "turns": self._turns_before + self._rows_given // self._given.batch_size,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -89,7 +89,11 @@ class RowStream(Iterator[Any]):
                 f"takes rows one by one (batch_size=None) goes on by the dataset's state alone; {_ADVICE}"
             )
         self._loaded = dict(state)
-        self._control.note_loaded(self._worker, state["rows"] // state["batch_size"])
+        if self._trains:
+            self._turns_before = state["turns"]
+            self._control.note_loaded(self._worker, state["rows"] // state["batch_size"], state["turns"])
+        else:
+            self._rows_given = state["rows"]
 
     @property
     def _plan_id(self) -> str:
@@ -112,12 +116,10 @@ class RowStream(Iterator[Any]):
                     f"the loader's state is of a pass in another order or with batch_size={saved['batch_size']}; this "
                     f"one has batch_size={self._given.batch_size}"
                 )
-            self._rows_given = saved["rows"]
             return range(self._worker, steps, self._workers)[saved["rows"] // saved["batch_size"] :]
-        batches = self._control.loaded or 0
+        batches, turns = self._control.loaded
         self._check_place(saved, batches)
-        self._first_worker = (saved["first_worker"] + batches) % self._workers
-        return range((self._worker - self._first_worker) % self._workers, steps, self._workers)
+        return range((self._worker - turns) % self._workers, steps, self._workers)
 
     def _check_place(self, saved: Mapping[str, Any], batches: int) -> None:
         """Raises StateError where the dataset doesn't stand where the loader's state was saved."""

@@ -299,5 +299,7 @@ def test_a_validation_loader_takes_no_update(shards: str) -> None:
 
 
 def test_a_pruned_dataset_is_read_through_a_loader_or_told_its_batch_size(shards: str) -> None:
-    with pytest.raises(ConfigError, match=r"batch_size=B.* or read it through InfoBatchLoader\(dataset, batch_size=B\)"):
+    with pytest.raises(ConfigError, match=r"batch_size=B.* or read it through InfoBatchLoader\(dataset, "):
         iter(InfoBatchStreamDataset(shards, epochs=3, delta="0.7"))
+    with pytest.raises(ConfigError, match="dataset is a list"):
+        InfoBatchLoader([], 8)  # type: ignore[arg-type]
