@@ -220,6 +220,7 @@ class PlainLoading:
             return RefusedRows(error)
 
     def _rows(self, given: Pass, worker: int, workers: int) -> RowStream:
+        _check_ranks()
         plan: EpochPlan | None = None
         if self.options is None and self.shuffled:
             plan = validation_plan(self.indexed.manifest, seed=self.seed, number=given.epoch)
@@ -269,9 +270,16 @@ class PlainLoading:
                 "and DataLoader(dataset, batch_size=B); or read it through InfoBatchLoader(dataset, batch_size=B)"
             )
         if self._epochs is None or self._epochs.pid != os.getpid():
+            _check_ranks()
             from infobatch_client.plain_epochs import PlainEpochs
 
             if self._epochs is not None:
                 self._control = EpochControl()  # this process is a fork: the memory is the other one's
             self._epochs = PlainEpochs(self, self.batch_size, self._control)  # type: ignore[arg-type]
         return self._epochs
+
+
+def _check_ranks() -> None:
+    distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+    if distributed and (ranks := torch.distributed.get_world_size()) > 1:
+        raise ConfigError(f"torch.distributed has {ranks} ranks; a plain DataLoader reads for one rank so far")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import gc
+import os
 import pickle
 import subprocess
 import sys
@@ -407,11 +408,18 @@ def test_states_pass_between_dataset_and_loader(server: Server, shards: str) -> 
         dataset.set_epoch(0)
         dataset.skip()
         state = dataset.state_dict()
-    loader = InfoBatchLoader(make_dataset(server, shards, "plain-to-loader"), B)
-    with loader:
+    with InfoBatchLoader(make_dataset(server, shards, "plain-to-loader"), B) as loader:
         loader.load_state_dict(state)
         assert next(loader.epochs()) == 0
         assert len(loader) == 15
+        next(iter(loader))
+        loader.skip()
+        state = loader.state_dict()
+    with make_dataset(server, shards, "plain-to-loader") as dataset:
+        dataset.load_state_dict(state)
+        assert dataset.steps == len(dataset) / B == 14
+        dataset.set_epoch(0)
+        assert dataset.steps == 14
 
 
 def test_an_epoch_is_begun_at_its_start_without_a_state(server: Server, shards: str) -> None:
@@ -437,6 +445,42 @@ def test_a_state_is_loaded_before_the_first_epoch_or_not_at_all(server: Server, 
         dataset.skip()
         with pytest.raises(ConfigError, match="before the first epoch"):
             dataset.load_state_dict(state)
+
+
+def as_list(rows: list[Any]) -> list[Any]:
+    return rows
+
+
+def test_a_collate_function_gets_rows_with_their_ties(server: Server, shards: str) -> None:
+    with make_dataset(server, shards, "plain-collate") as dataset:
+        dataset.set_epoch(0)
+        rows = next(iter(DataLoader(dataset, batch_size=B, num_workers=1, collate_fn=as_list)))
+        assert [(type(number), type(index), type(weight)) for number, index, weight in rows] == (
+            [(int, int, np.float32)] * B
+        )
+
+
+def test_a_forked_child_takes_nothing_with_it_when_it_ends(server: Server, shards: str) -> None:
+    with make_dataset(server, shards, "plain-forked") as dataset:
+        dataset.set_epoch(0)
+        child = os.fork()
+        if child == 0:
+            dataset.close()
+            os._exit(0)
+        assert os.waitpid(child, 0)[1] == 0
+        assert server.info("plain-forked").pid == os.getpid()
+        for numbers, index, weight in DataLoader(dataset, batch_size=B, num_workers=1):
+            dataset.update(score(numbers), index, weight)
+        assert dataset.flush()
+
+
+def test_what_goes_wrong_in_a_worker_leaves_persistent_ones_alive(server: Server, shards: str) -> None:
+    with make_dataset(server, shards, "plain-alive") as dataset:
+        loader = DataLoader(dataset, batch_size=B, num_workers=2, persistent_workers=True)
+        with pytest.raises(ConfigError, match=r"call dataset\.set_epoch"):
+            next(iter(loader))
+        dataset.set_epoch(0)
+        assert len(list(loader)) == 16
 
 
 @pytest.mark.parametrize("workers", [0, 2])
