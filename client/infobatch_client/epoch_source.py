@@ -17,9 +17,10 @@ from infobatch_client.plan_source import PlanFiles
 from infobatch_client.ranks import Ranks
 from infobatch_client.resume_state import ResumeState
 from infobatch_client.training_run import TrainingRun
+from infobatch_client.validation_plan import validation_plan
 from infobatch_stream.errors import ConfigError, StateError
 from infobatch_stream.order_params import OrderParams
-from infobatch_stream.plan import EpochPlan, unpruned_plan
+from infobatch_stream.plan import EpochPlan
 from infobatch_stream.v1 import score_service_pb2 as pb
 
 __all__ = ["EpochSource", "TrainingEpochs", "ValidationEpochs"]
@@ -279,19 +280,15 @@ class ValidationEpochs(EpochSource):
     trains = False
 
     def __init__(self, dataset: InfoBatchStreamDataset) -> None:
-        manifest = dataset.indexed.manifest
+        self._manifest = dataset.indexed.manifest
         self._seed, self._shuffle = dataset.seed, dataset.shuffled
-        self._sizes = np.asarray(manifest.counts, np.int64)
         self._files: PlanFiles | None = None
         self._passes = 0
-        self.num_samples = manifest.num_samples
+        self.num_samples = self._manifest.num_samples
 
     def open(self) -> tuple[int, EpochPlan, str, int]:
         """The samples in index order, or in an order of this pass's own."""
-        order = OrderParams.default(num_samples=self.num_samples, num_shards=len(self._sizes), lanes=1, global_batch=1)
-        plan = unpruned_plan(
-            run_id=bytes(16), epoch=self._passes, seed=self._seed, shard_sizes=self._sizes, order=order
-        )
+        plan = validation_plan(self._manifest, seed=self._seed, number=self._passes)
         self._passes += 1
         if not self._shuffle:
             return 0, plan, "", 0
