@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import signal
@@ -149,6 +150,36 @@ def test_a_server_that_is_stopped_is_alive_and_one_that_cannot_be_seen_is_asked(
     seen.release()
     unseen.release()
     wait_until_nothing_is_left(tmp_path, seen.address)
+
+
+def test_a_server_that_keeps_silent_is_an_error_that_names_it_and_its_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = EmbeddedServer.start(tmp_path)
+    os.kill(first.pid, signal.SIGSTOP)
+    monkeypatch.setattr("infobatch_client.embedded._START_TIMEOUT_S", 1.0)
+    words = rf"of {tmp_path} \(pid {first.pid}\) runs, and has not answered .*end it, or pass another state_dir="
+    with pytest.raises(ServerError, match=rf"(?s){words}.*{first.log}:.*infobatch score server: grpc"):
+        EmbeddedServer.start(tmp_path)
+    os.kill(first.pid, signal.SIGCONT)
+    monkeypatch.undo()
+    again = EmbeddedServer.start(tmp_path)
+    assert again.pid == first.pid
+    again.release()
+    first.release()
+    wait_until_nothing_is_left(tmp_path, first.address)
+
+
+@pytest.mark.parametrize("name", ["start.lock", "users.lock"])
+def test_a_lock_that_is_never_given_back_is_an_error_that_names_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr("infobatch_client.embedded._START_TIMEOUT_S", 0.1)
+    with open(tmp_path / name, "wb") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with pytest.raises(ServerError, match=f"has held {tmp_path / name} for 0 s.*or pass another state_dir="):
+            EmbeddedServer.start(tmp_path)
+    assert servers_of(tmp_path) == []
 
 
 INTERRUPTED = """
