@@ -8,6 +8,7 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 import torch.distributed as dist
 
@@ -55,7 +56,7 @@ class GlooExchange:
             group = self._group()
             sizes = self._gather(group, torch.tensor([len(payload)]))
             padded = torch.zeros(max(int(size) for size in sizes), dtype=torch.uint8)
-            padded[: len(payload)] = torch.frombuffer(bytearray(payload), dtype=torch.uint8)
+            padded[: len(payload)] = torch.from_numpy(np.frombuffer(payload, np.uint8).copy())
             parts = self._gather(group, padded)
         except RuntimeError as error:  # gloo's, whatever happened
             self._forget()

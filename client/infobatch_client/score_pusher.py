@@ -13,6 +13,7 @@ import secrets
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -103,15 +104,25 @@ class ScorePusher:
         run_id: 16 bytes.
         generation: the attached one.
         heartbeat_interval_s: how often the lease is renewed.
+        find_end: asked when the server doesn't answer: the error to stop with where it never will, else None.
     """
 
-    def __init__(self, client: ScoreClient, *, run_id: bytes, generation: int, heartbeat_interval_s: float) -> None:
+    def __init__(
+        self,
+        client: ScoreClient,
+        *,
+        run_id: bytes,
+        generation: int,
+        heartbeat_interval_s: float,
+        find_end: Callable[[], errors.InfoBatchError | None] = lambda: None,
+    ) -> None:
         self.counts = PushCounts()
         self.failure: errors.InfoBatchError | None = None
         self._client = client
         self._run_id = run_id
         self._generation = generation
         self._heartbeat_interval_s = heartbeat_interval_s
+        self._find_end = find_end
         self._client_id = secrets.token_bytes(16)
         self._sequence = 0
         self._intake: deque[_Batch | tuple[str, Any]] = deque()
@@ -217,6 +228,8 @@ class ScorePusher:
             except (errors.SupersededError, errors.RunNotFoundError, errors.RunConflictError) as error:
                 return self._stop(error)
             except errors.ServerError as error:
+                if (end := self._find_end()) is not None:
+                    return self._stop(end)
                 self._back_off(error)
             except errors.InfoBatchError as error:  # a control message that the server won't take
                 return self._stop(error)

@@ -89,12 +89,15 @@ class TrainingRun:
                 run_id=self.run_id,
                 generation=self.generation,
                 heartbeat_interval_s=self.joined.heartbeat_interval_s,
+                find_end=self._server_end,
             )
 
     def check(self) -> None:
-        """Raises what made the pusher stop, if something did."""
+        """Raises what made the pusher stop, if something did, or that the embedded server is gone."""
         if self.pusher is not None:
             self.pusher.check()
+        if (end := self._server_end()) is not None:
+            raise end
 
     def push(self, ticket: Ticket, scores: torch.Tensor, ready: Any) -> None:
         """Queues scores (B,), where this process is the one of its replicas that pushes.
@@ -177,6 +180,17 @@ class TrainingRun:
         self._client.close()
         if self._embedded:
             self._embedded.release()
+
+    def _server_end(self) -> errors.ServerError | None:
+        """Why the server will never answer again, where that is known: the embedded one has nobody to restart it."""
+        embedded = self._embedded
+        if embedded is None or embedded.alive:
+            return None
+        return errors.ServerError(
+            f"the embedded score server (pid {embedded.pid}) has ended, and this run's scores with it; its log is "
+            f"{embedded.log}. Start the training again with a new run, or train against an `infobatch serve` of your "
+            "own (url='HOST:PORT')"
+        )
 
     def _put_call(self, rpc: str, request: Any) -> None:
         if self.pusher is not None:
