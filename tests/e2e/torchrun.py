@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
 from typing import NamedTuple
 
-__all__ = ["Ended", "torchrun"]
+__all__ = ["Ended", "free_port", "torchrun"]
 
 
 class Ended(NamedTuple):
@@ -17,6 +18,13 @@ class Ended(NamedTuple):
 
     code: int
     output: str
+
+
+def free_port() -> int:
+    """A port that nobody listens on at this moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def torchrun(script: Path, *args: object, nproc: int, options: tuple[str, ...] = (), timeout_s: float = 240) -> Ended:
