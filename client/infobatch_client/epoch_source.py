@@ -46,9 +46,9 @@ class EpochSource(ABC):
         """Whether the first epoch may be another than `next_epoch`."""
         return False
 
+    @abstractmethod
     def begin_at(self, epoch: int) -> None:
-        """The epoch to open next."""
-        self.next_epoch = epoch
+        """`set_epoch(epoch)` was called, with an epoch that may be opened; `open` opens it."""
 
     @property
     def progress(self) -> float:
@@ -117,6 +117,10 @@ class TrainingEpochs(EpochSource):
         """Before the first epoch, if no state says where."""
         return self._joined is None and self._state is None
 
+    def begin_at(self, epoch: int) -> None:
+        """Where it is the first, the run goes on at its start: the scores of the epochs before it are there."""
+        self.next_epoch = epoch
+
     @property
     def ahead(self) -> tuple[int, int]:
         """Those of a loaded state, inside an epoch."""
@@ -176,7 +180,7 @@ class TrainingEpochs(EpochSource):
             window_shards=order.window_shards,
             run_samples=order.run_samples,
             seed=self._options.seed,
-            epoch=opened.number if opened else self.next_epoch,
+            epoch=opened.number if opened else self.next_epoch if joined else 0,
             positions=opened.positions if opened else 0,
             epoch_positions=opened.opening.end if opened else 0,
         ).to_dict()
@@ -266,6 +270,10 @@ class ValidationEpochs(EpochSource):
         path = self._files.store(plan)
         self._files.keep_newest()
         return 0, plan, path, 0
+
+    def begin_at(self, epoch: int) -> None:
+        """The number chooses the order, where samples are shuffled."""
+        self._passes = epoch
 
     def start_over(self) -> None:
         """There is always another pass."""
