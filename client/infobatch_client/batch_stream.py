@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import logging
-import mmap
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -14,13 +13,14 @@ import numpy.typing as npt
 from torch.utils.data import IterableDataset, default_collate, get_worker_info
 
 from infobatch_client.epoch_control import EpochControl, Pass
+from infobatch_client.orphans import end_with_parent
+from infobatch_client.plan_source import map_plan
 from infobatch_client.shard_reader import ShardReader
 from infobatch_client.spare_row import spare_row
 from infobatch_client.tied_chain import TiedChain
 from infobatch_stream.errors import PipelineError, ShardError
 from infobatch_stream.opening import Opening
 from infobatch_stream.plan import EpochPlan
-from infobatch_stream.plan_bytes import plan_from_buffer
 from infobatch_stream.plan_order import PlanOrder
 
 __all__ = ["BatchRows", "BatchStream", "PassBatches", "RowCounts", "TiedBatch", "without_tie"]
@@ -102,6 +102,8 @@ class BatchStream(IterableDataset[TiedBatch]):
 
     def __iter__(self) -> Iterator[TiedBatch]:
         worker = get_worker_info()
+        if worker:
+            end_with_parent()
         number, workers = (worker.id, worker.num_workers) if worker else (0, 1)
         made = PassBatches(self, self.control.read())
         return (self._collated(rows) for rows in made.batches(range(number, made.opening.num_steps, workers)))
@@ -136,12 +138,6 @@ class _Positions:
         return indices, self._plan.weights(indices)
 
 
-def _mapped_plan(path: str) -> EpochPlan:
-    with open(path, "rb") as file:
-        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    return plan_from_buffer(memoryview(mapped))
-
-
 class PassBatches:
     """The rows of one worker's batches of one pass.
 
@@ -153,7 +149,7 @@ class PassBatches:
 
     def __init__(self, stream: BatchStream, given: Pass, plan: EpochPlan | None = None) -> None:
         self._stream = stream
-        self.plan = _mapped_plan(given.plan_path) if plan is None and given.plan_path else plan
+        self.plan = map_plan(given.plan_path) if plan is None and given.plan_path else plan
         self._positions = _Positions(self.plan, stream.offsets)
         self._rank = given.rank
         self.opening = Opening(

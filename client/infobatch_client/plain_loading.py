@@ -11,6 +11,7 @@ from torch.utils.data import get_worker_info
 
 from infobatch_client.batch_stream import BatchStream
 from infobatch_client.epoch_control import EpochControl, Pass
+from infobatch_client.orphans import end_with_parent
 from infobatch_client.row_stream import RefusedRows, RowStream
 from infobatch_client.shard_reader import ShardReader
 from infobatch_client.validation_plan import validation_plan
@@ -213,6 +214,7 @@ class PlainLoading:
             if self.options is not None:
                 self._live().reads(rows)
             return rows
+        end_with_parent()
         try:
             given = self._validation_pass() if self.options is None else self._workers_pass()
             return self._rows(given, info.id, info.num_workers)
@@ -220,7 +222,6 @@ class PlainLoading:
             return RefusedRows(error)
 
     def _rows(self, given: Pass, worker: int, workers: int) -> RowStream:
-        _check_ranks()
         plan: EpochPlan | None = None
         if self.options is None and self.shuffled:
             plan = validation_plan(self.indexed.manifest, seed=self.seed, number=given.epoch)
@@ -270,16 +271,11 @@ class PlainLoading:
                 "and DataLoader(dataset, batch_size=B); or read it through InfoBatchLoader(dataset, batch_size=B)"
             )
         if self._epochs is None or self._epochs.pid != os.getpid():
-            _check_ranks()
             from infobatch_client.plain_epochs import PlainEpochs
+            from infobatch_client.ranks import Ranks
 
             if self._epochs is not None:
                 self._control = EpochControl()  # this process is a fork: the memory is the other one's
-            self._epochs = PlainEpochs(self, self.batch_size, self._control)  # type: ignore[arg-type]
+            ranks = Ranks(timeout_s=self.options.timeouts.agree_timeout_s)
+            self._epochs = PlainEpochs(self, self.batch_size, self._control, ranks)  # type: ignore[arg-type]
         return self._epochs
-
-
-def _check_ranks() -> None:
-    distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
-    if distributed and (ranks := torch.distributed.get_world_size()) > 1:
-        raise ConfigError(f"torch.distributed has {ranks} ranks; a plain DataLoader reads for one rank so far")

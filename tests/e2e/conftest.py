@@ -10,12 +10,15 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from infobatch_client.rest import get_json, run_path
 from infobatch_client.score_client import ScoreClient
 from infobatch_stream.v1 import score_service_pb2 as pb
+from tests.e2e.rank_processes import kill_what_is_left
 from tests.shards import write_tar
 
 SAMPLES = 1009  # prime: divisible by no batch, worker or shard number
@@ -36,12 +39,24 @@ class Server:
         client.close()
         return np.frombuffer(b"".join(parts), "<f4")
 
+    def stats(self, run: str) -> dict[str, Any]:
+        """The run as REST shows it."""
+        found: dict[str, Any] = get_json(self.http, run_path(run))
+        return found
+
     def info(self, run: str) -> pb.RunInfo:
         """The run as GetRun gives it."""
         client = ScoreClient(self.url)
         answer = client.call("GetRun", pb.GetRunRequest(run=run)).run
         client.close()
         return answer
+
+
+@pytest.fixture(autouse=True)
+def leave_no_rank() -> Iterator[None]:
+    """Ranks that a test has started end with it."""
+    yield
+    kill_what_is_left()
 
 
 @pytest.fixture(scope="session")

@@ -454,7 +454,7 @@ def test_an_epoch_is_begun_at_its_start_without_a_state(server: Server, shards: 
     with make_dataset(server, shards, "plain-begin") as dataset:
         train_epochs(dataset, DataLoader(dataset, batch_size=B), range(2))
     with make_dataset(server, shards, "plain-begin", batch_size=32) as dataset:
-        with pytest.raises(ConfigError, match=r"set_epoch\(5\): the run's schedule has 5 epochs"):
+        with pytest.raises(ConfigError, match=r"set_epoch\(5\): the run's schedule is of 5 epochs"):
             dataset.set_epoch(5)
         dataset.set_epoch(1)
         assert dataset.plan.epoch == 1
@@ -574,5 +574,5 @@ def test_a_closed_dataset_says_so(server: Server, shards: str) -> None:
     dataset.set_epoch(0)
     dataset.close()
     dataset.close()
-    with pytest.raises(ConfigError, match="this dataset is closed"):
+    with pytest.raises(ConfigError, match="is closed"):
         dataset.set_epoch(1)
