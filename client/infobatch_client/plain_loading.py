@@ -59,9 +59,10 @@ class PlainLoading:
         self._control = EpochControl()
         self._epochs: PlainEpochs | None = None
         self._read_by = 0
+        self._pickled_place: tuple[int, int] = (0, 1)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_epochs": None}
+        return {**self.__dict__, "_epochs": None, "_pickled_place": self._place}
 
     def __copy__(self: Self) -> Self:
         made = type(self).__new__(type(self))
@@ -200,7 +201,8 @@ class PlainLoading:
         if self.batch_size is None:
             return self.indexed.manifest.num_samples
         if self.options is None:
-            return -(-self.indexed.manifest.num_samples // self.batch_size) * self.batch_size
+            rows = self.batch_size * self._place[1]
+            return -(-self.indexed.manifest.num_samples // rows) * self.batch_size
         return self._live().steps * self.batch_size
 
     def __iter__(self) -> Iterator[Any]:
@@ -257,10 +259,25 @@ class PlainLoading:
         return self._control.read() if self._control.written else self._validation(0)
 
     def _validation(self, number: int) -> Pass:
-        return Pass(epoch=number, plan_path="", start=0, batch_size=self.batch_size or 1)
+        rank, world_size = self._place
+        return Pass(
+            epoch=number,
+            plan_path="",
+            start=0,
+            batch_size=self.batch_size or 1,
+            rank=rank,
+            world_size=world_size,
+        )
+
+    @property
+    def _place(self) -> tuple[int, int]:
+        """Rank and world size, for validation; a worker that wasn't forked has them from the process that made it."""
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            return torch.distributed.get_rank(), torch.distributed.get_world_size()
+        return self._pickled_place
 
     def _live(self) -> PlainEpochs:
-        """The part that talks to the server, made at its first use: workers, which never need it, don't import it."""
+        """The part that talks to the server, made at its first use, in the loop's process."""
         if self.options is None:
             raise ConfigError("a validation dataset (policy=None) has no run: no epochs to open, no scores, no state")
         if get_worker_info() is not None:
