@@ -56,6 +56,7 @@ class PlainEpochs:
         self._written: OpenEpoch | None = None
         self._loaded: dict[str, Any] | None = None
         self._rows: RowStream | None = None
+        self._last: tuple[OpenEpoch, npt.NDArray[np.int64]] | None = None
         weakref.finalize(self, _release, self._source, self.pid)  # also at the interpreter's exit
 
     @property
@@ -123,7 +124,7 @@ class PlainEpochs:
         weights = checked_weights(weight, samples, opened.plan)
         value = weighted_mean(checked, weights)
         self._source.push(Ticket(opened.number, opened.given, samples, weights), *host_copy(pushed))
-        self._settle(opened, int(np.count_nonzero(samples >= 0)))
+        self._settle_once(opened, samples)
         return value
 
     def push(self, scores: torch.Tensor, index: torch.Tensor) -> None:
@@ -132,7 +133,7 @@ class PlainEpochs:
         checked = checked_losses(scores, len(samples), "scores")
         ticket = Ticket(opened.number, opened.given, samples, np.zeros(len(samples), np.float32))
         self._source.push(ticket, *host_copy(checked))
-        self._settle(opened, int(np.count_nonzero(samples >= 0)))
+        self._settle_once(opened, samples)
 
     def skip(self) -> None:
         """Counts a batch that is deliberately not trained."""
@@ -205,10 +206,14 @@ class PlainEpochs:
             raise LossError("no epoch is open: call dataset.set_epoch(epoch) and iterate over the DataLoader")
         return self._open
 
-    def _due(self) -> OpenEpoch:
+    def _trained(self) -> OpenEpoch:
         opened = self._opened()
         if self._epochs.closed:
             raise ConfigError("this dataset is closed: it takes no scores any more")
+        return opened
+
+    def _due(self) -> OpenEpoch:
+        opened = self._trained()
         if opened.given >= opened.opening.num_steps:
             raise LossError(
                 f"all {opened.given} batches of epoch {opened.number} are updated or skipped already: call update(), "
@@ -218,10 +223,18 @@ class PlainEpochs:
 
     def _batch(self, index: torch.Tensor) -> tuple[OpenEpoch, npt.NDArray[np.int64]]:
         """The open epoch and the samples of a batch, checked."""
-        opened = self._due()
+        opened = self._trained()
         samples = checked_index(index, opened.plan, self._batch_size)
-        self._check_nothing_thrown_away(opened, samples[samples >= 0])
+        if not self._again(opened, samples):
+            self._due()
+            self._check_nothing_thrown_away(opened, samples[samples >= 0])
         return opened, samples
+
+    def _again(self, opened: OpenEpoch, samples: npt.NDArray[np.int64]) -> bool:
+        """Whether this is the batch updated last: an epoch has each sample in one batch only."""
+        last = self._last
+        real = bool((samples >= 0).any())
+        return real and last is not None and last[0] is opened and np.array_equal(samples, last[1])
 
     def _check_nothing_thrown_away(self, opened: OpenEpoch, real: npt.NDArray[np.int64]) -> None:
         """torchdata reads and drops batches where a loader's snapshot is older than its state."""
@@ -233,6 +246,11 @@ class PlainEpochs:
                 "the loader has thrown away the first batches after its state was loaded: save it with "
                 "snapshot_every_n_steps=1, or load the dataset's state alone into a new loader"
             )
+
+    def _settle_once(self, opened: OpenEpoch, samples: npt.NDArray[np.int64]) -> None:
+        if not self._again(opened, samples):
+            self._last = opened, samples
+            self._settle(opened, int(np.count_nonzero(samples >= 0)))
 
     def _settle(self, opened: OpenEpoch, real: int) -> None:
         first, end = opened.opening.rows(opened.given, self._ranks.rank)

@@ -119,8 +119,9 @@ class PlainLoading:
     ) -> torch.Tensor:
         """The weighted mean of a batch's losses, Σ wᵢ·lᵢ / B, to be differentiated; their values go to the server.
 
-        Once for every batch: a batch counts as consumed when it is updated, pushed or skipped. Keep `index` and
-        `weight` on the CPU; from a GPU they are waited for.
+        For every batch, in the order in which they came: one counts as consumed when it is updated, pushed or skipped.
+        The same batch again (SAM, LBFGS) replaces what was given before. Keep `index` and `weight` on the CPU; from a
+        GPU they are waited for.
 
         Args:
             losses: float tensor (B,) on any device (`reduction="none"`), or a dict of them, which are summed.

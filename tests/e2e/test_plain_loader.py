@@ -195,6 +195,20 @@ def test_an_epoch_ends_with_its_last_update(server: Server, shards: str) -> None
         assert len(loader) == dataset.steps == -(-dataset.plan.kept // B)
 
 
+def test_the_same_batch_again_counts_once_and_the_newest_scores_win(server: Server, shards: str) -> None:
+    with make_dataset(server, shards, "plain-sam") as dataset:
+        dataset.set_epoch(0)
+        for numbers, index, weight in DataLoader(dataset, batch_size=B):
+            dataset.update(score(numbers), index, weight)
+            dataset.update(score(numbers) + 1, index, weight)
+            dataset.push(score(numbers) + 2, index)
+        assert dataset.progress() == 1
+        assert dataset.metrics()["rows_real"] == SAMPLES
+        assert dataset.flush()
+    expected = score(torch.arange(SAMPLES)) + 2
+    np.testing.assert_array_equal(server.scores("plain-sam"), expected.numpy())
+
+
 def test_an_epoch_of_skipped_batches_is_over_for_the_server(server: Server, shards: str) -> None:
     with make_dataset(server, shards, "plain-skipped") as dataset:
         dataset.set_epoch(0)
