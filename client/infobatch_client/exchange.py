@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -21,6 +23,17 @@ Agree = Callable[[str], list[str]]
 _MAX_POLL_S = 0.02
 _groups: dict[tuple[int, float, tuple[int, ...]], Any] = {}
 _groups_lock = threading.Lock()
+_pid = os.getpid()
+
+
+@atexit.register
+def _destroy_groups() -> None:
+    """A group whose threads still run when the interpreter goes down would abort the process."""
+    if os.getpid() == _pid and dist.is_available() and dist.is_initialized():
+        for key, group in list(_groups.items()):
+            if key[0] == id(dist.group.WORLD):
+                dist.destroy_process_group(group)
+    _groups.clear()
 
 
 class Exchange(Protocol):

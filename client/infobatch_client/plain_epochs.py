@@ -16,12 +16,12 @@ import torch
 from infobatch_client.batch_stream import RowCounts
 from infobatch_client.epoch_control import EpochControl, Pass
 from infobatch_client.epoch_life import OpenEpoch, Ticket
+from infobatch_client.epoch_sequence import EpochSequence
 from infobatch_client.epoch_source import EpochSource, TrainingEpochs
 from infobatch_client.ranks import Ranks
 from infobatch_client.row_stream import RowStream
 from infobatch_client.row_tie import checked_index, checked_weights
 from infobatch_client.weighting import Losses, checked_losses, host_copy, weighted_mean
-from infobatch_client.whole_number import whole_number
 from infobatch_stream.errors import ConfigError, LossError, StateError
 from infobatch_stream.opening import Opening
 from infobatch_stream.plan import EpochPlan
@@ -45,23 +45,18 @@ class PlainEpochs:
         ranks: of the job.
     """
 
-    def __init__(
-        self,
-        dataset: InfoBatchStreamDataset,
-        batch_size: int,
-        control: EpochControl,
-        ranks: Ranks,
-    ) -> None:
+    def __init__(self, dataset: InfoBatchStreamDataset, batch_size: int, control: EpochControl, ranks: Ranks) -> None:
         self.pid = os.getpid()
+        self._ranks = ranks
         self._source: EpochSource = TrainingEpochs(dataset, ranks=ranks, batch_size=batch_size, remainder="fill")
         self._offsets = dataset.indexed.manifest.offsets
         self._batch_size = batch_size
         self._control = control
-        self._ranks = ranks
-        self._open: OpenEpoch | None = None
+        self._epochs = EpochSequence(self._source, self._opening)
+        self._written: OpenEpoch | None = None
         self._loaded: dict[str, Any] | None = None
         self._rows: RowStream | None = None
-        self._closed = False
+        self._last: tuple[OpenEpoch, npt.NDArray[np.int64]] | None = None
         weakref.finalize(self, _release, self._source, self.pid)  # also at the interpreter's exit
 
     @property
@@ -79,7 +74,8 @@ class PlainEpochs:
         """Batches of the open epoch; before it is open, what is known of it."""
         if self._open is not None:
             return self._open.opening.num_steps
-        return self._opening(*self._source.ahead).num_steps
+        positions, consumed = self._source.ahead
+        return self._opening(num_positions=positions, start=consumed).num_steps
 
     @property
     def progress(self) -> float:
@@ -88,35 +84,28 @@ class PlainEpochs:
 
     def set_epoch(self, epoch: int) -> None:
         """Opens `epoch`, unless it is open and nothing of it was updated."""
-        epoch = whole_number(epoch, "epoch")
-        opened = self._open
-        if opened is not None and epoch == opened.number:
-            if opened.updated:
-                raise _second_pass(epoch)
-            opened.explicit = True
-            return
-        if epoch >= self._source.num_epochs:
-            raise ConfigError(f"set_epoch({epoch}): the run's schedule has {self._source.num_epochs} epochs, from 0 on")
-        due = self._source.next_epoch if opened is None else opened.number + 1
-        if opened is None and self._source.may_begin_anywhere:
-            self._source.begin_at(epoch)
-        elif epoch != due:
-            raise ConfigError(
-                f"set_epoch({epoch}): epoch {due} is next; to go back, or on from a checkpoint, give a new dataset the "
-                "state of dataset.state_dict()"
+        before = self._open
+        if before is not None and before.updated and epoch == before.number:
+            raise _second_pass(before.number)
+        self._epochs.set_epoch(epoch)
+        self._tell_workers()
+        if before is not None and before is not self._open and not before.updated and before.opening.num_steps:
+            warnings.warn(
+                f"no batch of epoch {before.number} was updated: its samples have no new scores; call "
+                "dataset.update(losses, index, weight) for every batch, or dataset.skip()",
+                stacklevel=3,
             )
-        self._end()
-        self._begin(explicit=True)
 
     def begin_pass(self) -> Pass:
         """The pass that an iterator in this process reads: of the open epoch, or of the next one."""
         opened = self._open
-        if opened is not None and opened.updated and opened.explicit:
-            raise _second_pass(opened.number)
-        exhausted = self._rows is not None and self._rows.ended
-        if opened is None or (not opened.explicit and (opened.updated or exhausted)):
-            self._end()
-            self._begin(explicit=False)
+        if opened is not None:
+            if opened.updated and opened.explicit:
+                raise _second_pass(opened.number)
+            opened.exhausted = self._rows is not None and self._rows.ended
+        if opened is None or (not opened.explicit and (opened.updated or opened.exhausted)):
+            self._epochs.for_pass()
+            self._tell_workers()
         return self._control.read()
 
     def reads(self, rows: RowStream) -> None:
@@ -135,7 +124,7 @@ class PlainEpochs:
         weights = checked_weights(weight, samples, opened.plan)
         value = weighted_mean(checked, weights)
         self._source.push(Ticket(opened.number, opened.given, samples, weights), *host_copy(pushed))
-        self._settle(opened, int(np.count_nonzero(samples >= 0)))
+        self._settle_once(opened, samples)
         return value
 
     def push(self, scores: torch.Tensor, index: torch.Tensor) -> None:
@@ -144,7 +133,7 @@ class PlainEpochs:
         checked = checked_losses(scores, len(samples), "scores")
         ticket = Ticket(opened.number, opened.given, samples, np.zeros(len(samples), np.float32))
         self._source.push(ticket, *host_copy(checked))
-        self._settle(opened, int(np.count_nonzero(samples >= 0)))
+        self._settle_once(opened, samples)
 
     def skip(self) -> None:
         """Counts a batch that is deliberately not trained."""
@@ -168,16 +157,8 @@ class PlainEpochs:
 
     def metrics(self) -> dict[str, float]:
         """Counts and lags."""
-        found: dict[str, float] = dict(self._source.metrics())
-        if (opened := self._open) is not None:
-            found |= {
-                "epoch": opened.number,
-                "positions": opened.positions,
-                "kept": opened.plan.kept,
-                "pruned": opened.plan.pruned,
-                **{f"rows_{name}": value for name, value in opened.counts._asdict().items()},
-            }
-        return found
+        found = self._source.metrics()
+        return found if self._open is None else found | self._open.metrics()
 
     def flush(self, timeout_s: float | None) -> bool:
         """Waits for scores that are on their way; whether all have arrived."""
@@ -185,60 +166,54 @@ class PlainEpochs:
 
     def close(self, timeout_s: float | None) -> None:
         """Ends the open epoch, sends what is left and gives the lease back."""
-        if self._open is not None:
-            self._end(told=True)
-        self._closed = True
+        self._retire()
+        self._epochs.close()
         self._source.close(timeout_s)
 
-    def _opening(self, num_positions: int, start: int) -> Opening:
+    @property
+    def _open(self) -> OpenEpoch | None:
+        return self._epochs.open
+
+    def _opening(self, *, num_positions: int, start: int) -> Opening:
         return Opening(
             num_positions=num_positions, start=start, batch_size=self._batch_size, world_size=self._ranks.world_size
         )
 
-    def _begin(self, *, explicit: bool) -> None:
-        if self._closed:
-            raise ConfigError("this dataset is closed: make a new one")
-        number, plan, path, start = self._source.open()
-        self._open = OpenEpoch(number, plan, path, self._opening(plan.kept, start), explicit)
+    def _tell_workers(self) -> None:
+        opened = self._opened()
+        if opened is self._written:
+            return
+        self._retire()
         self._control.write(
             Pass(
-                epoch=number,
-                plan_path=path,
-                start=start,
+                epoch=opened.number,
+                plan_path=opened.plan_path,
+                start=opened.opening.start,
                 batch_size=self._batch_size,
                 rank=self._ranks.rank,
                 world_size=self._ranks.world_size,
             )
         )
+        self._written = opened
 
     def _retire(self) -> None:
         if self._rows is not None:
             self._rows.over = True
             self._rows = None
 
-    def _end(self, *, told: bool = False) -> None:
-        self._retire()
-        if self._open is None:
-            return
-        opened, self._open = self._open, None
-        self._source.advance(opened)
-        if not opened.ended:
-            opened.ended = True
-            self._source.end(opened, wait=False)
-        if not told and not opened.updated and opened.opening.num_steps:
-            warnings.warn(
-                f"no batch of epoch {opened.number} was updated: its samples have no new scores; call "
-                "dataset.update(losses, index, weight) for every batch, or dataset.skip()",
-                stacklevel=5,
-            )
-
     def _opened(self) -> OpenEpoch:
         if self._open is None:
             raise LossError("no epoch is open: call dataset.set_epoch(epoch) and iterate over the DataLoader")
         return self._open
 
-    def _due(self) -> OpenEpoch:
+    def _trained(self) -> OpenEpoch:
         opened = self._opened()
+        if self._epochs.closed:
+            raise ConfigError("this dataset is closed: it takes no scores any more")
+        return opened
+
+    def _due(self) -> OpenEpoch:
+        opened = self._trained()
         if opened.given >= opened.opening.num_steps:
             raise LossError(
                 f"all {opened.given} batches of epoch {opened.number} are updated or skipped already: call update(), "
@@ -248,10 +223,18 @@ class PlainEpochs:
 
     def _batch(self, index: torch.Tensor) -> tuple[OpenEpoch, npt.NDArray[np.int64]]:
         """The open epoch and the samples of a batch, checked."""
-        opened = self._due()
+        opened = self._trained()
         samples = checked_index(index, opened.plan, self._batch_size)
-        self._check_nothing_thrown_away(opened, samples[samples >= 0])
+        if not self._again(opened, samples):
+            self._due()
+            self._check_nothing_thrown_away(opened, samples[samples >= 0])
         return opened, samples
+
+    def _again(self, opened: OpenEpoch, samples: npt.NDArray[np.int64]) -> bool:
+        """Whether this is the batch updated last: an epoch has each sample in one batch only."""
+        last = self._last
+        real = bool((samples >= 0).any())
+        return real and last is not None and last[0] is opened and np.array_equal(samples, last[1])
 
     def _check_nothing_thrown_away(self, opened: OpenEpoch, real: npt.NDArray[np.int64]) -> None:
         """torchdata reads and drops batches where a loader's snapshot is older than its state."""
@@ -263,6 +246,11 @@ class PlainEpochs:
                 "the loader has thrown away the first batches after its state was loaded: save it with "
                 "snapshot_every_n_steps=1, or load the dataset's state alone into a new loader"
             )
+
+    def _settle_once(self, opened: OpenEpoch, samples: npt.NDArray[np.int64]) -> None:
+        if not self._again(opened, samples):
+            self._last = opened, samples
+            self._settle(opened, int(np.count_nonzero(samples >= 0)))
 
     def _settle(self, opened: OpenEpoch, real: int) -> None:
         first, end = opened.opening.rows(opened.given, self._ranks.rank)

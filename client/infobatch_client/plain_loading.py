@@ -143,8 +143,9 @@ class PlainLoading:
     ) -> torch.Tensor:
         """The weighted mean of a batch's losses, Σ wᵢ·lᵢ / B, to be differentiated; their values go to the server.
 
-        Once for every batch: a batch counts as consumed when it is updated, pushed or skipped. Keep `index` and
-        `weight` on the CPU; from a GPU they are waited for.
+        For every batch, in the order in which they came: one counts as consumed when it is updated, pushed or skipped.
+        The same batch again (SAM, LBFGS) replaces what was given before. Keep `index` and `weight` on the CPU; from a
+        GPU they are waited for.
 
         Args:
             losses: float tensor (B,) on any device (`reduction="none"`), or a dict of them, which are summed.
@@ -297,7 +298,7 @@ class PlainLoading:
         )
 
     def _live(self) -> PlainEpochs:
-        """The part that talks to the server, made at its first use: workers, which never need it, don't import it."""
+        """The part that talks to the server, made at its first use, in the loop's process."""
         if self.options is None:
             raise ConfigError("a validation dataset (policy=None) has no run: no epochs to open, no scores, no state")
         if get_worker_info() is not None:

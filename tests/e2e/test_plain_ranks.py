@@ -1,89 +1,61 @@
-"""A plain DataLoader on several ranks: the batches of InfoBatchLoader, and none that two ranks share."""
+"""A plain DataLoader on two ranks: the global batches of one process, and a resume on one rank."""
 
 from __future__ import annotations
 
-from multiprocessing.connection import Connection
+import json
+from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-import torch
 from torch.utils.data import DataLoader
 
-from infobatch_stream import InfoBatchStreamDataset
 from tests.e2e.conftest import SAMPLES, Server
-from tests.e2e.rank_processes import start_ranks
-from tests.e2e.training import make_loader, number, score
+from tests.e2e.plain_ranks_job import GLOBAL_BATCH, make_dataset, score
+from tests.e2e.torchrun import torchrun
 
-WORLD, BATCH = 3, 16
-
-
-def plain(_: Connection, shards: str, url: str, workers: int, context: str | None) -> list[Any]:
-    dataset = InfoBatchStreamDataset(
-        shards, url=url, run=f"plain-{workers}-{context}", epochs=3, anneal=False, seed=3, batch_size=BATCH
-    ).map(number)
-    loader: Any = DataLoader(
-        dataset,
-        batch_size=BATCH,
-        num_workers=workers,
-        persistent_workers=workers > 0,
-        multiprocessing_context=context,
-    )
-    found = []
-    with dataset:
-        for epoch in range(3):
-            dataset.set_epoch(epoch)
-            batches = []
-            for numbers, index, weight in loader:
-                dataset.update(score(numbers), index, weight)
-                batches.append(numbers[weight > 0].tolist())
-            assert len(batches) == dataset.steps
-            found.append(batches)
-    return found
-
-
-def own(_: Connection, shards: str, url: str) -> list[Any]:
-    found = []
-    with make_loader(shards, url, "own", BATCH, epochs=3) as loader:
-        for _epoch in loader.epochs():
-            batches = []
-            for numbers in loader:
-                loader.update(score(numbers))
-                batches.append(numbers[loader.weights() > 0].tolist())
-            found.append(batches)
-    return found
+JOB = Path(__file__).with_name("plain_ranks_job.py")
+STOP_AT = 5
 
 
 @pytest.fixture(scope="module")
-def expected(server: Server, shards: str) -> list[Any]:
-    """By rank, epoch and step."""
-    return [rank.result() for rank in start_ranks(own, WORLD, shards, server.url)]
+def given(server: Server, shards: str, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """(world, workers) → what each rank was given."""
+    found = {}
+    for world in (1, 2):
+        folder = tmp_path_factory.mktemp(f"plain-{world}")
+        ended = torchrun(JOB, shards, server.url, folder, STOP_AT, nproc=world)
+        assert ended.code == 0, ended.output
+        for workers in (0, 1, 2):
+            found[world, workers] = [
+                json.loads((folder / f"{workers}-{rank}.json").read_text()) for rank in range(world)
+            ]
+    return found
 
 
-@pytest.mark.parametrize(("workers", "context"), [(0, None), (1, "fork"), (2, "spawn"), (3, "forkserver")])
-def test_ranks_have_the_batches_of_the_loader(
-    workers: int, context: str | None, expected: list[Any], server: Server, shards: str
-) -> None:
-    ranks = start_ranks(plain, WORLD, shards, server.url, workers, context)
-    assert [rank.result() for rank in ranks] == expected
-    scores = server.scores(f"plain-{workers}-{context}")
-    np.testing.assert_array_equal(scores, score(torch.arange(SAMPLES)).numpy())
+def steps(ranks: list[Any], name: str) -> list[list[int]]:
+    """The real rows of every step, the ranks' one after the other."""
+    parts = zip(*(rank[name] for rank in ranks), strict=True)
+    return [[sample for part in step for sample in part if sample >= 0] for step in parts]
 
 
-def validate(_: Connection, shards: str, workers: int, context: str | None) -> list[int]:
-    dataset = InfoBatchStreamDataset(shards, policy=None, shuffle=False, batch_size=BATCH).map(number)
-    loader: Any = DataLoader(dataset, batch_size=BATCH, num_workers=workers, multiprocessing_context=context)
-    seen: list[int] = []
-    steps = 0
-    for numbers, _index, weight in loader:
-        seen += numbers[weight > 0].tolist()
-        steps += 1
-    assert steps == len(loader) == -(-SAMPLES // (BATCH * 2))
-    return seen
+@pytest.mark.parametrize("workers", [0, 1, 2])
+@pytest.mark.parametrize("name", ["0", "1", "validation"])
+def test_ranks_share_the_batches_of_one_process(workers: int, name: str, given: Any) -> None:
+    found = steps(given[2, workers], name)
+    assert found == steps(given[1, 0], name) == steps(given[1, workers], name)
+    if name != "1":
+        assert sorted(sample for step in found for sample in step) == list(range(SAMPLES))
 
 
-@pytest.mark.parametrize(("workers", "context"), [(0, None), (2, "fork"), (2, "spawn")])
-def test_validation_is_shared_by_the_ranks(workers: int, context: str | None, shards: str) -> None:
-    first, second = (rank.result() for rank in start_ranks(validate, 2, shards, workers, context))
-    assert sorted(first + second) == list(range(SAMPLES))
-    assert len(first) > SAMPLES // 2 - BATCH
+@pytest.mark.parametrize("workers", [0, 1, 2])
+def test_two_ranks_stop_and_one_goes_on(workers: int, given: Any, server: Server, shards: str) -> None:
+    first, second = given[2, workers]
+    assert first["state"] == second["state"]
+    with make_dataset(shards, server.url, f"plain-ranks-2-{workers}", 1) as dataset:
+        dataset.load_state_dict(first["state"])
+        dataset.set_epoch(1)
+        seen = [sample for step in steps(given[2, workers], "1") for sample in step]
+        for numbers, index, weight in DataLoader(dataset, batch_size=GLOBAL_BATCH, num_workers=2 - workers):
+            dataset.update(score(numbers), index, weight)
+            seen += index[index >= 0].tolist()
+        assert sorted(seen) == dataset.plan.kept_between(0, SAMPLES).tolist()

@@ -231,12 +231,12 @@ def test_a_loaders_state_of_another_place_is_refused(server: Server, shards: str
 @pytest.mark.parametrize(("batches", "ahead"), [(6, 0), (3, 3)])
 def test_a_loader_that_throws_batches_away_is_found_out(batches: int, ahead: int, server: Server, shards: str) -> None:
     run = f"stateful-thrown-{ahead}"
-    where = {"epoch": 0, "batches": batches, "workers": 2, "ahead": ahead, "snapshot_every_n_steps": 4}
+    where = {"epoch": 0, "batches": batches, "workers": 1, "ahead": ahead, "snapshot_every_n_steps": 4}
     saved = stopped(server, shards, run, **where)
     with make_dataset(server, shards, run) as dataset:
         dataset.load_state_dict(saved["dataset"])
         dataset.set_epoch(0)
-        loader = StatefulDataLoader(dataset, batch_size=B, num_workers=2, snapshot_every_n_steps=4)
+        loader = StatefulDataLoader(dataset, batch_size=B, num_workers=1, snapshot_every_n_steps=4)
         loader.load_state_dict(saved["loader"])
         with pytest.raises(StateError, match="snapshot_every_n_steps=1"):
             train(dataset, loader)
