@@ -80,7 +80,12 @@ class TicketedBatches:
         return self.loader.epochs()
 
     def __iter__(self) -> Iterator[tuple[BatchTicket, Any]]:
-        """One pass over the open epoch; opens the next one where none is open, or this one was trained."""
+        """One pass over the open epoch; opens the next one where none is open, or this one was trained.
+
+        Empty when every epoch is trained: a framework that resumes from its last checkpoint finds nothing to do.
+        """
+        if self.progress() >= self.num_epochs:
+            return iter(())
         taken = self.loader.ticketed()
         self._state, self._progress = self.loader.state_dict(), self.loader.progress()
         return self._batches(taken)
@@ -121,9 +126,9 @@ class TicketedBatches:
         """Goes on where a state says; before the first pass. Of the framework's own skipping of batches use none."""
         self.loader.load_state_dict(state)
 
-    def close(self) -> None:
-        """Closes the loader."""
-        self.loader.close()
+    def close(self, timeout_s: float | None = None) -> None:
+        """As `InfoBatchLoader.close`."""
+        self.loader.close(timeout_s)
 
     def _checked(self, ticket: BatchTicket) -> BatchTicket:
         if not isinstance(ticket, BatchTicket):
