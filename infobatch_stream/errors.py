@@ -11,6 +11,7 @@
     │   └── CorruptShardError             damaged or cut short
     ├── PipelineError (TypeError)         a pipeline stage that would break the tie of sample and score
     ├── PlanError (ValueError)            an epoch plan whose bytes don't match its name
+    ├── RanksError (RuntimeError)         the ranks of a job see different things, or one of them is gone
     └── ServerError (RuntimeError)        what a score server answered, or that it didn't
         ├── ServerUnreachableError        no answer within the time allowed (also a ConnectionError)
         ├── RunNotFoundError              no run of that name or id
@@ -32,6 +33,7 @@ __all__ = [
     "LossError",
     "PipelineError",
     "PlanError",
+    "RanksError",
     "RunBusyError",
     "RunConflictError",
     "RunNotFoundError",
@@ -88,6 +90,10 @@ class PlanError(InfoBatchError, ValueError):
     """An epoch plan whose bytes don't match its name."""
 
 
+class RanksError(InfoBatchError, RuntimeError):
+    """The ranks of a job see different things, or one of them has failed or is gone; the message says which."""
+
+
 class ServerError(InfoBatchError, RuntimeError):
     """What a score server answered, or that it didn't."""
 
@@ -111,7 +117,13 @@ class RunConflictError(ServerError):
 
 
 class RunBusyError(ServerError):
-    """Another job holds the run's lease."""
+    """Another job holds the run's lease.
+
+    Attributes:
+        retry_after_s: when the lease is free unless that job calls again, in seconds; 0 where nobody said.
+    """
+
+    retry_after_s: float = 0.0
 
 
 class SupersededError(ServerError):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import logging
-import mmap
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -14,13 +13,13 @@ import numpy.typing as npt
 from torch.utils.data import IterableDataset, default_collate, get_worker_info
 
 from infobatch_client.epoch_control import EpochControl, Pass
+from infobatch_client.plan_source import map_plan
 from infobatch_client.shard_reader import ShardReader
 from infobatch_client.spare_row import spare_row
 from infobatch_client.tied_chain import TiedChain
 from infobatch_stream.errors import PipelineError, ShardError
 from infobatch_stream.opening import Opening
 from infobatch_stream.plan import EpochPlan
-from infobatch_stream.plan_bytes import plan_from_buffer
 from infobatch_stream.plan_order import PlanOrder
 
 __all__ = ["BatchStream", "RowCounts", "TiedBatch"]
@@ -99,9 +98,7 @@ class _Positions:
         self._plan: EpochPlan | None = None
         self.count = int(offsets[-1])
         if given.plan_path:
-            with open(given.plan_path, "rb") as file:
-                mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-            self._plan = plan_from_buffer(memoryview(mapped))
+            self._plan = map_plan(given.plan_path)
             self._order = PlanOrder(self._plan, offsets)
             self.count = self._plan.kept
 

@@ -56,6 +56,7 @@ class InfoBatchStreamDataset(DataPipeline, FluidInterface):  # type: ignore[misc
         order: lanes, stripe, window and run length of the plan order, where the default isn't wanted.
         shuffle: off reads in index order; only with policy=None.
         if_exists: "refuse" or "restart": what to do with a run that has trained already when no state is loaded.
+        takeover: take the run from another job that holds it; that job's ranks are told, and stop.
         state_dir: where an embedded server keeps its state; ./.infobatch by default.
         on_error: "raise", or "skip": leave out and count samples that can't be read or on which a stage raises.
         max_errors: samples that may be skipped by worker and epoch.
@@ -93,6 +94,7 @@ class InfoBatchStreamDataset(DataPipeline, FluidInterface):  # type: ignore[misc
         order: OrderChoice | None = None,
         shuffle: bool = True,
         if_exists: str = "refuse",
+        takeover: bool = False,
         state_dir: str | os.PathLike[str] | None = None,
         on_error: str = "raise",
         max_errors: int = 1000,
@@ -135,6 +137,7 @@ class InfoBatchStreamDataset(DataPipeline, FluidInterface):  # type: ignore[misc
                 score_name=score_name,
                 order=order or OrderChoice(),
                 if_exists=if_exists,
+                takeover=takeover,
                 state_dir=state_dir,
                 timeouts=timeouts or Timeouts(),
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any
@@ -13,6 +14,7 @@ from infobatch_client.dataset import InfoBatchStreamDataset
 from infobatch_client.epoch_life import OpenEpoch, Ticket
 from infobatch_client.joining import Joined
 from infobatch_client.plan_source import PlanFiles
+from infobatch_client.ranks import Ranks
 from infobatch_client.resume_state import ResumeState
 from infobatch_client.training_run import TrainingRun
 from infobatch_stream.errors import ConfigError, StateError
@@ -21,6 +23,8 @@ from infobatch_stream.plan import EpochPlan, unpruned_plan
 from infobatch_stream.v1 import score_service_pb2 as pb
 
 __all__ = ["EpochSource", "TrainingEpochs", "ValidationEpochs"]
+
+_SAME_FOR_ALL = "give every rank the same shards, settings, batch_size and state, and leave an epoch at the same batch"
 
 
 class EpochSource(ABC):
@@ -83,13 +87,23 @@ class EpochSource(ABC):
 
 
 class TrainingEpochs(EpochSource):
-    """The epochs of a run. Contacts the server when the first one is opened."""
+    """The epochs of a run. Contacts the server, and the other ranks, when the first one is opened.
 
-    def __init__(self, dataset: InfoBatchStreamDataset, *, global_batch: int) -> None:
+    Args:
+        dataset: shards and run.
+        ranks: of the job.
+        batch_size: rows by rank and step.
+        remainder: "fill" or "drop".
+    """
+
+    def __init__(self, dataset: InfoBatchStreamDataset, *, ranks: Ranks, batch_size: int, remainder: str) -> None:
         assert dataset.options is not None
         self._options = dataset.options
         self._manifest = dataset.indexed.manifest
-        self._global_batch = global_batch
+        self._ranks = ranks
+        self._batch_size = batch_size
+        self._remainder = remainder
+        self._stopped_at: int | None = None
         self._run: TrainingRun | None = None
         self._joined: Joined | None = None
         self._state: ResumeState | None = None
@@ -109,12 +123,18 @@ class TrainingEpochs(EpochSource):
         return (state.epoch_positions, state.positions) if state is not None and state.inside else super().ahead
 
     def open(self) -> tuple[int, EpochPlan, str, int]:
-        """Connects, the first time; then the plan of the next epoch."""
+        """Compares notes with the other ranks, connects the first time; then the plan of the next epoch."""
         if self.next_epoch >= self.num_epochs:
             raise ConfigError(f"all {self.num_epochs} epochs of the run's schedule are trained")
+        self._ranks.compare(
+            f"open epoch {self.next_epoch}",
+            self._seen,
+            "give every rank the same shards, settings, batch_size and state",
+        )
         if self._run is None:
-            self._run = TrainingRun(self._options, self._manifest, global_batch=self._global_batch, state=self._state)
-        self._run.pusher.check()
+            self._run = TrainingRun(
+                self._options, self._manifest, ranks=self._ranks, batch_size=self._batch_size, state=self._state
+            )
         self._joined = self._run.joined
         state = self._state  # kept until the epoch is over: opening may fail, and be tried again
         inside = state is not None and state.inside
@@ -128,13 +148,13 @@ class TrainingEpochs(EpochSource):
     def push(self, ticket: Ticket, scores: torch.Tensor, ready: Any) -> None:
         """Queues scores."""
         assert self._run is not None
-        self._run.pusher.check()
-        self._run.pusher.put_scores(ticket.epoch, ticket.index, scores, ready)
+        self._run.push(ticket, scores, ready)
 
     def advance(self, opened: OpenEpoch) -> None:
         """The state that was loaded is used up."""
         super().advance(opened)
         self._state = None
+        self._stopped_at = opened.positions
 
     def end(self, opened: OpenEpoch, *, wait: bool = True) -> None:
         """Queues EndEpoch, and waits at most `flush_timeout_s` for what is before it."""
@@ -180,9 +200,10 @@ class TrainingEpochs(EpochSource):
 
     def metrics(self) -> dict[str, float]:
         """Records pushed, rejected and lost, retries, and the lag in seconds."""
-        if self._run is None:
+        pusher = self._run.pusher if self._run is not None else None
+        if pusher is None:
             return {}
-        counts, pusher = self._run.pusher.counts, self._run.pusher
+        counts = pusher.counts
         return {
             "scores_pushed": counts.pushed,
             "scores_rejected": counts.rejected,
@@ -204,7 +225,32 @@ class TrainingEpochs(EpochSource):
     def _order(self) -> OrderParams:
         if self._joined is not None:
             return self._joined.spec.order
-        return self._options.spec(self._manifest, global_batch=self._global_batch).order
+        return self._options.spec(self._manifest, global_batch=self._batch_size * self._ranks.world_size).order
+
+    def _seen(self) -> dict[str, Any]:
+        """What every rank must see alike before an epoch opens, the causes before what follows from them."""
+        if self._run is not None:
+            self._run.check()
+        options, state = self._options, self._state
+        subset = options.subset
+        return {
+            "url": options.url,
+            "run": None if options.fresh else options.run,
+            "manifest_fingerprint": self._manifest.fingerprint.hex(),
+            "policy": repr(options.policy),
+            "schedule": repr(options.schedule),
+            "seed": options.seed,
+            "score_name": options.score_name,
+            "order": repr(options.order),
+            "subset": None if subset is None else hashlib.sha256(np.packbits(subset).tobytes()).hexdigest(),
+            "batch_size": self._batch_size,
+            "remainder": self._remainder,
+            "world_size": self._ranks.world_size,
+            "loaded state": None if state is None else state.place,
+            "the position where the epoch before was left": self._stopped_at,
+            "epoch": self.next_epoch,
+            "generation": self._run.generation if self._run is not None else None,
+        }
 
 
 class ValidationEpochs(EpochSource):

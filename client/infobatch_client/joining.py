@@ -1,4 +1,7 @@
-"""How a training joins its run: creates it or finds it the same, and attaches; waits for a lease that runs out."""
+"""How a job joins its run: creates it or finds it the same, and attaches; waits for a lease that runs out.
+
+One rank does so; the others are told what came of it.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +12,9 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
+from infobatch_client.launcher import Job, this_job
 from infobatch_client.resume_state import ResumeState
 from infobatch_client.run_options import RunOptions
 from infobatch_client.score_client import ScoreClient
@@ -21,8 +25,9 @@ from infobatch_stream.v1 import score_service_pb2 as pb
 
 __all__ = ["Joined", "join_run"]
 
-_BUSY_PAUSE_S = 2.0
-_BUSY_WAIT_S = 40.0  # the server's lease is 30 s
+_BUSY_PAUSE_S = 1.0
+_SLACK_S = 5.0  # a lease is free this long after it was said to be at the latest
+_RENEWED_S = 2.0  # a lease that is free so much later than was said has been renewed
 _log = logging.getLogger(__name__)
 _held_here: set[tuple[str, str]] = set()
 
@@ -31,7 +36,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, kw_only=True)
 class Joined:
-    """A run that this process is attached to, until `leave`.
+    """A run that this process's job is attached to, until `leave`.
 
     Args:
         address: the server's.
@@ -47,12 +52,41 @@ class Joined:
     generation: int
     heartbeat_interval_s: float
 
+    def told(self) -> dict[str, Any]:
+        """What the other ranks have to know of it, as plain values."""
+        return {
+            "run_id": self.run_id.hex(),
+            "spec": spec_message(self.spec).SerializeToString().hex(),
+            "generation": self.generation,
+            "heartbeat_interval_s": self.heartbeat_interval_s,
+        }
+
+    @classmethod
+    def heard(cls, told: dict[str, Any], address: str, asked: RunSpec) -> Joined:
+        """What another rank of the job was told, with this one's shards and mask."""
+        message = pb.RunSpec.FromString(bytes.fromhex(told["spec"]))
+        return cls(
+            address=address,
+            run_id=bytes.fromhex(told["run_id"]),
+            spec=spec_from_messages(message, asked.shard_sizes, asked.subset),
+            generation=told["generation"],
+            heartbeat_interval_s=told["heartbeat_interval_s"],
+        )
+
     def leave(self) -> None:
         """The run may be joined again from this process."""
         _held_here.discard((self.address, self.spec.run))
 
 
-def join_run(client: ScoreClient, options: RunOptions, asked: RunSpec, state: ResumeState | None) -> Joined:
+def join_run(
+    client: ScoreClient,
+    options: RunOptions,
+    asked: RunSpec,
+    state: ResumeState | None,
+    *,
+    world_size: int = 1,
+    job: Job | None = None,
+) -> Joined:
     """Creates or joins a run and attaches to it.
 
     Args:
@@ -60,23 +94,28 @@ def join_run(client: ScoreClient, options: RunOptions, asked: RunSpec, state: Re
         options: what the user asked for.
         asked: the spec that follows from it.
         state: where a checkpoint left off, or None for a new training.
+        world_size: ranks of the job.
+        job: which job this is; what the launcher says by default.
 
     Raises:
         RunConflictError: the run has another spec, or has trained already and no state was given.
         RunBusyError: another job, or another loader of this process, is training it.
         StateError: `state` belongs to another run, data set or order.
     """
+    job = job or this_job()
     run_id, spec = _create(client, options, asked, restart=state is None and options.if_exists == "restart")
     if state is not None:
         state.check(spec, run_id)
     request = pb.AttachRunRequest(
         run_id=run_id,
-        job="none",
+        job=job.name,
+        attempt=job.attempt,
         nonce=secrets.token_bytes(16),
         host=socket.gethostname(),
         pid=os.getpid(),
-        world_size=1,
+        world_size=world_size,
         resume=_resume(state),
+        takeover=options.takeover,
     )
     answer: pb.AttachRunResponse = _once_free(client, spec.run, lambda: client.call("AttachRun", request))
     _held_here.add((client.address, spec.run))
@@ -116,9 +155,8 @@ def _create(client: ScoreClient, options: RunOptions, asked: RunSpec, *, restart
 
 
 def _once_free(client: ScoreClient, run: str, attempt: Callable[[], T]) -> T:
-    """What `attempt` gives, once a lease that nobody renews has run out."""
-    deadline = time.monotonic() + _BUSY_WAIT_S
-    said = False
+    """What `attempt` gives: now, or once a lease that nobody renews has run out."""
+    free_at_s: float | None = None
     while True:
         try:
             return attempt()
@@ -127,11 +165,12 @@ def _once_free(client: ScoreClient, run: str, attempt: Callable[[], T]) -> T:
                 raise RunBusyError(
                     f"another InfoBatchLoader in this process is training run {run!r}: close() it first"
                 ) from None
-            if time.monotonic() >= deadline:
-                raise
-            if not said:
-                _log.warning("waiting up to %.0f s for the run's lease to run out: %s", _BUSY_WAIT_S, error)
-            said = True
+            now_s = time.monotonic()
+            if free_at_s is None:
+                free_at_s = now_s + error.retry_after_s
+                _log.warning("waiting up to %.0f s for the run's lease to run out: %s", error.retry_after_s, error)
+            elif now_s + error.retry_after_s > free_at_s + _RENEWED_S or now_s > free_at_s + _SLACK_S:
+                raise  # its job is alive
         time.sleep(_BUSY_PAUSE_S)
 
 

@@ -16,6 +16,9 @@ from infobatch_client.dataset import InfoBatchStreamDataset
 from infobatch_client.epoch_control import Pass
 from infobatch_client.epoch_life import OpenEpoch, Ticket, with_tie
 from infobatch_client.epoch_source import EpochSource, TrainingEpochs, ValidationEpochs
+from infobatch_client.exchange import Agree
+from infobatch_client.ranks import RankChoice, Ranks
+from infobatch_client.run_options import Timeouts
 from infobatch_client.weighting import Losses, checked_losses, host_copy, weighted_mean
 from infobatch_client.whole_number import whole_number
 from infobatch_client.worker_pool import WorkerPool
@@ -43,9 +46,18 @@ class InfoBatchLoader:
         remainder: "fill", or "drop": leaves out the last samples that don't fill a batch.
         multiprocessing_context: "fork", "spawn" or "forkserver"; torch's default by default.
         worker_init_fn: as in torch's DataLoader.
+        process_group: the torch.distributed group whose ranks train together, each on batches of its own (the
+            data-parallel group); the world by default. Every rank gets as many batches as the others.
+        rank, world_size: instead of it.
+        replicas: the group inside which batches are identical (tensor, context or pipeline parallel); its first rank
+            pushes the scores.
+        agree: for ranks without torch.distributed: gives every rank's text, in rank order, for this rank's (such as
+            mpi4py's `comm.allgather`). Called at the start of an epoch, alike on all ranks.
 
     Raises:
         ConfigError: an argument that can't be meant.
+        RanksError: at the start of an epoch: the ranks differ in batch_size, shards, state, position, …, or one of
+            them has failed or is gone.
 
     Example:
         >>> for epoch in loader.epochs():                                   # doctest: +SKIP
@@ -66,12 +78,23 @@ class InfoBatchLoader:
         remainder: str = "fill",
         multiprocessing_context: str | None = None,
         worker_init_fn: Callable[[int], None] | None = None,
+        process_group: Any = None,
+        rank: int | None = None,
+        world_size: int | None = None,
+        replicas: Any = None,
+        agree: Agree | None = None,
     ) -> None:
         _check(dataset, remainder)
         self.batch_size = batch_size = whole_number(batch_size, "batch_size", 1)
         self._drop = remainder == "drop"
+        self._ranks = Ranks(
+            RankChoice(process_group=process_group, rank=rank, world_size=world_size, replicas=replicas, agree=agree),
+            timeout_s=(dataset.options.timeouts if dataset.options else Timeouts()).agree_timeout_s,
+        )
         self._source: EpochSource = (
-            ValidationEpochs(dataset) if dataset.options is None else TrainingEpochs(dataset, global_batch=batch_size)
+            ValidationEpochs(dataset)
+            if dataset.options is None
+            else TrainingEpochs(dataset, ranks=self._ranks, batch_size=batch_size, remainder=remainder)
         )
         self._workers = WorkerPool(
             dataset,
@@ -263,7 +286,13 @@ class InfoBatchLoader:
         return self._opened()
 
     def _opening(self, num_positions: int, start: int) -> Opening:
-        return Opening(num_positions=num_positions, start=start, batch_size=self.batch_size, drop_remainder=self._drop)
+        return Opening(
+            num_positions=num_positions,
+            start=start,
+            batch_size=self.batch_size,
+            world_size=self._ranks.world_size,
+            drop_remainder=self._drop,
+        )
 
     def _begin_epoch(self, *, explicit: bool) -> OpenEpoch:
         if self._closed:
@@ -306,6 +335,8 @@ class InfoBatchLoader:
                 plan_path=opened.plan_path,
                 start=opened.opening.start,
                 batch_size=self.batch_size,
+                rank=self._ranks.rank,
+                world_size=self._ranks.world_size,
                 drop_remainder=self._drop,
             )
         )
@@ -341,9 +372,6 @@ def _check(dataset: object, remainder: str) -> None:
         raise ConfigError(f"dataset is a {type(dataset).__name__}; InfoBatchLoader reads an InfoBatchStreamDataset")
     if remainder not in ("fill", "drop"):
         raise ConfigError(f"remainder={remainder!r} is neither 'fill' nor 'drop'")
-    distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
-    if distributed and (ranks := torch.distributed.get_world_size()) > 1:
-        raise ConfigError(f"torch.distributed has {ranks} ranks; InfoBatchLoader reads for one rank so far")
 
 
 def _release(source: EpochSource, workers: WorkerPool, pid: int) -> None:

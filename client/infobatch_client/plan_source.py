@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import mmap
 import os
 import shutil
 import tempfile
@@ -20,10 +21,10 @@ from infobatch_client.score_client import ScoreClient, retry_until
 from infobatch_stream.codec import plan_from_header, seal
 from infobatch_stream.errors import PlanError, ServerUnreachableError
 from infobatch_stream.plan import EpochPlan, full_plan_id
-from infobatch_stream.plan_bytes import CHUNK_SAMPLES, plan_to_bytes
+from infobatch_stream.plan_bytes import CHUNK_SAMPLES, plan_from_buffer, plan_to_bytes
 from infobatch_stream.v1 import score_service_pb2 as pb
 
-__all__ = ["PlanFiles", "fetch_plan"]
+__all__ = ["PlanFiles", "fetch_plan", "map_plan"]
 
 _PREFIX = "infobatch-plans-"
 _LOCK = "in-use"
@@ -54,6 +55,24 @@ class PlanFiles:
             self._stored.append(str(path))
         return str(path)
 
+    def adopt(self, path: str, plan_id: str) -> str:
+        """Takes another process's file of a plan in, without a copy where both share a disk, and gives its own path.
+
+        Raises:
+            OSError: it can't be read.
+        """
+        own = self._folder / plan_id.replace(":", "_")
+        if not own.exists():
+            try:
+                os.link(path, own)
+            except OSError:
+                draft = own.with_suffix(".part")
+                shutil.copyfile(path, draft)
+                draft.rename(own)
+        if str(own) not in self._stored:
+            self._stored.append(str(own))
+        return str(own)
+
     def keep_newest(self) -> None:
         """Removes every plan but the last two: a worker may be about to map the one before."""
         for other in self._folder.iterdir():
@@ -63,6 +82,13 @@ class PlanFiles:
     def close(self) -> None:
         """Removes the folder."""
         self._cleanup()
+
+
+def map_plan(path: str) -> EpochPlan:
+    """The plan in a file, its arrays mapped."""
+    with open(path, "rb") as file:
+        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    return plan_from_buffer(memoryview(mapped))
 
 
 def fetch_plan(

@@ -98,6 +98,12 @@ class ResumeState:
         """As `InfoBatchLoader.progress()` was."""
         return self.next_epoch + (self.positions / self.epoch_positions if self.inside else 0.0)
 
+    @property
+    def place(self) -> str:
+        """In words, where training goes on."""
+        at = f"position {self.positions} of plan {self.plan_id}" if self.inside else "its start"
+        return f"epoch {self.next_epoch} of run {self.run} at {at}"
+
     def check_dataset(self, manifest_fingerprint: bytes, seed: int) -> None:
         """Raises StateError where the state is of other shards or of another seed."""
         if self.manifest_fingerprint != manifest_fingerprint.hex():

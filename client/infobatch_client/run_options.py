@@ -35,18 +35,26 @@ class Timeouts:
         call_timeout_s: for one call.
         plan_timeout_s: for a plan; then the epoch is trained unpruned. Longer than the server's barrier of 60 s.
         flush_timeout_s: at an epoch's end and at `close()`, for scores that are still to be sent.
+        agree_timeout_s: for the other ranks of the job, at the start of an epoch; then RanksError. Longer than all that
+            one rank may do there alone: connect, wait for a plan, evaluate, save a checkpoint.
     """
 
     connect_timeout_s: float = 60.0
     call_timeout_s: float = 10.0
     plan_timeout_s: float = 120.0
     flush_timeout_s: float = 30.0
+    agree_timeout_s: float = 600.0
 
     def __post_init__(self) -> None:
         if not 0 < self.call_timeout_s <= self.plan_timeout_s:
             raise ConfigError(
                 f"call_timeout_s={self.call_timeout_s} and plan_timeout_s={self.plan_timeout_s}: the one must be "
                 "positive and not above the other"
+            )
+        if self.agree_timeout_s <= max(self.plan_timeout_s, self.connect_timeout_s):
+            raise ConfigError(
+                f"agree_timeout_s={self.agree_timeout_s} must be above plan_timeout_s={self.plan_timeout_s} and "
+                f"connect_timeout_s={self.connect_timeout_s}: the other ranks wait while one waits for the server"
             )
         if self.connect_timeout_s <= 0 or self.flush_timeout_s < 0:
             raise ConfigError(
@@ -68,6 +76,7 @@ class RunOptions:
         score_name: what is pushed.
         order: what the user set of the plan order.
         if_exists: "refuse" or "restart".
+        takeover: take the run from another job that holds it.
         state_dir: of an embedded server.
         timeouts: how long to wait.
         subset: bool (N,), or None.
@@ -82,6 +91,7 @@ class RunOptions:
     score_name: str
     order: OrderChoice
     if_exists: str
+    takeover: bool
     state_dir: str | None
     timeouts: Timeouts
     subset: npt.NDArray[np.bool_] | None = None
@@ -102,6 +112,7 @@ class RunOptions:
         score_name: str,
         order: OrderChoice,
         if_exists: str,
+        takeover: bool,
         state_dir: str | os.PathLike[str] | None,
         timeouts: Timeouts,
     ) -> RunOptions:
@@ -133,6 +144,7 @@ class RunOptions:
             score_name=score_name,
             order=order,
             if_exists=if_exists,
+            takeover=bool(takeover),
             state_dir=None if state_dir is None else os.fspath(state_dir),
             timeouts=timeouts,
         )

@@ -35,6 +35,7 @@ _ERRORS: dict[grpc.StatusCode, type[errors.InfoBatchError]] = {
     grpc.StatusCode.RESOURCE_EXHAUSTED: errors.ServerUnreachableError,
 }
 _ERROR_NAME = "infobatch-error"  # trailing metadata: which error of the tree a status stands for
+_RETRY_AFTER = "infobatch-retry-after-ms"  # and, with RunBusyError, when the lease is free unless it is renewed
 
 T = TypeVar("T")
 
@@ -119,7 +120,8 @@ class ScoreClient:
 
     def _raise(self, rpc: str, error: grpc.RpcError) -> NoReturn:
         code, words = error.code(), error.details()
-        named = next((item.value for item in error.trailing_metadata() or () if item.key == _ERROR_NAME), "")
+        told = {item.key: item.value for item in error.trailing_metadata() or ()}
+        named = told.get(_ERROR_NAME, "")
         kind = getattr(errors, named, None) if named in errors.__all__ else None
         kind = kind or _ERRORS.get(code, errors.ServerError)
         if kind is errors.ServerUnreachableError:
@@ -127,6 +129,8 @@ class ScoreClient:
         failure = kind(words)
         if isinstance(failure, errors.ServerUnreachableError):
             failure.timed_out = code is grpc.StatusCode.DEADLINE_EXCEEDED
+        if isinstance(failure, errors.RunBusyError):
+            failure.retry_after_s = int(told.get(_RETRY_AFTER, 0)) / 1000
         raise failure from None
 
 

@@ -7,12 +7,17 @@ import os
 import time
 import warnings
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
+import torch
 
 from infobatch_client.embedded import EmbeddedServer
+from infobatch_client.epoch_life import Ticket
 from infobatch_client.joining import Joined, join_run
-from infobatch_client.plan_source import PlanFiles, fetch_plan
+from infobatch_client.node_plans import NodePlans
+from infobatch_client.plan_source import fetch_plan
+from infobatch_client.ranks import Ranks
 from infobatch_client.resume_state import ResumeState
 from infobatch_client.run_options import RunOptions
 from infobatch_client.score_client import ScoreClient
@@ -33,12 +38,13 @@ _log = logging.getLogger(__name__)
 class TrainingRun:
     """Connects on construction: contacts the server, creates or joins the run, and attaches to it.
 
-    Not picklable; lives in the process that owns the loop.
+    All ranks of a job make theirs together. Not picklable; lives in the process that owns the loop.
 
     Args:
         options: what the user asked for.
         manifest: the shards'.
-        global_batch: batch_size × world_size, for the order's default.
+        ranks: of the job; they have agreed on all the rest.
+        batch_size: rows by rank and step, for the order's default.
         state: where a checkpoint left off, or None for a new training.
 
     Raises:
@@ -46,67 +52,85 @@ class TrainingRun:
         RunConflictError: the run exists with another spec, or has trained already and no state was given.
         RunBusyError: another job is training it.
         StateError: `state` belongs to another run, data set or order.
+        RanksError: one of these on another rank.
     """
 
     def __init__(
-        self, options: RunOptions, manifest: Manifest, *, global_batch: int, state: ResumeState | None
+        self, options: RunOptions, manifest: Manifest, *, ranks: Ranks, batch_size: int, state: ResumeState | None
     ) -> None:
         if state is not None:
             options = _options_for(options, state)
         self._timeouts = options.timeouts
+        self._ranks = ranks
         self._pid = os.getpid()
-        self._embedded = EmbeddedServer.start(options.state_dir) if options.url is None else None
-        address = self._embedded.address if self._embedded else str(options.url)
-        self._client = ScoreClient(address, call_timeout_s=self._timeouts.call_timeout_s)
+        self._embedded: EmbeddedServer | None = None
+        self._client = ScoreClient(
+            options.url or self._start_embedded(options.state_dir), call_timeout_s=self._timeouts.call_timeout_s
+        )
         try:
-            self.joined = self._join(options, manifest, global_batch, state)
+            self.joined = self._join(options, manifest, batch_size, state)
         except BaseException:
             self._let_go()
             raise
         self.run_id, self.spec, self.generation = self.joined.run_id, self.joined.spec, self.joined.generation
-        self._plans = PlanFiles()
-        self.pusher = ScorePusher(
-            self._client,
-            run_id=self.run_id,
-            generation=self.generation,
-            heartbeat_interval_s=self.joined.heartbeat_interval_s,
-        )
+        self._plans = NodePlans(ranks)
+        self.pusher: ScorePusher | None = None
+        if ranks.pushes:
+            self.pusher = ScorePusher(
+                self._client,
+                run_id=self.run_id,
+                generation=self.generation,
+                heartbeat_interval_s=self.joined.heartbeat_interval_s,
+            )
+
+    def check(self) -> None:
+        """Raises what made the pusher stop, if something did."""
+        if self.pusher is not None:
+            self.pusher.check()
+
+    def push(self, ticket: Ticket, scores: torch.Tensor, ready: Any) -> None:
+        """Queues scores (B,), where this process is the one of its replicas that pushes.
+
+        Raises:
+            ServerError: the pusher has stopped.
+        """
+        if self.pusher is not None:
+            self.pusher.check()
+            self.pusher.put_scores(ticket.epoch, ticket.index, scores, ready)
 
     def plan(self, epoch: int, plan_id: str = "") -> tuple[EpochPlan, str]:
-        """An epoch's plan and its file; unpruned where the server can't give one in `plan_timeout_s`.
+        """An epoch's plan and its file; unpruned where a node can't have it in `plan_timeout_s`. All ranks together.
 
         Args:
             epoch: the epoch.
             plan_id: the plan of a resumed epoch, which nothing can stand in for; "" for a new one.
         """
-        if plan_id == full_plan_id(self.run_id, epoch):
-            plan = self._unpruned(epoch)
-        else:
-            try:
-                plan = self._fetch(epoch, plan_id)
-            except errors.ServerUnreachableError as error:
-                if plan_id:
-                    raise
-                _log.warning("epoch %d is trained unpruned: its plan could not be had (%s)", epoch, error)
-                plan = self._unpruned(epoch)
-                self.pusher.put_call(
+        found = None
+        if plan_id != full_plan_id(self.run_id, epoch):
+            found = self._plans.get(
+                epoch, lambda: self._fetch_if_reachable(epoch, plan_id), lambda same: self._fetch(epoch, same)
+            )
+            if found is None:
+                _log.warning("epoch %d is trained unpruned: its plan could not be had", epoch)
+                self._put_call(
                     "MarkUnpruned",
                     pb.MarkUnprunedRequest(run_id=self.run_id, generation=self.generation, epoch=epoch),
                 )
-        _warn_of_oddities(plan, self.spec.policy)
-        path = self._plans.store(plan)
-        self._plans.keep_newest()
-        return plan, path
+        if found is None:
+            found = self._plans.get(epoch, lambda: self._unpruned(epoch), lambda _: self._unpruned(epoch))
+            assert found is not None, "an unpruned plan needs no server"
+        _warn_of_oddities(found[0], self.spec.policy)
+        return found
 
     def end_epoch(self, plan: EpochPlan, *, start: int, end: int, counts: pb.RowCounts) -> None:
         """Queues the word that this rank has pushed all scores of an epoch's positions [start, end)."""
-        self.pusher.put_call(
+        self._put_call(
             "EndEpoch",
             pb.EndEpochRequest(
                 run_id=self.run_id,
                 generation=self.generation,
                 epoch=plan.epoch,
-                rank=0,
+                rank=self._ranks.rank,
                 plan_id=plan.plan_id,
                 start_position=start,
                 end_position=end,
@@ -116,15 +140,18 @@ class TrainingRun:
 
     def flush(self, timeout_s: float | None = None) -> bool:
         """Waits for what is queued, at most `timeout_s` (`flush_timeout_s` by default); whether it has arrived."""
+        if self.pusher is None:
+            return True
         return self.pusher.flush(self._timeouts.flush_timeout_s if timeout_s is None else timeout_s)
 
     def close(self, timeout_s: float | None = None) -> None:
-        """Sends what is left, gives the lease back and closes the channel."""
+        """Sends what is left, gives this rank's part of the lease back and closes the channel. Asks no other rank."""
         if os.getpid() != self._pid:
             return  # a forked child has no part in this
         try:
-            arrived = self.pusher.close(self._timeouts.flush_timeout_s if timeout_s is None else timeout_s)
-            if arrived:
+            if self.pusher is not None and self.pusher.close(
+                self._timeouts.flush_timeout_s if timeout_s is None else timeout_s
+            ):
                 self._detach()
         finally:
             self.joined.leave()
@@ -143,23 +170,72 @@ class TrainingRun:
         if self._embedded:
             self._embedded.release()
 
-    def _join(self, options: RunOptions, manifest: Manifest, global_batch: int, state: ResumeState | None) -> Joined:
-        server = self._client.wait_until_up(self._timeouts.connect_timeout_s)
-        if state is not None and self._embedded and not server.durable:
-            raise errors.StateError(
-                "the embedded server keeps its state in memory, so there is no run to resume: train against "
-                "`infobatch serve` (url='HOST:PORT'), which outlives this process, or start without the state"
+    def _put_call(self, rpc: str, request: Any) -> None:
+        if self.pusher is not None:
+            self.pusher.put_call(rpc, request)
+
+    def _start_embedded(self, state_dir: str | None) -> str:
+        """The address of a server that all ranks share; each of them holds it."""
+        if self._ranks.num_nodes > 1:
+            raise errors.ConfigError(
+                f"the ranks run on {self._ranks.num_nodes} nodes, and an embedded server serves one: start `infobatch "
+                "serve --data-dir DIR --grpc HOST:50051 --insecure` where all of them reach it, and give its "
+                'url="HOST:50051"'
             )
-        if options.fresh:
-            print(f"infobatch: run={options.run!r}", flush=True)
-        if options.policy.biased:
-            _log.warning("policy %r with these settings is biased: no weights make up for it", options.policy.name)
-        return join_run(self._client, options, options.spec(manifest, global_batch=global_batch), state)
+
+        def start() -> dict[str, str]:
+            self._embedded = EmbeddedServer.start(state_dir)
+            return {"the embedded server": self._embedded.address}
+
+        try:
+            self._ranks.compare("use one embedded server", start, "start every rank in one folder, or give state_dir=")
+        except BaseException:
+            if self._embedded is not None:
+                self._embedded.release()
+            raise
+        assert self._embedded is not None
+        return self._embedded.address
+
+    def _join(self, options: RunOptions, manifest: Manifest, batch_size: int, state: ResumeState | None) -> Joined:
+        ranks, joined = self._ranks, None
+        asked = options.spec(manifest, global_batch=batch_size * ranks.world_size, num_nodes=ranks.num_nodes)
+
+        def join() -> dict[str, Any]:
+            nonlocal joined
+            server = self._client.wait_until_up(self._timeouts.connect_timeout_s)
+            if state is not None and self._embedded and not server.durable:
+                raise errors.StateError(
+                    "the embedded server keeps its state in memory, so there is no run to resume: train against "
+                    "`infobatch serve` (url='HOST:PORT'), which outlives this process, or start without the state"
+                )
+            if options.fresh:
+                print(f"infobatch: run={options.run!r}", flush=True)
+            if options.policy.biased:
+                _log.warning("policy %r with these settings is biased: no weights make up for it", options.policy.name)
+            joined = join_run(self._client, options, asked, state, world_size=ranks.world_size)
+            return joined.told()
+
+        try:
+            told = ranks.from_first("join the run", join)
+        except BaseException:
+            if joined is not None:
+                joined.leave()
+            raise
+        return joined or Joined.heard(told, self._client.address, asked)
+
+    def _fetch_if_reachable(self, epoch: int, plan_id: str) -> EpochPlan | None:
+        try:
+            return self._fetch(epoch, plan_id)
+        except errors.ServerUnreachableError as error:
+            if plan_id:
+                raise
+            _log.warning("no plan of epoch %d: %s", epoch, error)
+            return None
 
     def _fetch(self, epoch: int, plan_id: str) -> EpochPlan:
         """The server's plan. What is queued goes first: it may be the word that the epoch before is over."""
         deadline = time.monotonic() + self._timeouts.plan_timeout_s
-        if not self.pusher.flush(self._timeouts.plan_timeout_s):
+        if self.pusher is not None and not self.pusher.flush(self._timeouts.plan_timeout_s):
             self.pusher.check()
             raise errors.ServerUnreachableError(
                 f"{self._client.address} has not answered for {self.pusher.lag_s:.0f} s"

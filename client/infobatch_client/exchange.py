@@ -1,0 +1,150 @@
+"""How the ranks of a job tell each other small things: over a gloo group of our own, or as the user says."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any, Protocol
+
+import torch
+import torch.distributed as dist
+
+from infobatch_stream.errors import RanksError
+
+__all__ = ["Agree", "Exchange", "GlooExchange", "ReplicatedExchange", "UserExchange"]
+
+Agree = Callable[[str], list[str]]
+
+_MAX_POLL_S = 0.02
+_groups: dict[tuple[int, float, tuple[int, ...]], Any] = {}
+_groups_lock = threading.Lock()
+
+
+class Exchange(Protocol):
+    """All-gather of one short text a process."""
+
+    def gather(self, word: str) -> list[str]:
+        """Every process's word, in their order. Every process calls it as often as the others.
+
+        Raises:
+            RanksError: one of them can't be reached, or hasn't come in time.
+        """
+
+
+class GlooExchange:
+    """Over a gloo group made of an existing group's members, whatever that group's own backend is.
+
+    Made at the first call, by all members together. Loaders of the same members share it, for they open their epochs
+    in the same order everywhere.
+
+    Args:
+        process_group: the group whose members talk.
+        timeout_s: how long to wait for a member.
+    """
+
+    def __init__(self, process_group: Any, timeout_s: float) -> None:
+        self._members = tuple(dist.get_process_group_ranks(process_group))
+        self._timeout_s = timeout_s
+
+    def gather(self, word: str) -> list[str]:
+        """Every member's word, in the group's order. Ctrl-C is heard while waiting."""
+        payload = word.encode()
+        try:
+            group = self._group()
+            sizes = self._gather(group, torch.tensor([len(payload)]))
+            padded = torch.zeros(max(int(size) for size in sizes), dtype=torch.uint8)
+            padded[: len(payload)] = torch.frombuffer(bytearray(payload), dtype=torch.uint8)
+            parts = self._gather(group, padded)
+        except RuntimeError as error:  # gloo's, whatever happened
+            self._forget()
+            raise RanksError(
+                f"a rank of the {len(self._members)} has ended, or has not come within {self._timeout_s:g} s "
+                f"(agree_timeout_s): see its own log ({str(error).splitlines()[0][:200]})"
+            ) from error
+        return [part[: int(size)].numpy().tobytes().decode() for part, size in zip(parts, sizes, strict=True)]
+
+    def _gather(self, group: Any, own: torch.Tensor) -> list[torch.Tensor]:
+        parts = [torch.empty_like(own) for _ in self._members]
+        work = dist.all_gather(parts, own, group=group, async_op=True)
+        pause_s = 0.0002
+        while not work.is_completed():  # rather than wait(): signals are heard between two looks
+            time.sleep(pause_s)
+            pause_s = min(_MAX_POLL_S, 1.5 * pause_s)
+        work.wait()
+        return parts
+
+    def _group(self) -> Any:
+        with _groups_lock:
+            if self._key not in _groups:
+                _groups[self._key] = dist.new_group(
+                    list(self._members),
+                    timeout=timedelta(seconds=self._timeout_s),
+                    backend="gloo",
+                    use_local_synchronization=True,  # only the members take part
+                )
+            return _groups[self._key]
+
+    def _forget(self) -> None:
+        """A group that has failed once is of no use any more."""
+        with _groups_lock:
+            _groups.pop(self._key, None)
+
+    @property
+    def _key(self) -> tuple[int, float, tuple[int, ...]]:
+        return id(dist.group.WORLD), self._timeout_s, self._members
+
+
+class UserExchange:
+    """By a function of the user's, for jobs without torch.distributed.
+
+    Args:
+        agree: gives every rank's text in rank order for this rank's, such as mpi4py's `comm.allgather`.
+        world_size: how many it must give.
+    """
+
+    def __init__(self, agree: Agree, world_size: int) -> None:
+        self._agree = agree
+        self._world_size = world_size
+
+    def gather(self, word: str) -> list[str]:
+        """What the function gives."""
+        words = self._agree(word)
+        if not isinstance(words, list) or len(words) != self._world_size or not all(isinstance(w, str) for w in words):
+            raise RanksError(
+                f"agree() gave {words!r:.200}: it must give a list of {self._world_size} texts, one of every rank, in "
+                "rank order"
+            )
+        return words
+
+
+class ReplicatedExchange:
+    """Among all processes where several of them have the same batches: each set's first speaks for it.
+
+    The words come set by set.
+
+    Args:
+        sets: among the first processes of every set; used by those alone.
+        replicas: among the processes of this one's set.
+        is_first: this process is its set's first.
+    """
+
+    def __init__(self, sets: Exchange, replicas: Exchange, *, is_first: bool) -> None:
+        self._sets = sets
+        self._replicas = replicas
+        self._is_first = is_first
+
+    def gather(self, word: str) -> list[str]:
+        """Words of all processes, set by set."""
+        own = "\n".join(self._replicas.gather(word))
+        answer = ""
+        if self._is_first:
+            try:
+                answer = "+" + "\n".join(self._sets.gather(own))
+            except RanksError as error:
+                answer = f"-{error}"
+        answer = self._replicas.gather(answer)[0]
+        if answer.startswith("-"):
+            raise RanksError(answer[1:])
+        return answer[1:].split("\n")

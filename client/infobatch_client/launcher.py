@@ -1,0 +1,82 @@
+"""What the launcher says of this process: its job and attempt, and the node it runs on."""
+
+from __future__ import annotations
+
+import os
+import socket
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from infobatch_stream.errors import ConfigError
+
+__all__ = ["Job", "node_name", "started_ranks", "this_job"]
+
+
+@dataclass(frozen=True)
+class Job:
+    """A training job, as the server tells its attempts from another job's.
+
+    Args:
+        name: stable over the job's attempts; "none" where no launcher gives one.
+        attempt: its n-th start, from 0.
+    """
+
+    name: str = "none"
+    attempt: int = 0
+
+
+def this_job(environ: Mapping[str, str] = os.environ) -> Job:
+    """The job and attempt that torchrun or Slurm gave this process.
+
+    torchrun's workers are children of one agent over all of its restarts. Its run id names the job where it is one
+    (`--rdzv-id`, `--standalone`); plain torchrun says "none" to every job, and there the agent itself does.
+    A Slurm job keeps its id when it is requeued.
+    """
+    if (run_id := environ.get("TORCHELASTIC_RUN_ID")) is not None:
+        # A requeued Slurm job begins a new count of torchrun's restarts.
+        attempt = _number(environ, "SLURM_RESTART_COUNT") << 32 | _number(environ, "TORCHELASTIC_RESTART_COUNT")
+        agent = f"agent-{socket.gethostname()}-{os.getppid()}-{_started(os.getppid())}"
+        return Job(f"torchrun:{agent if run_id in ('', 'none') else run_id}"[:255], attempt)
+    if (job_id := environ.get("SLURM_JOB_ID")) and "SLURM_PROCID" in environ:
+        cluster = environ.get("SLURM_CLUSTER_NAME", "")
+        return Job(f"slurm:{cluster}:{job_id}", _number(environ, "SLURM_RESTART_COUNT"))
+    return Job()
+
+
+def started_ranks(environ: Mapping[str, str] = os.environ) -> int:
+    """How many ranks torchrun has started; 1 where it has not started this process."""
+    return max(1, _number(environ, "WORLD_SIZE")) if "TORCHELASTIC_RUN_ID" in environ else 1
+
+
+def node_name(environ: Mapping[str, str] = os.environ) -> str:
+    """The same for processes that share a machine and its folder for temporary files, and for no others.
+
+    Processes that a launcher counts to different nodes are on different ones, even where they share a machine.
+    """
+    folder = Path(tempfile.gettempdir()).stat()
+    told = environ.get("GROUP_RANK") or environ.get("SLURM_NODEID") or ""
+    return "/".join([socket.gethostname(), _boot_id(), f"{folder.st_dev}:{folder.st_ino}", told])
+
+
+def _number(environ: Mapping[str, str], name: str) -> int:
+    text = environ.get(name) or "0"
+    if not text.isdecimal():
+        raise ConfigError(f"the launcher's {name}={text!r} is no whole number")
+    return int(text)
+
+
+def _boot_id() -> str:
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""
+
+
+def _started(pid: int) -> str:
+    """When a process started, in clock ticks since boot: tells it from a later one of the same number."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    except (OSError, IndexError):
+        return ""
