@@ -17,7 +17,7 @@ from infobatch_stream import ProgressLR, cosine
 
 def main() -> None:
     args = parse_arguments("Digits with InfoBatch data pruning and Accelerate.")
-    accelerator = Accelerator(gradient_accumulation_steps=2)
+    accelerator = Accelerator(cpu=not torch.cuda.is_available(), gradient_accumulation_steps=2)
     with shards(args) as folder:
         batches = AcceleratedBatches(accelerator, train_loader(args, folder))
         model = make_network()

@@ -53,7 +53,7 @@ def pixels(image: Any) -> Tensor:
 def train_loader(
     args: argparse.Namespace, folder: Path, collate_fn: Callable[[list[Any]], Any] | None = None
 ) -> InfoBatchLoader:
-    """Batches of (images, labels). Made after the process group, if there is one: it deals out what ranks read."""
+    """Batches of (images, labels); of several processes, each reads its own."""
     dataset = InfoBatchStreamDataset(str(folder / "train-*.tar"), url=args.url, run=args.run, epochs=args.epochs)
     dataset = dataset.decode("pil").to_tuple("png", "cls").map_tuple(pixels, int)
     return InfoBatchLoader(dataset, batch_size=args.batch_size, num_workers=args.workers, collate_fn=collate_fn)
@@ -77,16 +77,19 @@ def make_network() -> nn.Sequential:
 @torch.no_grad()
 def accuracy(model: Callable[[Tensor], Tensor], folder: Path) -> float:
     """The share of test samples that the model gets right."""
-    right = total = 0.0
+    counts = torch.zeros(2)  # right ones, all
     with test_loader(folder) as loader:
         for images, labels in loader:
             weights = loader.weights()
-            right += float((weights * (model(images).argmax(1) == labels)).sum())
-            total += float(weights.sum())
-    return right / total
+            counts += torch.stack([weights[model(images).argmax(1) == labels].sum(), weights.sum()])
+    if dist.is_initialized():
+        dist.all_reduce(counts)  # each process has read its part
+    return float(counts[0] / counts[1])
 
 
 def report(framework: str, steps: int, score: float) -> None:
-    """The result, as one line, from the first process."""
+    """The result, as one line, from the first process; and the end of the process group."""
     if not dist.is_initialized() or dist.get_rank() == 0:
         print(f"{framework}: accuracy={score:.4f} steps={steps}", flush=True)
+    if dist.is_initialized():
+        dist.destroy_process_group()

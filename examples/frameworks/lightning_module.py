@@ -24,7 +24,7 @@ from infobatch_stream import InfoBatchLoader, ProgressLR, cosine
 
 class Data(InfoBatchDataModule):
     def __init__(self, args: argparse.Namespace, folder: Path) -> None:
-        super().__init__(lambda: train_loader(args, folder))
+        super().__init__(train_loader(args, folder))
         self.validation = test_loader(folder)
 
     def val_dataloader(self) -> InfoBatchLoader:
@@ -45,8 +45,9 @@ class Digits(LightningModule):
     def validation_step(self, batch: Any) -> None:
         images, labels = batch
         losses = cross_entropy(self.network(images), labels, reduction="none")
-        weights = self.data.validation.weights().to(losses)  # 0 in rows that fill the last batch up
-        self.log("loss", (losses * weights).sum() / weights.sum(), batch_size=int(weights.sum()), prog_bar=True)
+        weights = self.data.validation.weights()  # 0 in rows that fill the last batch up
+        rows = weights.sum()
+        self.log("loss", weights @ losses / rows.clamp(min=1), batch_size=int(rows), prog_bar=True, sync_dist=True)
 
     def configure_optimizers(self) -> Any:
         optimizer = torch.optim.AdamW(self.parameters(), lr=3e-3)

@@ -99,7 +99,7 @@ def fit(module: Module, data: InfoBatchDataModule, folder: Path, ckpt_path: str 
 
 
 def data_module(server: Server, shards: str, run: str, **settings: Any) -> InfoBatchDataModule:
-    return InfoBatchDataModule(lambda: make_loader(server, shards, run, **settings))
+    return InfoBatchDataModule(make_loader(server, shards, run, **settings))
 
 
 @pytest.mark.parametrize("accumulate", [1, 3])
@@ -230,7 +230,7 @@ def test_every_validation_sees_every_sample_once(server: Server, shards: str, tm
             validated.extend(real_numbers(batch[1], validation.weights()))
 
     module = Validated()
-    data = Data(lambda: make_loader(server, shards, "lightning-validation"))
+    data = Data(make_loader(server, shards, "lightning-validation"))
     fit(module, data, tmp_path, max_epochs=3, num_sanity_val_steps=2)
     assert validated == list(range(200)) + 3 * list(range(SAMPLES))
     assert [trained for trained, _ in module.lengths] == [length for _, length in module.lengths]
@@ -274,9 +274,29 @@ def test_a_loader_without_tickets_never_ties_wrongly(server: Server, shards: str
     assert server.info("lightning-untied").stored_scores == 0
 
 
-def test_a_loader_in_place_of_a_function_is_refused(server: Server, shards: str) -> None:
-    with pytest.raises(ConfigError, match="make_loader is a InfoBatchLoader; give a function that makes the loader"):
-        InfoBatchDataModule(make_loader(server, shards, "lightning-no-function"))  # type: ignore[arg-type]
-    data = data_module(server, shards, "lightning-no-fit")
-    with pytest.raises(ConfigError, match=r"there is no loader before Trainer\.fit"):
-        data.train_dataloader()
+def test_validating_a_checkpoint_leaves_the_training_alone(server: Server, shards: str, tmp_path: Path) -> None:
+    validation = InfoBatchLoader(InfoBatchStreamDataset(shards, policy=None, shuffle=False).map(to_row), 100)
+
+    class Validated(Module):
+        def validation_step(self, batch: Any, batch_idx: int) -> None:
+            self.note_rows = len(batch[1])
+
+    class Data(InfoBatchDataModule):
+        def val_dataloader(self) -> InfoBatchLoader:
+            return validation
+
+    data = Data(make_loader(server, shards, "lightning-validate"))
+    trainer = fit(Validated(), data, tmp_path, max_epochs=1)
+    trainer.save_checkpoint(tmp_path / "one.ckpt")
+    state = data.state_dict()
+    trainer.validate(Validated(), datamodule=data, ckpt_path=tmp_path / "one.ckpt")
+    assert data.state_dict() == state
+    fresh = Data(make_loader(server, shards, "lightning-validate-first"))
+    trainer.validate(Validated(), datamodule=fresh, ckpt_path=tmp_path / "one.ckpt")
+    assert fresh.progress() == 0
+
+
+def test_a_validation_loader_is_refused(shards: str) -> None:
+    validation = InfoBatchLoader(InfoBatchStreamDataset(shards, policy=None, shuffle=False).map(to_row), 100)
+    with pytest.raises(ConfigError, match=r"a validation loader .* has nothing to update"):
+        InfoBatchDataModule(validation)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import torch.distributed as dist
 from accelerate import Accelerator
 from accelerate.data_loader import DataLoaderStateMixin
 from accelerate.state import GradientState
@@ -12,6 +13,7 @@ from accelerate.utils import send_to_device
 
 from infobatch_client.integrations.ticketed_batches import BatchTicket, TicketedBatches
 from infobatch_client.loader import InfoBatchLoader
+from infobatch_stream.errors import ConfigError
 
 __all__ = ["AcceleratedBatches"]
 
@@ -28,7 +30,8 @@ class AcceleratedBatches(TicketedBatches, DataLoaderStateMixin):  # type: ignore
         loader: a training loader.
 
     Raises:
-        ConfigError: not an `InfoBatchLoader`, or one for validation (policy=None).
+        ConfigError: not an `InfoBatchLoader`, or one for validation (policy=None); or torch.distributed has more
+            processes than Accelerate knows of.
 
     Example:
         >>> for epoch in batches.epochs():                                   # doctest: +SKIP
@@ -40,6 +43,12 @@ class AcceleratedBatches(TicketedBatches, DataLoaderStateMixin):  # type: ignore
 
     def __init__(self, accelerator: Accelerator, loader: InfoBatchLoader) -> None:
         super().__init__(loader)
+        ranks = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+        if ranks > 1 and accelerator.num_processes == 1:
+            raise ConfigError(
+                f"torch.distributed has {ranks} processes, and Accelerate trains each of them on its own "
+                "(distributed_type NO): without a GPU say Accelerator(cpu=True)"
+            )
         self.gradient_state = GradientState()
         self._device = accelerator.device
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -11,7 +11,6 @@ from lightning.pytorch import LightningDataModule
 from infobatch_client.integrations.ticketed_batches import BatchTicket, TicketedBatches
 from infobatch_client.loader import InfoBatchLoader
 from infobatch_client.weighting import Losses
-from infobatch_stream.errors import ConfigError
 
 __all__ = ["InfoBatchDataModule"]
 
@@ -27,10 +26,10 @@ class InfoBatchDataModule(LightningDataModule):
     epoch, if `max_epochs` or `max_steps` doesn't end it before.
 
     Args:
-        make_loader: makes the training loader; called when Lightning has set its processes up.
+        loader: a training loader. It may be made before Lightning has set its processes up.
 
     Raises:
-        ConfigError: `make_loader` can't be called, or gives no training loader.
+        ConfigError: not an `InfoBatchLoader`, or one for validation (policy=None).
 
     Example:
         >>> def training_step(self, batch):                                  # doctest: +SKIP
@@ -39,22 +38,10 @@ class InfoBatchDataModule(LightningDataModule):
         ...     return self.trainer.datamodule.update(losses, ticket)
     """
 
-    def __init__(self, make_loader: Callable[[], InfoBatchLoader]) -> None:
+    def __init__(self, loader: InfoBatchLoader) -> None:
         super().__init__()
-        if not callable(make_loader):
-            raise ConfigError(
-                f"make_loader is a {type(make_loader).__name__}; give a function that makes the loader, to be called "
-                "when Lightning's processes are set up"
-            )
-        self._make_loader = make_loader
-        self._batches: TicketedBatches | None = None
-
-    @property
-    def batches(self) -> TicketedBatches:
-        """What `train_dataloader` gives; there from `setup("fit")` on."""
-        if self._batches is None:
-            raise ConfigError("there is no loader before Trainer.fit has called setup('fit')")
-        return self._batches
+        self.batches = TicketedBatches(loader)
+        self._stage = ""
 
     @property
     def num_epochs(self) -> int:
@@ -77,19 +64,17 @@ class InfoBatchDataModule(LightningDataModule):
         self._stop_at_the_end()
 
     def setup(self, stage: str) -> None:
-        """Makes the loader; Lightning calls it."""
-        if stage == "fit":
-            self._batches = TicketedBatches(self._make_loader())
+        """Lightning calls it."""
+        self._stage = stage
 
     def teardown(self, stage: str) -> None:
         """Sends the last scores and gives the run's lease back; Lightning calls it."""
-        if stage == "fit" and self._batches is not None:
-            self._batches.close()
+        if stage == "fit":
+            self.batches.close()
 
     def on_exception(self, exception: BaseException) -> None:
         """Sends what it can in 5 s; Lightning calls it instead of `teardown` when training is interrupted."""
-        if self._batches is not None:
-            self._batches.close(5.0)
+        self.batches.close(5.0)
 
     def train_dataloader(self) -> Iterable[tuple[BatchTicket, Any]]:
         """Lightning calls it."""
@@ -98,12 +83,12 @@ class InfoBatchDataModule(LightningDataModule):
 
     def state_dict(self) -> dict[str, Any]:
         """Where training stands; Lightning puts it into its checkpoints."""
-        return {} if self._batches is None else self._batches.state_dict()
+        return self.batches.state_dict()
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Goes on where a checkpoint says; Lightning calls it after `setup`, also where it doesn't train."""
-        if self._batches is not None:
-            self._batches.load_state_dict(state_dict)
+        if self._stage == "fit":
+            self.batches.load_state_dict(state_dict)
 
     def _stop_at_the_end(self) -> None:
         if self.trainer is not None and self.progress() >= self.num_epochs:
