@@ -10,10 +10,11 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.distributed.checkpoint as dcp
 from digits import accuracy, make_network, parse_arguments, report, shards, train_loader
 from torch import nn
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.nn.functional import cross_entropy
@@ -53,19 +54,19 @@ def main() -> None:
         optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
         parts = {"training": Training(model, optimizer), "loader": loader}
         if args.checkpoint is not None and Path(args.checkpoint, ".metadata").exists():
-            dcp.load(parts, checkpoint_id=args.checkpoint)
+            load(parts, checkpoint_id=args.checkpoint)
         schedule = ProgressLR(optimizer, cosine(), loader)
         steps = 0
         for _ in loader.epochs():
             for images, labels in loader:
                 loss = loader.update(cross_entropy(model(images), labels, reduction="none"))
                 optimizer.zero_grad()
-                loss.backward()
+                loss.backward()  # type: ignore[no-untyped-call]
                 optimizer.step()
                 schedule.step()
                 steps += 1
             if args.checkpoint is not None:
-                dcp.save(parts, checkpoint_id=args.checkpoint)
+                save(parts, checkpoint_id=args.checkpoint)
         report("fsdp2", steps, accuracy(model, folder))
 
 

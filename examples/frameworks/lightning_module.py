@@ -6,9 +6,7 @@ torchrun --nproc-per-node 2 lightning_module.py
 
 from __future__ import annotations
 
-import argparse
 import os
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,9 +21,7 @@ from infobatch_stream import InfoBatchLoader, ProgressLR, cosine
 
 
 class Data(InfoBatchDataModule):
-    def __init__(self, args: argparse.Namespace, folder: Path) -> None:
-        super().__init__(train_loader(args, folder))
-        self.validation = test_loader(folder)
+    validation: InfoBatchLoader
 
     def val_dataloader(self) -> InfoBatchLoader:
         return self.validation
@@ -61,7 +57,8 @@ class Digits(LightningModule):
 def main() -> None:
     args = parse_arguments("Digits with InfoBatch data pruning and Lightning.")
     with shards(args) as folder:
-        data = Data(args, folder)
+        data = Data(train_loader(args, folder))
+        data.validation = test_loader(folder)
         module = Digits(data)
         trainer = Trainer(
             max_epochs=args.epochs,
