@@ -129,9 +129,12 @@ def measure(args: argparse.Namespace, push_address: str, echo_address: str) -> d
             request_serializer=pb.PushScoresRequest.SerializeToString,
             response_deserializer=pb.PushScoresResponse.FromString,
         )
-        messages = make_messages(*attached_run(stub, args.samples), args)
+        run_id, generation = attached_run(stub, args.samples)
+        messages = make_messages(run_id, generation, args)
         for repeat in range(args.repeats + 1):  # the first warms up
             client_id = os.urandom(16)
+            # Opens the epoch: scores of one that was not opened are refused.
+            stub.MarkUnpruned(pb.MarkUnprunedRequest(run_id=run_id, generation=generation, epoch=repeat))
             for sequence, message in enumerate(messages, start=1):
                 message.client_id, message.sequence, message.epoch = client_id, sequence, repeat
             echoes.append(send_all(echo, messages, args.in_flight))

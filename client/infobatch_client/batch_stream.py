@@ -13,6 +13,7 @@ import numpy.typing as npt
 from torch.utils.data import IterableDataset, default_collate, get_worker_info
 
 from infobatch_client.epoch_control import EpochControl, Pass
+from infobatch_client.orphans import end_with_parent
 from infobatch_client.plan_source import map_plan
 from infobatch_client.shard_reader import ShardReader
 from infobatch_client.spare_row import spare_row
@@ -87,6 +88,8 @@ class BatchStream(IterableDataset[TiedBatch]):
 
     def __iter__(self) -> Iterator[TiedBatch]:
         worker = get_worker_info()
+        if worker:
+            end_with_parent()
         number, workers = (worker.id, worker.num_workers) if worker else (0, 1)
         return _PassBatches(self, self.control.read(), number, workers).batches()
 

@@ -126,11 +126,7 @@ class TrainingEpochs(EpochSource):
         """Compares notes with the other ranks, connects the first time; then the plan of the next epoch."""
         if self.next_epoch >= self.num_epochs:
             raise ConfigError(f"all {self.num_epochs} epochs of the run's schedule are trained")
-        self._ranks.compare(
-            f"open epoch {self.next_epoch}",
-            self._seen,
-            "give every rank the same shards, settings, batch_size and state",
-        )
+        self._ranks.compare(f"open epoch {self.next_epoch}", self._seen, _SAME_FOR_ALL)
         if self._run is None:
             self._run = TrainingRun(
                 self._options, self._manifest, ranks=self._ranks, batch_size=self._batch_size, state=self._state

@@ -212,12 +212,14 @@ class AttachRunResponse(_message.Message):
     def __init__(self, run_id: _Optional[bytes] = ..., generation: _Optional[int] = ..., heartbeat_interval_ms: _Optional[int] = ..., lease_ms: _Optional[int] = ..., barrier_timeout_ms: _Optional[int] = ..., server_version: _Optional[str] = ...) -> None: ...
 
 class DetachRunRequest(_message.Message):
-    __slots__ = ("run_id", "generation")
+    __slots__ = ("run_id", "generation", "rank")
     RUN_ID_FIELD_NUMBER: _ClassVar[int]
     GENERATION_FIELD_NUMBER: _ClassVar[int]
+    RANK_FIELD_NUMBER: _ClassVar[int]
     run_id: bytes
     generation: int
-    def __init__(self, run_id: _Optional[bytes] = ..., generation: _Optional[int] = ...) -> None: ...
+    rank: int
+    def __init__(self, run_id: _Optional[bytes] = ..., generation: _Optional[int] = ..., rank: _Optional[int] = ...) -> None: ...
 
 class DetachRunResponse(_message.Message):
     __slots__ = ()

@@ -130,7 +130,7 @@ class ScoreServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def DetachRun(self, request, context):
-        """Says that a job has ended cleanly; its lease is free at once.
+        """One rank of a job has ended cleanly; once all of them have, the lease is free at once. Idempotent.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

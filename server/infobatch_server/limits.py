@@ -32,7 +32,8 @@ class Limits:
         keep_plans: plans that a run keeps.
         worker_threads: calls that are worked on at once.
         plan_streams: of those, calls that may stream a plan; the others stay free for scores.
-        max_queued_calls: calls beyond worker_threads that wait; more are answered RESOURCE_EXHAUSTED.
+        max_queued_calls: calls beyond worker_threads that wait, with 64 KiB each; more are answered
+            RESOURCE_EXHAUSTED. Every rank of a job may ask for the same plan at one moment.
     """
 
     max_samples: int = 2**31
@@ -43,7 +44,7 @@ class Limits:
     keep_plans: int = 8
     worker_threads: int = 32
     plan_streams: int = 16
-    max_queued_calls: int = 32
+    max_queued_calls: int = 1024
 
     def __post_init__(self) -> None:
         if not self.memory_bytes:

@@ -75,6 +75,7 @@ class Run:
             core.feed.table.lower_stamps(rewind.stamps_to)
             core.feed.forget_clients()
             core.barrier.rewind(rewind.marks_from)
+            core.detached_ranks.clear()
             core.adopt(rewind.state)
             core.renew()
         lease = request.lease
@@ -85,12 +86,19 @@ class Run:
         )
         return rewind.state.generation
 
-    def detach(self, generation: int) -> None:
-        """Frees the lease at a clean end; again is the same."""
-        with self.core.turn:
-            self.core.admit(generation)
-            if not self.core.state.detached:
-                self.core.save(replace(self.core.state, detached=True))
+    def detach(self, generation: int, rank: int = 0) -> None:
+        """A rank has ended cleanly; the last one to say so frees the lease. Again is the same.
+
+        Raises:
+            ConfigError: a rank outside the generation's world.
+        """
+        core = self.core
+        with core.turn:
+            lease = core.admit(generation)
+            core.check_rank(rank, lease)
+            core.detached_ranks.add(rank)
+            if len(core.detached_ranks) == lease.world_size and not core.state.detached:
+                core.save(replace(core.state, detached=True))
 
     def heartbeat(self, generation: int) -> None:
         """Renews the lease."""
@@ -118,10 +126,12 @@ class Run:
         """
         core = self.core
         with core.turn:
-            world_size = core.admit(mark.generation).world_size
+            lease = core.admit(mark.generation)
+            world_size = lease.world_size
+            core.check_rank(mark.rank, lease)
             core.check_epoch(mark.epoch)
             full = mark.plan_id == full_plan_id(core.run_id, mark.epoch)
-            self._check_mark(mark, world_size, full)
+            self._check_mark(mark, full)
             state = core.state
             state = replace(
                 state,
@@ -230,9 +240,7 @@ class Run:
                 retry_after_ms=max(1, int(1000 * left_s)),
             )
 
-    def _check_mark(self, mark: EpochMark, world_size: int, full: bool) -> None:
-        if mark.rank >= world_size:
-            raise ConfigError(f"rank {mark.rank} is outside the world of {world_size}")
+    def _check_mark(self, mark: EpochMark, full: bool) -> None:
         if not 0 <= mark.start_position <= mark.end_position <= self.spec.num_samples:
             raise ConfigError(
                 f"positions [{mark.start_position}, {mark.end_position}) are outside [0, {self.spec.num_samples}]"

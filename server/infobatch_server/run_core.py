@@ -58,6 +58,9 @@ class RunCore:
         for client_id, sequence in stored.batches:
             self.feed.remember(client_id, sequence)
         self.deleted = False
+        # Ranks of the present generation that have ended. Not kept: a server that was started again lets the lease
+        # run out.
+        self.detached_ranks: set[int] = set()
         self._state = stored.state
         # A lease that outlived the server counts as just renewed.
         self._last_call = clock()
@@ -117,6 +120,13 @@ class RunCore:
             )
         self.renew()
         return lease
+
+    def check_rank(self, rank: int, lease: Lease) -> None:
+        """Raises ConfigError for a rank that the attached job doesn't have."""
+        if rank >= lease.world_size:
+            raise ConfigError(
+                f"rank {rank} is outside the world of {lease.world_size}: attach with the number of ranks that call"
+            )
 
     def check_epoch(self, epoch: int) -> None:
         """Raises ConfigError for an epoch outside the run's schedule."""

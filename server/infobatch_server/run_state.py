@@ -136,7 +136,7 @@ class RunState:
     Args:
         generation: of the newest attachment; 0 before the first.
         lease: who attached last; None before the first.
-        detached: that job has said that it ended.
+        detached: every rank of that job has said that it ended.
         start_epoch: where the present generation began: the plans after it wait for marks.
         last_epoch: the newest epoch that was opened; -1 before the first.
         trained: an epoch ended with positions > 0, or a score was stored before the newest attachment.

@@ -93,8 +93,8 @@ class ScoreService(pb_grpc.ScoreServiceServicer):
 
     @unary_answer
     def DetachRun(self, request: pb.DetachRunRequest, context: grpc.ServicerContext) -> pb.DetachRunResponse:
-        """Frees the lease."""
-        self._registry.by_id(request.run_id).detach(request.generation)
+        """Frees the lease, once every rank has called."""
+        self._registry.by_id(request.run_id).detach(request.generation, request.rank)
         return pb.DetachRunResponse()
 
     @unary_answer

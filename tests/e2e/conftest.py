@@ -16,6 +16,7 @@ import pytest
 
 from infobatch_client.score_client import ScoreClient
 from infobatch_stream.v1 import score_service_pb2 as pb
+from tests.e2e.rank_processes import kill_what_is_left
 from tests.shards import write_tar
 
 SAMPLES = 1009  # prime: divisible by no batch, worker or shard number
@@ -42,6 +43,13 @@ class Server:
         answer = client.call("GetRun", pb.GetRunRequest(run=run)).run
         client.close()
         return answer
+
+
+@pytest.fixture(autouse=True)
+def leave_no_rank() -> Iterator[None]:
+    """Ranks that a test has started end with it."""
+    yield
+    kill_what_is_left()
 
 
 @pytest.fixture(scope="session")

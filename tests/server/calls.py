@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import grpc
 import numpy as np
 import numpy.typing as npt
+import pytest
 
 from infobatch_stream.codec import plan_from_header, seal, spec_message, spec_parts
 from infobatch_stream.order_params import OrderChoice, OrderParams
@@ -21,6 +23,10 @@ from infobatch_stream.v1 import score_service_pb2 as pb
 from infobatch_stream.v1 import score_service_pb2_grpc as pb_grpc
 
 CLIENT = b"c" * 16
+INVALID = grpc.StatusCode.INVALID_ARGUMENT
+NOT_FOUND = grpc.StatusCode.NOT_FOUND
+REFUSED = grpc.StatusCode.FAILED_PRECONDITION
+ABORTED = grpc.StatusCode.ABORTED
 
 
 def make_spec(
@@ -161,3 +167,15 @@ def caller_on(address: str) -> tuple[grpc.Channel, Caller]:
     """A channel to a server, and a caller on it."""
     channel = grpc.insecure_channel(address, [("grpc.enable_http_proxy", 0)])
     return channel, Caller(pb_grpc.ScoreServiceStub(channel))  # type: ignore[no-untyped-call]
+
+
+@contextmanager
+def status(code: grpc.StatusCode, words: str, kind: str | None = None) -> Iterator[None]:
+    """What is called in it must end with this status and these words."""
+    with pytest.raises(grpc.RpcError) as caught:
+        yield
+    error: Any = caught.value
+    assert error.code() == code, error.details()
+    assert words in error.details()
+    if kind is not None:
+        assert dict(error.trailing_metadata())["infobatch-error"] == kind

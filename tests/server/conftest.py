@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import pytest
 
 from infobatch_server.server import ScoreServer
-from tests.server.calls import Caller, caller_on
+from tests.server.calls import Caller, caller_on, make_spec
 
 
 @dataclass
@@ -37,3 +37,9 @@ def caller(server: ScoreServer) -> Iterator[Caller]:
     channel, caller = caller_on(str(server.grpc_address))
     with channel:
         yield caller
+
+
+@pytest.fixture
+def run(caller: Caller) -> bytes:
+    """A run of 1,000 samples in 10 shards."""
+    return bytes(caller.create(make_spec()).run_id)

@@ -1,0 +1,29 @@
+"""No DataLoader worker outlives the process that it works for, however that process ends."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import threading
+
+__all__ = ["end_with_parent"]
+
+_watching: set[int] = set()
+
+
+def end_with_parent() -> None:
+    """Called in a worker: from now on it ends with the process that started it.
+
+    torch's own workers look whether the process that forked them is still there. Under "forkserver" that is the fork
+    server, which stays as long as a worker does, so that both would stay for ever.
+    """
+    parent = multiprocessing.parent_process()
+    if parent is None or parent.pid == os.getppid() or os.getpid() in _watching:
+        return
+    _watching.add(os.getpid())
+
+    def wait() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, name="infobatch-parent", daemon=True).start()

@@ -1,0 +1,114 @@
+"""Ranks of a job as processes of their own: quick to start, each with a result or an error to show, easy to kill.
+
+They come from a fork server that has imported torch, and share a gloo world through a file.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import tempfile
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
+
+__all__ = ["Rank", "kill_what_is_left", "start_ranks"]
+
+_context = multiprocessing.get_context("forkserver")
+_context.set_forkserver_preload(["tests.e2e.rank_processes", "infobatch_client.loader"])
+_started: list[Rank] = []
+
+
+@dataclass
+class Rank:
+    """One process of a job."""
+
+    process: BaseProcess
+    answers: Connection
+
+    def result(self, timeout_s: float = 60) -> Any:
+        """What its function gave, or the text of what it raised, as "Type: message"."""
+        if not self.answers.poll(timeout_s):
+            stack = f"/proc/{self.process.pid}"
+            raise AssertionError(f"{stack} has neither ended nor said anything for {timeout_s} s")
+        try:
+            return self.answers.recv()
+        except EOFError:
+            self.process.join(10)
+            return f"exit {self.process.exitcode}"
+
+    def kill(self) -> None:
+        """SIGKILL."""
+        assert self.process.pid is not None
+        os.kill(self.process.pid, signal.SIGKILL)
+        self.process.join(10)
+
+    def join(self, timeout_s: float = 30) -> None:
+        """Waits for its end."""
+        self.process.join(timeout_s)
+        assert not self.process.is_alive(), f"pid {self.process.pid} is still there"
+
+
+def start_ranks(
+    act: Callable[..., Any],
+    world_size: int,
+    *args: Any,
+    environment: Mapping[str, str] | None = None,
+    timeout_s: float = 60,
+) -> list[Rank]:
+    """Starts `act(say, *args)` on every rank, torch.distributed initialised; `say` sends a word before the result."""
+    store = Path(tempfile.mkdtemp(prefix="ranks-")) / "store"
+    ranks = []
+    for rank in range(world_size):
+        answers, end = _context.Pipe(duplex=True)
+        process = _context.Process(
+            target=_run, args=(act, rank, world_size, str(store), timeout_s, dict(environment or {}), end, args)
+        )
+        process.start()
+        end.close()
+        ranks.append(Rank(process, answers))
+    _started.extend(ranks)
+    return ranks
+
+
+def kill_what_is_left() -> None:
+    """Ends the ranks that a failed test has left."""
+    while _started:
+        rank = _started.pop()
+        if rank.process.is_alive():
+            rank.kill()
+
+
+def _run(
+    act: Callable[..., Any],
+    rank: int,
+    world_size: int,
+    store: str,
+    timeout_s: float,
+    environment: Mapping[str, str],
+    answers: Connection,
+    args: tuple[Any, ...],
+) -> None:
+    os.environ.update({"GLOO_SOCKET_IFNAME": "lo", **environment})
+    try:
+        dist.init_process_group(
+            "gloo",
+            init_method=f"file://{store}",
+            rank=rank,
+            world_size=world_size,
+            timeout=timedelta(seconds=timeout_s),
+        )
+        answers.send(act(answers, *args))
+    except BaseException as error:
+        traceback.print_exc()
+        answers.send(f"{type(error).__name__}: {error}")
+    finally:
+        answers.close()

@@ -1,0 +1,106 @@
+"""Whatever the number of ranks and workers: as many batches on each, every kept sample once, one global order."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.e2e.conftest import SAMPLES, Server
+from tests.e2e.same_for_all_job import CASES, EPOCHS, is_dropped
+from tests.e2e.torchrun import torchrun
+
+WORLDS = (1, 2, 3, 4)
+JOB = Path(__file__).with_name("same_for_all_job.py")
+
+
+class Trained:
+    """What every rank of every world was given."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def ranks(self, case: str, world: int, workers: int) -> list[Any]:
+        return [np.load(self._folder / f"{case}-{world}-{workers}-{rank}.npz") for rank in range(world)]
+
+    def global_batches(self, case: str, world: int, workers: int, epoch: int) -> list[list[int]]:
+        """Rows of weight > 0 of every step, the ranks' one after the other."""
+        batches: list[list[int]] = []
+        for found in self.ranks(case, world, workers):
+            ends = np.cumsum(found[f"sizes-{epoch}"])
+            parts = np.split(found[f"numbers-{epoch}"], ends[:-1])
+            batches = batches or [[] for _ in parts]
+            for batch, part in zip(batches, parts, strict=True):
+                batch.extend(int(number) for number in part)
+        return batches
+
+
+@pytest.fixture(scope="module")
+def trained(server: Server, shards: str, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    folder = tmp_path_factory.mktemp("same")
+    for world in WORLDS:
+        ended = torchrun(JOB, shards, server.url, folder, nproc=world)
+        assert ended.code == 0, ended.output
+    return Trained(folder)
+
+
+def kept(trained: Trained, case: str, world: int, workers: int, epoch: int) -> list[int]:
+    """The plan's samples but those that the stage drops."""
+    plan = trained.ranks(case, world, workers)[0][f"plan-{epoch}"].tolist()
+    return [sample for sample in plan if not (CASES[case][3] and is_dropped(f"{sample:06d}", epoch))]
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("world", WORLDS)
+@pytest.mark.parametrize("case", CASES)
+def test_every_kept_sample_comes_exactly_once_and_ranks_have_as_many_batches(
+    case: str, world: int, trained: Trained
+) -> None:
+    for workers in range(4):
+        for epoch in range(EPOCHS):
+            batches = trained.global_batches(case, world, workers, epoch)  # fails where the ranks' counts differ
+            given = [number for batch in batches for number in batch]
+            assert sorted(given) == kept(trained, case, world, workers, epoch)
+            for rank in trained.ranks(case, world, workers):
+                assert rank[f"positions-{epoch}"] == len(rank[f"plan-{epoch}"])  # dropped ones count as consumed
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_order_is_the_same_for_any_number_of_workers(case: str, trained: Trained) -> None:
+    for world in WORLDS:
+        for epoch in range(EPOCHS):
+            first = trained.global_batches(case, world, 0, epoch)
+            for workers in (1, 2, 3):
+                assert trained.global_batches(case, world, workers, epoch) == first
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if CASES[case][0]])
+def test_global_batches_are_the_same_for_any_number_of_ranks(case: str, trained: Trained) -> None:
+    for epoch in range(EPOCHS):
+        first = trained.global_batches(case, 1, 0, epoch)
+        for world in WORLDS[1:]:
+            assert trained.global_batches(case, world, 0, epoch) == first
+
+
+def test_the_cases_are_what_they_say(trained: Trained) -> None:
+    def share(case: str) -> float:
+        return len(trained.ranks(case, 1, 0)[0]["plan-1"]) / SAMPLES
+
+    assert 0.05 < share("keep-10") < 0.15
+    assert 0.55 < share("keep-60") < 0.65
+    assert share("keep-100") == 1
+    assert 0.4 < share("scored") < 0.8
+    assert any(not batch for batch in trained.global_batches("dropping-whole-batches", 1, 0, 0))
+
+
+def test_scores_of_all_ranks_arrive(trained: Trained, server: Server) -> None:
+    expected = (np.arange(SAMPLES) * 37 % 101).astype(np.float32)
+    for world in WORLDS:
+        np.testing.assert_array_equal(server.scores(f"scored-{world}-2"), expected)
+        info = server.info(f"scored-{world}-2")
+        plans = [len(trained.ranks("scored", world, 2)[0][f"plan-{epoch}"]) for epoch in range(EPOCHS)]
+        assert info.stored_scores == sum(plans)
+        assert info.barrier_timeouts == 0
+        assert not info.job  # every rank has given its part of the lease back

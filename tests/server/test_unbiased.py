@@ -1,0 +1,58 @@
+"""After a rewind, over the run itself: the plan that is drawn again is as unbiased as the first."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from infobatch_server import run_plans
+from infobatch_server.run_state import ResumePoint
+from infobatch_stream.plan import EpochPlan
+from tests.core.unbiased import check_unbiased, random_directions, weighted_sum
+from tests.server.calls import make_spec
+from tests.server.conftest import Clock
+from tests.server.runs import attach, end, make_run, plan, push, push_some
+
+pytestmark = pytest.mark.statistics
+
+SAMPLES = 1009  # a prime, so that no share of it is whole
+REWINDS = 400
+DIRECTIONS = random_directions(SAMPLES)
+BEFORE, AFTER = np.random.default_rng(5).exponential(size=(2, SAMPLES)).astype(np.float32)
+
+
+def sums_of_redrawn_plans(clock: Clock) -> np.ndarray:
+    """Σ weight·g (400, D): each of a run that drew epoch 1, gave the kept samples new scores, and was put back."""
+    sums = []
+    for seed in range(REWINDS):
+        run = make_run(clock, make_spec(num_samples=SAMPLES, seed=seed))
+        first = attach(run)
+        unpruned = plan(run, first, 0)
+        push(run, first, 0, BEFORE)
+        end(run, first, 0, unpruned.plan_id)
+        kept = plan(run, first, 1).kept_between(0, SAMPLES)
+        # Which scores are new depends on the draw.
+        push_some(run, first, 1, kept, AFTER[kept])
+        second = attach(run, ResumePoint(epoch=1), nonce=1, takeover=True)
+        redrawn = plan(run, second, 1)
+        assert redrawn.pruned > 0
+        kept = redrawn.kept_between(0, SAMPLES)
+        sums.append(weighted_sum(DIRECTIONS, kept, redrawn.weights(kept)))
+    return np.array(sums)
+
+
+def test_a_plan_that_is_drawn_again_after_a_rewind_is_unbiased(clock: Clock) -> None:
+    assert check_unbiased(sums_of_redrawn_plans(clock), DIRECTIONS.sum(axis=0)) > 0
+
+
+def test_the_check_sees_uniforms_that_decide_twice(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    draw = run_plans.draw_plan
+
+    def without_generation(*args: Any, **fields: Any) -> EpochPlan:
+        return draw(*args, **{**fields, "generation": 1})
+
+    monkeypatch.setattr(run_plans, "draw_plan", without_generation)
+    with pytest.raises(AssertionError, match="standard errors"):
+        check_unbiased(sums_of_redrawn_plans(clock), DIRECTIONS.sum(axis=0))
