@@ -23,7 +23,7 @@ from infobatch_stream.opening import Opening
 from infobatch_stream.plan import EpochPlan
 from infobatch_stream.plan_order import PlanOrder
 
-__all__ = ["BatchStream", "RowCounts", "TiedBatch"]
+__all__ = ["BatchRows", "BatchStream", "PassBatches", "RowCounts", "TiedBatch", "without_tie"]
 
 _CHUNK_SAMPLES = 512
 _log = logging.getLogger(__name__)
@@ -53,6 +53,20 @@ class TiedBatch(NamedTuple):
     indices: npt.NDArray[np.int64]
     weights: npt.NDArray[np.float32]
     keyed: bool
+    counts: RowCounts
+
+
+class BatchRows(NamedTuple):
+    """The rows of one batch before they are collated.
+
+    Args:
+        payloads: B of them; those that fill are repeats.
+        indices, weights, counts: as in `TiedBatch`.
+    """
+
+    payloads: list[Any]
+    indices: npt.NDArray[np.int64]
+    weights: npt.NDArray[np.float32]
     counts: RowCounts
 
 
@@ -91,19 +105,31 @@ class BatchStream(IterableDataset[TiedBatch]):
         if worker:
             end_with_parent()
         number, workers = (worker.id, worker.num_workers) if worker else (0, 1)
-        return _PassBatches(self, self.control.read(), number, workers).batches()
+        made = PassBatches(self, self.control.read())
+        return (self._collated(rows) for rows in made.batches(range(number, made.opening.num_steps, workers)))
+
+    def _collated(self, rows: BatchRows) -> TiedBatch:
+        payloads = rows.payloads
+        if keyed := isinstance(payloads[0], dict):
+            payloads = [without_tie(payload) for payload in payloads]
+        payload = (self.collate_fn or default_collate)(payloads)
+        return TiedBatch(payload, rows.indices, rows.weights, keyed, rows.counts)
+
+
+def without_tie(payload: dict[str, Any]) -> dict[str, Any]:
+    """A payload without the keys that the reader gave it."""
+    return {key: value for key, value in payload.items() if key not in ("__index__", "__weight__")}
 
 
 class _Positions:
     """Position → sample index and weight of a pass: by a plan, or every sample in index order."""
 
-    def __init__(self, given: Pass, offsets: npt.NDArray[np.int64]) -> None:
-        self._plan: EpochPlan | None = None
+    def __init__(self, plan: EpochPlan | None, offsets: npt.NDArray[np.int64]) -> None:
+        self._plan = plan
         self.count = int(offsets[-1])
-        if given.plan_path:
-            self._plan = map_plan(given.plan_path)
-            self._order = PlanOrder(self._plan, offsets)
-            self.count = self._plan.kept
+        if plan is not None:
+            self._order = PlanOrder(plan, offsets)
+            self.count = plan.kept
 
     def samples(self, first: int, end: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
         if self._plan is None:
@@ -112,28 +138,37 @@ class _Positions:
         return indices, self._plan.weights(indices)
 
 
-class _PassBatches:
-    """One worker's batches of one pass."""
+class PassBatches:
+    """The rows of one worker's batches of one pass.
 
-    def __init__(self, stream: BatchStream, given: Pass, worker: int, workers: int) -> None:
+    Args:
+        stream: how samples are read, and what they pass through.
+        given: which pass.
+        plan: what is kept; None: that of the pass's file, or without one every sample in index order.
+    """
+
+    def __init__(self, stream: BatchStream, given: Pass, plan: EpochPlan | None = None) -> None:
         self._stream = stream
-        self._positions = _Positions(given, stream.offsets)
+        self.plan = map_plan(given.plan_path) if plan is None and given.plan_path else plan
+        self._positions = _Positions(self.plan, stream.offsets)
         self._rank = given.rank
-        self._opening = Opening(
+        self.opening = Opening(
             num_positions=self._positions.count,
             start=given.start,
             batch_size=given.batch_size,
             world_size=given.world_size,
             drop_remainder=given.drop_remainder,
         )
-        self._steps = range(worker, self._opening.num_steps, workers)
+        self._steps: Sequence[int] = ()
         self._errors = 0
         self._unreadable: dict[int, int] = {}
         self._last_row: list[Any] = []
         self._reader_error: Exception | None = None
 
-    def batches(self) -> Iterator[TiedBatch]:
-        todo = iter(self._steps)
+    def batches(self, steps: Sequence[int]) -> Iterator[BatchRows]:
+        """The batches of these steps, ascending. To be called once."""
+        self._steps = steps
+        todo = iter(steps)
         step = next(todo, None)
         rows: list[tuple[_Tie, Any]] = []
         for tie, payload in self._outputs():
@@ -199,10 +234,10 @@ class _PassBatches:
         self, pairs: list[Iterator[tuple[int, int]]]
     ) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]]:
         """Indices and weights of several steps at a time; `pairs` gets (step, index) of each sample beside them."""
-        per_chunk = max(1, _CHUNK_SAMPLES // self._opening.batch_size)
+        per_chunk = max(1, _CHUNK_SAMPLES // self.opening.batch_size)
         for at in range(0, len(self._steps), per_chunk):
             steps = self._steps[at : at + per_chunk]
-            parts = [self._positions.samples(*self._opening.rows(step, self._rank)) for step in steps]
+            parts = [self._positions.samples(*self.opening.rows(step, self._rank)) for step in steps]
             indices = np.concatenate([indices for indices, _ in parts])
             owners = np.repeat(np.array(steps), [len(indices) for indices, _ in parts])
             pairs.append(zip(owners.tolist(), indices.tolist(), strict=True))
@@ -220,9 +255,9 @@ class _PassBatches:
         if self._errors <= 10:
             _log.warning("skipped %s: %s: %s", where, type(error).__name__, error)
 
-    def _batch(self, step: int, rows: list[tuple[_Tie, Any]]) -> TiedBatch:
-        size = self._opening.batch_size
-        first, end = self._opening.rows(step, self._rank)
+    def _batch(self, step: int, rows: list[tuple[_Tie, Any]]) -> BatchRows:
+        size = self.opening.batch_size
+        first, end = self.opening.rows(step, self._rank)
         payloads = [payload for _, payload in rows]
         indices = np.full(size, -1, np.int64)
         weights = np.zeros(size, np.float32)
@@ -235,13 +270,7 @@ class _PassBatches:
             payloads += itertools.islice(itertools.cycle(real), size - len(payloads))
         unreadable = self._unreadable.pop(step, 0)
         counts = RowCounts(len(rows), size - len(rows), end - first - len(rows) - unreadable, unreadable)
-        keyed = isinstance(payloads[0], dict)
-        return TiedBatch(self._collate(payloads, keyed), indices, weights, keyed, counts)
-
-    def _collate(self, payloads: list[Any], keyed: bool) -> Any:
-        if keyed:
-            payloads = [{k: v for k, v in row.items() if k not in ("__index__", "__weight__")} for row in payloads]
-        return (self._stream.collate_fn or default_collate)(payloads)
+        return BatchRows(payloads, indices, weights, counts)
 
     def _spare_row(self) -> Any:
         """A row for a worker that has none of its own yet: the first that comes out of the epoch's positions."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, NoReturn
 
 import numpy as np
@@ -12,6 +12,7 @@ from webdataset.compat import FluidInterface
 from webdataset.pipeline import DataPipeline
 
 from infobatch_client.index_store import IndexedShards, index_shards
+from infobatch_client.plain_loading import PlainLoading
 from infobatch_client.run_options import RunOptions, Timeouts
 from infobatch_client.shard_urls import expand_shards
 from infobatch_client.stages import refuse_if_tie_breaks
@@ -24,8 +25,11 @@ __all__ = ["InfoBatchStreamDataset"]
 Shards = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
 
-class InfoBatchStreamDataset(DataPipeline, FluidInterface):  # type: ignore[misc]
-    """webdataset shards, read by index, pruned by a run on a score server. Read it through `InfoBatchLoader`.
+class InfoBatchStreamDataset(PlainLoading, DataPipeline, FluidInterface):  # type: ignore[misc]
+    """webdataset shards, read by index, pruned by a run on a score server.
+
+    Read it through `InfoBatchLoader`, or, with `batch_size`, through a plain `torch.utils.data.DataLoader`, with the
+    methods of `PlainLoading`.
 
     It is a `webdataset.DataPipeline` whose first stage is ours: `.decode`, `.to_tuple`, `.map`, `.select`, … are
     webdataset's own, and samples come as webdataset makes them, with `__index__` (int) and `__weight__` (float)
@@ -60,6 +64,7 @@ class InfoBatchStreamDataset(DataPipeline, FluidInterface):  # type: ignore[misc
         state_dir: where an embedded server keeps its state; ./.infobatch by default.
         on_error: "raise", or "skip": leave out and count samples that can't be read or on which a stage raises.
         max_errors: samples that may be skipped by worker and epoch.
+        batch_size: rows by batch, for a plain DataLoader, which must be given the same.
         timeouts: how long to wait for a server.
 
     Raises:
@@ -98,6 +103,7 @@ class InfoBatchStreamDataset(DataPipeline, FluidInterface):  # type: ignore[misc
         state_dir: str | os.PathLike[str] | None = None,
         on_error: str = "raise",
         max_errors: int = 1000,
+        batch_size: int | None = None,
         timeouts: Timeouts | None = None,
     ) -> None:
         super().__init__()
@@ -141,6 +147,7 @@ class InfoBatchStreamDataset(DataPipeline, FluidInterface):  # type: ignore[misc
                 state_dir=state_dir,
                 timeouts=timeouts or Timeouts(),
             )
+        self._prepare(batch_size)
         self.indexed: IndexedShards = index_shards(expand_shards(shards))
         if self.options is not None and subset is not None:
             self.options = self.options.with_subset(np.asarray(subset), self.indexed.manifest.num_samples)
@@ -165,15 +172,12 @@ class InfoBatchStreamDataset(DataPipeline, FluidInterface):  # type: ignore[misc
         self._refuse("with_epoch")
 
     def repeat(self, *_: Any, **__: Any) -> NoReturn:
-        """Refused: `loader.epochs()` gives them all."""
+        """Refused: `loader.epochs()`, or `set_epoch`, gives them all."""
         self._refuse("repeat")
 
     def with_length(self, *_: Any, **__: Any) -> NoReturn:
         """Refused: `len(loader)` is known."""
         self._refuse("with_length")
-
-    def __iter__(self) -> Iterator[Any]:
-        raise ConfigError("read an InfoBatchStreamDataset through InfoBatchLoader(dataset, batch_size=…)")
 
     def _refuse(self, method: str) -> NoReturn:
         refuse_if_tie_breaks(method)

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 
 __all__ = ["EpochControl", "Pass"]
 
 _SIZE_BYTES = 8192
+_MAX_WORKERS = 4096
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,20 +43,73 @@ class Pass:
 class EpochControl:
     """Shared between a loop and its workers: written by the one before a pass, read by the others at its start.
 
-    Pickles into a worker by handle, as torch shares tensors.
+    Pickles into a worker by handle, as torch shares tensors; a copy by other means shares nothing, and is empty.
     """
 
     def __init__(self) -> None:
         self._bytes = torch.zeros(_SIZE_BYTES, dtype=torch.uint8).share_memory_()  # type: ignore[no-untyped-call]
+        self._loaded = torch.zeros(_MAX_WORKERS, 3, dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]
+        self._updated_at_start = False
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_updated_at_start": self.updated}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        if state["_bytes"].is_shared():
+            self.__dict__.update(state)
+        else:
+            EpochControl.__init__(self)
 
     def write(self, given: Pass) -> None:
         """Sets what the next pass reads."""
         text = json.dumps(asdict(given)).encode()
-        assert len(text) < _SIZE_BYTES - 4, "a plan's path is far below 8 KB"
+        assert len(text) < _SIZE_BYTES - 5, "a plan's path is far below 8 KB"
         framed = len(text).to_bytes(4, "little") + text
         self._bytes[: len(framed)] = torch.frombuffer(bytearray(framed), dtype=torch.uint8)
+        self._bytes[-1] = 0
+        self._loaded.zero_()
+        self._updated_at_start = False
 
     def read(self) -> Pass:
         """What the loop wrote last."""
         raw = self._bytes.numpy().tobytes()
         return Pass(**json.loads(raw[4 : 4 + int.from_bytes(raw[:4], "little")]))
+
+    @property
+    def written(self) -> bool:
+        """Whether the loop has written anything yet."""
+        return bool(self._bytes[:4].any())
+
+    def mark_updated(self) -> None:
+        """A batch of the pass was updated: from now on, a second pass would train samples twice."""
+        self._bytes[-1] = 1
+        self._updated_at_start = True
+
+    @property
+    def updated(self) -> bool:
+        """Whether a batch was updated, as far as is known now."""
+        return bool(self._bytes[-1])
+
+    @property
+    def updated_at_start(self) -> bool:
+        """Whether a batch had been updated when this process was forked or this object was pickled into it.
+
+        The workers of one pass start while the loop trains on the first batches of the faster ones, so that a worker's
+        first pass can't go by `updated`.
+        """
+        return self._updated_at_start
+
+    def note_loaded(self, worker: int, batches: int, turns: int) -> None:
+        """A worker has loaded a state: it gave `batches` of the pass, and took `turns` since the loader's first."""
+        self._loaded[worker] = torch.tensor([1, batches, turns])
+
+    @property
+    def any_loaded(self) -> bool:
+        """Whether a worker has loaded a state since the last `write`."""
+        return bool(self._loaded[:, 0].any())
+
+    @property
+    def loaded(self) -> tuple[int, int]:
+        """(batches, turns) of all workers together."""
+        _, batches, turns = self._loaded.sum(0).tolist()
+        return batches, turns

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import operator
 from collections import OrderedDict
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from infobatch_stream.errors import LossError
 from infobatch_stream.opening import Opening
 from infobatch_stream.plan import EpochPlan
 
-__all__ = ["OpenEpoch", "Ticket", "with_tie"]
+__all__ = ["OpenEpoch", "Ticket", "checked_ticket", "with_tie"]
 
 NO_ROWS = RowCounts(0, 0, 0, 0)
 
@@ -36,6 +37,17 @@ class Ticket:
     index: npt.NDArray[np.int64]
     weight: npt.NDArray[np.float32]
 
+    def part(self, rows: slice | None) -> Ticket:
+        """The tie of some of its rows; all of them for None.
+
+        Raises:
+            LossError: `rows` is no slice of at least one row of this batch, in steps of one.
+        """
+        if rows is None:
+            return self
+        checked = _checked_rows(rows, len(self.index))
+        return replace(self, index=self.index[checked], weight=self.weight[checked])
+
 
 @dataclass
 class OpenEpoch:
@@ -46,7 +58,8 @@ class OpenEpoch:
         plan: what is trained.
         plan_path: the file that workers map.
         opening: the steps from where it began.
-        explicit: opened by `epochs()`, so that a second pass over it is a mistake.
+        explicit: opened by `epochs()` or `set_epoch()`, so that a second pass over it is a mistake.
+        max_steps: a pass gives at most so many batches.
     """
 
     number: int
@@ -54,18 +67,32 @@ class OpenEpoch:
     plan_path: str
     opening: Opening
     explicit: bool
+    max_steps: int | None = None
+    passes: int = 0
     given: int = 0
     updated: int = 0
     exhausted: bool = False
     ended: bool = False
     counts: RowCounts = NO_ROWS
     awaiting: OrderedDict[int, Ticket] = field(default_factory=OrderedDict)
+    rows_left: dict[int, npt.NDArray[np.bool_]] = field(default_factory=dict)
     newest: Ticket | None = None
 
     @property
     def positions(self) -> int:
         """Global positions consumed: those of the batches that were returned to the caller."""
         return self.opening.consumed(self.given)
+
+    @property
+    def num_batches(self) -> int:
+        """What a pass gives."""
+        steps = self.opening.num_steps
+        return steps if self.max_steps is None else min(steps, self.max_steps)
+
+    @property
+    def stopped(self) -> bool:
+        """`max_steps` ends the pass here, before the epoch's own end."""
+        return not self.finished and self.given >= self.num_batches
 
     @property
     def finished(self) -> bool:
@@ -79,9 +106,11 @@ class OpenEpoch:
 
     def restart(self) -> None:
         """Begins the pass again; nothing was updated, so nothing is lost."""
+        self.passes += 1
         self.given, self.exhausted, self.newest = 0, False, None
         self.counts = NO_ROWS
         self.awaiting.clear()
+        self.rows_left.clear()
 
     def give(self, index: npt.NDArray[np.int64], weight: npt.NDArray[np.float32], counts: RowCounts) -> Ticket:
         """Counts a batch as returned to the caller."""
@@ -98,27 +127,67 @@ class OpenEpoch:
             LossError: no batch was given yet, or it isn't clear which one is meant.
         """
         if ticket is not None:
-            if not isinstance(ticket, Ticket):
-                raise LossError(f"batch={ticket!r} is no ticket; loader.ticketed() yields them")
-            if ticket.epoch != self.number:
+            if checked_ticket(ticket).epoch != self.number:
                 raise LossError(f"the ticket is of epoch {ticket.epoch}; epoch {self.number} is open")
             return ticket
         if self.newest is None:
             raise LossError("update() before the first batch: call it once for every batch that the loader gave")
         if len(self.awaiting) > 1 or (self.awaiting and self.newest.step not in self.awaiting):
+            count = len(self.awaiting)
+            many = f"{count} batches await their update" if count > 1 else "an earlier batch awaits its update"
+            partly = f" ({len(self.rows_left)} of them for some of their rows)" if self.rows_left else ""
             raise LossError(
-                f"{len(self.awaiting)} batches await their update, so it isn't clear whose losses these are: something "
-                "takes batches ahead (a prefetcher, Accelerate, HF Trainer) or a batch was left out; pass the ticket "
-                "that loader.ticketed() yields beside each batch, or call loader.skip() for a batch that isn't trained"
+                f"{many}{partly}, so it isn't clear whose losses these are: "
+                "something takes batches ahead (a prefetcher, Accelerate, HF Trainer) or a batch was left out; pass "
+                "the ticket that loader.ticketed() yields beside each batch, or call loader.skip() for a batch that "
+                "isn't trained"
             )
         return self.newest
 
-    def settle(self, ticket: Ticket) -> None:
-        """Counts a batch as updated, or as deliberately not trained."""
-        self.awaiting.pop(ticket.step, None)
+    def settle(self, ticket: Ticket, rows: slice | None = None) -> None:
+        """Counts a batch as updated, or as deliberately not trained; with `rows` once all of them have been."""
         self.updated += 1
+        if rows is not None and ticket.step in self.awaiting:
+            left = self.rows_left.setdefault(ticket.step, np.ones(len(ticket.index), bool))
+            left[rows] = False
+            if left.any():
+                return
+        self.rows_left.pop(ticket.step, None)
+        self.awaiting.pop(ticket.step, None)
+
+    def metrics(self) -> dict[str, float]:
+        """What was drawn, and what became of the rows that were given."""
+        return {
+            "epoch": self.number,
+            "positions": self.positions,
+            "kept": self.plan.kept,
+            "pruned": self.plan.pruned,
+            **{f"rows_{name}": value for name, value in self.counts._asdict().items()},
+        }
+
+
+def checked_ticket(batch: object) -> Ticket:
+    """`batch`, if it is a ticket; otherwise raises LossError."""
+    if not isinstance(batch, Ticket):
+        raise LossError(f"batch={batch!r} is no ticket; loader.ticketed() yields them")
+    return batch
 
 
 def with_tie(payload: Any, keyed: bool, extra: Mapping[str, Any]) -> Any:
     """A batch with `__index__` and `__weight__` beside it, where it is a dict made of dicts."""
     return {**payload, **extra} if keyed and isinstance(payload, dict) else payload
+
+
+def _checked_rows(rows: object, size: int) -> slice:
+    """`rows` with both ends as plain numbers."""
+    if not isinstance(rows, slice):
+        raise LossError(f"rows={rows!r} is a {type(rows).__name__}; name a micro-batch by a slice, as slice(0, 32)")
+    ends = [0 if rows.start is None else rows.start, size if rows.stop is None else rows.stop]
+    if any(isinstance(end, bool) or not hasattr(end, "__index__") for end in ends):
+        raise LossError(f"rows={rows!r} must have whole numbers as its ends")
+    if rows.step not in (None, 1):
+        raise LossError(f"rows={rows!r} has a step; a micro-batch is rows that follow each other")
+    first, end = map(operator.index, ends)
+    if not 0 <= first < end <= size:
+        raise LossError(f"rows={rows!r} is empty or outside the batch, which has rows 0 to {size - 1}")
+    return slice(first, end)

@@ -17,9 +17,10 @@ from infobatch_client.plan_source import PlanFiles
 from infobatch_client.ranks import Ranks
 from infobatch_client.resume_state import ResumeState
 from infobatch_client.training_run import TrainingRun
+from infobatch_client.validation_plan import validation_plan
 from infobatch_stream.errors import ConfigError, StateError
 from infobatch_stream.order_params import OrderParams
-from infobatch_stream.plan import EpochPlan, unpruned_plan
+from infobatch_stream.plan import EpochPlan
 from infobatch_stream.v1 import score_service_pb2 as pb
 
 __all__ = ["EpochSource", "TrainingEpochs", "ValidationEpochs"]
@@ -43,6 +44,15 @@ class EpochSource(ABC):
     def start_over(self) -> None:
         """`epochs()` was called: where they may be had again, the first is next."""
         return
+
+    @property
+    def may_begin_anywhere(self) -> bool:
+        """Whether the first epoch may be another than `next_epoch`."""
+        return False
+
+    @abstractmethod
+    def begin_at(self, epoch: int) -> None:
+        """`set_epoch(epoch)` was called, with an epoch that may be opened; `open` opens it."""
 
     @property
     def progress(self) -> float:
@@ -117,6 +127,15 @@ class TrainingEpochs(EpochSource):
         return self._state.progress if self._state is not None else super().progress
 
     @property
+    def may_begin_anywhere(self) -> bool:
+        """Before the first epoch, if no state says where."""
+        return self._joined is None and self._state is None
+
+    def begin_at(self, epoch: int) -> None:
+        """Where it is the first, the run goes on at its start: the scores of the epochs before it are there."""
+        self.next_epoch = epoch
+
+    @property
     def ahead(self) -> tuple[int, int]:
         """Those of a loaded state, inside an epoch."""
         state = self._state
@@ -129,7 +148,12 @@ class TrainingEpochs(EpochSource):
         self._ranks.compare(f"open epoch {self.next_epoch}", self._seen, _SAME_FOR_ALL)
         if self._run is None:
             self._run = TrainingRun(
-                self._options, self._manifest, ranks=self._ranks, batch_size=self._batch_size, state=self._state
+                self._options,
+                self._manifest,
+                ranks=self._ranks,
+                batch_size=self._batch_size,
+                state=self._state,
+                start_epoch=self.next_epoch,
             )
         self._joined = self._run.joined
         state = self._state  # kept until the epoch is over: opening may fail, and be tried again
@@ -176,7 +200,7 @@ class TrainingEpochs(EpochSource):
             window_shards=order.window_shards,
             run_samples=order.run_samples,
             seed=self._options.seed,
-            epoch=opened.number if opened else self.next_epoch,
+            epoch=opened.number if opened else self.next_epoch if joined else 0,
             positions=opened.positions if opened else 0,
             epoch_positions=opened.opening.end if opened else 0,
         ).to_dict()
@@ -256,19 +280,15 @@ class ValidationEpochs(EpochSource):
     trains = False
 
     def __init__(self, dataset: InfoBatchStreamDataset) -> None:
-        manifest = dataset.indexed.manifest
+        self._manifest = dataset.indexed.manifest
         self._seed, self._shuffle = dataset.seed, dataset.shuffled
-        self._sizes = np.asarray(manifest.counts, np.int64)
         self._files: PlanFiles | None = None
         self._passes = 0
-        self.num_samples = manifest.num_samples
+        self.num_samples = self._manifest.num_samples
 
     def open(self) -> tuple[int, EpochPlan, str, int]:
         """The samples in index order, or in an order of this pass's own."""
-        order = OrderParams.default(num_samples=self.num_samples, num_shards=len(self._sizes), lanes=1, global_batch=1)
-        plan = unpruned_plan(
-            run_id=bytes(16), epoch=self._passes, seed=self._seed, shard_sizes=self._sizes, order=order
-        )
+        plan = validation_plan(self._manifest, seed=self._seed, number=self._passes)
         self._passes += 1
         if not self._shuffle:
             return 0, plan, "", 0
@@ -276,6 +296,10 @@ class ValidationEpochs(EpochSource):
         path = self._files.store(plan)
         self._files.keep_newest()
         return 0, plan, path, 0
+
+    def begin_at(self, epoch: int) -> None:
+        """The number chooses the order, where samples are shuffled."""
+        self._passes = epoch
 
     def start_over(self) -> None:
         """There is always another pass."""

@@ -84,6 +84,7 @@ def join_run(
     asked: RunSpec,
     state: ResumeState | None,
     *,
+    start_epoch: int = 0,
     world_size: int = 1,
     job: Job | None = None,
 ) -> Joined:
@@ -94,6 +95,7 @@ def join_run(
         options: what the user asked for.
         asked: the spec that follows from it.
         state: where a checkpoint left off, or None for a new training.
+        start_epoch: without a state, the epoch to begin with; above 0 the run is gone on with.
         world_size: ranks of the job.
         job: which job this is; what the launcher says by default.
 
@@ -103,7 +105,8 @@ def join_run(
         StateError: `state` belongs to another run, data set or order.
     """
     job = job or this_job()
-    run_id, spec = _create(client, options, asked, restart=state is None and options.if_exists == "restart")
+    new = state is None and start_epoch == 0
+    run_id, spec = _create(client, options, asked, restart=new and options.if_exists == "restart")
     if state is not None:
         state.check(spec, run_id)
     request = pb.AttachRunRequest(
@@ -114,7 +117,7 @@ def join_run(
         host=socket.gethostname(),
         pid=os.getpid(),
         world_size=world_size,
-        resume=_resume(state),
+        resume=_resume(state, start_epoch),
         takeover=options.takeover,
     )
     answer: pb.AttachRunResponse = _once_free(client, spec.run, lambda: client.call("AttachRun", request))
@@ -174,9 +177,11 @@ def _once_free(client: ScoreClient, run: str, attempt: Callable[[], T]) -> T:
         time.sleep(_BUSY_PAUSE_S)
 
 
-def _resume(state: ResumeState | None) -> pb.Resume:
-    if state is None:
+def _resume(state: ResumeState | None, start_epoch: int) -> pb.Resume:
+    if state is None and start_epoch == 0:
         return pb.Resume(new=pb.Resume.New())
+    if state is None:
+        return pb.Resume(start=pb.Resume.Start(epoch=start_epoch))
     if state.inside:
         return pb.Resume(inside=pb.Resume.Inside(epoch=state.epoch, plan_id=str(state.plan_id)))
     return pb.Resume(start=pb.Resume.Start(epoch=state.next_epoch))

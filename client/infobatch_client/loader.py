@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import os
 import sys
-import warnings
 import weakref
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from functools import partial
+from typing import Any, SupportsIndex
 
 import torch
 
-from infobatch_client.batch_stream import TiedBatch
 from infobatch_client.dataset import InfoBatchStreamDataset
 from infobatch_client.epoch_control import Pass
-from infobatch_client.epoch_life import OpenEpoch, Ticket, with_tie
+from infobatch_client.epoch_life import Ticket, checked_ticket
+from infobatch_client.epoch_sequence import EpochSequence
 from infobatch_client.epoch_source import EpochSource, TrainingEpochs, ValidationEpochs
 from infobatch_client.exchange import Agree
 from infobatch_client.ranks import RankChoice, Ranks
@@ -105,11 +105,10 @@ class InfoBatchLoader:
             multiprocessing_context=multiprocessing_context,
             worker_init_fn=worker_init_fn,
         )
-        self._open: OpenEpoch | None = None
-        self._weights: torch.Tensor | None = None
-        self._pass = 0
-        self._closed = False
-        weakref.finalize(self, _release, self._source, self._workers, os.getpid())  # also at the interpreter's exit
+        self._opening = partial(_opening, self._ranks, batch_size, self._drop)
+        self._epochs = EpochSequence(self._source, self._opening)
+        # An iterator may outlive its loader, and holds the sequence. Also called at the interpreter's exit.
+        weakref.finalize(self._epochs, _release, self._source, self._workers, os.getpid())
 
     @property
     def num_epochs(self) -> int:
@@ -124,12 +123,12 @@ class InfoBatchLoader:
     @property
     def epoch(self) -> int:
         """The open epoch, or the one that comes next."""
-        return self._open.number if self._open is not None else self._source.next_epoch
+        return self._epochs.open.number if self._epochs.open is not None else self._source.next_epoch
 
     @property
     def plan(self) -> EpochPlan:
         """The open epoch's plan: which samples are kept, and with which weights."""
-        return self._opened().plan
+        return self._epochs.opened().plan
 
     @property
     def grad_scale(self) -> float:
@@ -137,17 +136,36 @@ class InfoBatchLoader:
         plan = self.plan
         return (plan.kept + plan.pruned) / max(1, plan.kept)
 
-    def epochs(self) -> Iterator[int]:
+    def epochs(self, max_steps: SupportsIndex | None = None) -> Iterator[int]:
         """The epochs that are left, each opened as it is yielded: 0 … C−1, or from where a loaded state says.
 
-        Leaving an epoch early (`break`) ends it when the next is opened, or `epochs()` is called again.
+        Leaving an epoch early (`break`) ends it when the next is opened, or `epochs()` is called again; an epoch of
+        which nothing was updated is given again instead.
+
+        Args:
+            max_steps: ends the training after so many batches from here on, in mid-epoch if need be. `len(loader)`
+                of the last epoch is what it will give. A state saved then goes on inside that epoch, in a new
+                loader; `epochs()` of this one goes on with the next epoch, as after a `break`.
+
+        Raises:
+            ConfigError: max_steps is no whole number above 0.
         """
-        self._end_epoch()
-        self._source.start_over()
-        while self._source.next_epoch < self.num_epochs:
-            yield self._begin_epoch(explicit=True).number
-            self._end_epoch()
-        self._source.flush()
+        return self._epochs.epochs(max_steps)
+
+    def set_epoch(self, epoch: SupportsIndex) -> None:
+        """Opens an epoch, and ends the open one; for loops that count their epochs themselves.
+
+        Calling it again before anything is updated changes nothing. With validation (policy None) the number chooses
+        the order.
+
+        Args:
+            epoch: the next one, as `loader.epoch` says. Before the first epoch, where no state was loaded, a number
+                above 0 goes on with a run that exists, at the start of that epoch.
+
+        Raises:
+            ConfigError: another number than the next; the message says which that is.
+        """
+        self._epochs.set_epoch(epoch)
 
     def __iter__(self) -> Iterator[Any]:
         """One pass over the open epoch; opens the next one where none is open."""
@@ -160,85 +178,100 @@ class InfoBatchLoader:
         """
         return self._begin_pass()
 
-    def update(self, losses: Losses, scores: torch.Tensor | None = None, batch: Ticket | None = None) -> torch.Tensor:
+    def update(
+        self,
+        losses: Losses,
+        scores: torch.Tensor | None = None,
+        batch: Ticket | None = None,
+        rows: slice | None = None,
+    ) -> torch.Tensor:
         """The weighted mean of a batch's losses, to be differentiated; their values go to the server by themselves.
 
         Σ wᵢ·lᵢ / B: over an epoch its sum is in expectation that of the unpruned losses (paper Eq. 6–8). Returns
-        within microseconds: nothing is sent here, and a GPU isn't waited for.
+        within microseconds: nothing is sent here, and a GPU isn't waited for. The same batch again (SAM, LBFGS)
+        replaces what was given before.
 
         Args:
             losses: float tensor (B,) on any device (`reduction="none"`), or a dict of them, which are summed.
             scores: float tensor (B,) to push instead of the losses.
             batch: which batch; by default the one returned last.
+            rows: only these rows of it, a micro-batch: `losses` and `scores` are of its length n, and the mean is
+                Σ wᵢ·lᵢ / n. With A equal micro-batches, divide by A as always. The batch counts as updated once all
+                of its rows are.
 
         Returns:
             A scalar with its graph, float32 or float64.
 
         Raises:
-            LossError: wrong shape or dtype, or it isn't clear which batch is meant.
+            LossError: wrong shape or dtype, rows that aren't there, or it isn't clear which batch is meant.
             ServerError: the server has told the pusher to stop: another job has taken the run over, or it is gone.
         """
-        opened = self._trained()
-        ticket = opened.due(batch)
-        rows = len(ticket.weight)
-        checked = checked_losses(losses, rows)
-        pushed = checked if scores is None else checked_losses(scores, rows, "scores")
-        value = weighted_mean(checked, ticket.weight)
-        self._source.push(ticket, *host_copy(pushed))
-        self._settle(opened, ticket)
+        opened, ticket, part = self._epochs.due(batch, rows)
+        checked = checked_losses(losses, len(part.weight))
+        pushed = checked if scores is None else checked_losses(scores, len(part.weight), "scores")
+        value = weighted_mean(checked, part.weight)
+        self._source.push(part, *host_copy(pushed))
+        self._epochs.settle(opened, ticket, rows)
         return value
 
-    def push(self, scores: torch.Tensor, batch: Ticket | None = None) -> None:
-        """Pushes scores (B,) of a batch whose losses the caller reduces (with `weights()`)."""
-        opened = self._trained()
-        ticket = opened.due(batch)
-        self._source.push(ticket, *host_copy(checked_losses(scores, len(ticket.weight), "scores")))
-        self._settle(opened, ticket)
+    def push(self, scores: torch.Tensor, batch: Ticket | None = None, rows: slice | None = None) -> None:
+        """Pushes scores of a batch whose losses the caller reduces (with `weights()`); it counts as updated.
+
+        Args:
+            scores: float tensor (B,), or (n,) with `rows`.
+            batch, rows: as for `update`.
+        """
+        opened, ticket, part = self._epochs.due(batch, rows)
+        self._source.push(part, *host_copy(checked_losses(scores, len(part.weight), "scores")))
+        self._epochs.settle(opened, ticket, rows)
 
     def skip(self, batch: Ticket | None = None) -> None:
-        """Says that a batch is deliberately not trained: its samples keep their scores.
+        """Says that a batch, or what is left of it, is deliberately not trained: its samples keep their scores.
 
         Args:
             batch: which batch; by default every batch that awaits its update.
         """
-        opened = self._trained()
+        opened = self._epochs.trained()
         for ticket in [opened.due(batch)] if batch is not None else list(opened.awaiting.values()):
-            self._settle(opened, ticket)
+            self._epochs.settle(opened, ticket)
 
-    def weights(self) -> torch.Tensor:
-        """Weights float32 (B,) of the batch returned last; 0 in rows that only fill it up."""
-        if self._weights is None:
+    def weights(self, batch: Ticket | None = None, rows: slice | None = None) -> torch.Tensor:
+        """Weights float32 (B,) of a batch, or of its `rows`; 0 in rows that only fill it up.
+
+        Args:
+            batch: which batch; by default the one returned last.
+            rows: only these rows of it.
+        """
+        ticket = self._epochs.newest if batch is None else checked_ticket(batch)
+        if ticket is None:
             raise LossError("weights() before the first batch")
-        return self._weights
+        return torch.from_numpy(ticket.part(rows).weight)
 
     def __len__(self) -> int:
         """Batches of the open epoch; before it is open, what a loaded state leaves of it, or an unpruned epoch's."""
-        if self._open is not None:
-            return self._open.opening.num_steps
-        return self._opening(*self._source.ahead).num_steps
+        if self._epochs.open is not None:
+            return self._epochs.open.num_batches
+        positions, consumed = self._source.ahead
+        return self._opening(num_positions=positions, start=consumed).num_steps
 
     def progress(self) -> float:
         """epoch + consumed / positions of this epoch; strictly increasing, `num_epochs` after the last batch."""
-        if self._open is not None:
-            return self._open.progress
-        return self._source.progress
+        return self._source.progress if self._epochs.open is None else self._epochs.open.progress
 
     def metrics(self) -> dict[str, float]:
-        """Counts and lags, for a log; communicates with nobody."""
+        """Counts and lags, for a log; communicates with nobody.
+
+        `epoch_gap_s`: seconds from an epoch's last batch to the first of the next, as they were returned; from the
+        second epoch on.
+        """
         found: dict[str, float] = dict(self._source.metrics())
-        if (opened := self._open) is not None:
-            found |= {
-                "epoch": opened.number,
-                "positions": opened.positions,
-                "kept": opened.plan.kept,
-                "pruned": opened.plan.pruned,
-                **{f"rows_{name}": value for name, value in opened.counts._asdict().items()},
-            }
-        return found
+        if self._epochs.gap_s is not None:
+            found["epoch_gap_s"] = self._epochs.gap_s
+        return found if self._epochs.open is None else found | self._epochs.open.metrics()
 
     def state_dict(self) -> dict[str, Any]:
         """Where training stands, as plain values; the same on every rank. Call it after a batch's update."""
-        return self._source.state(self._open)
+        return self._source.state(self._epochs.open)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Goes on where a state says; before the first epoch is opened.
@@ -247,7 +280,7 @@ class InfoBatchLoader:
             StateError: no state of this loader, or one of another run or data set; names the field.
             ConfigError: an epoch has been opened already.
         """
-        if self._open is not None:
+        if self._epochs.open is not None:
             raise ConfigError("load_state_dict() comes before the first epoch: make a new loader to load a state")
         self._source.load(state)
 
@@ -264,8 +297,7 @@ class InfoBatchLoader:
 
     def close(self, timeout_s: float | None = None) -> None:
         """Ends the open epoch, sends what is left (for at most 30 s) and gives the run's lease back. Idempotent."""
-        self._end_epoch(wait=False)
-        self._closed = True
+        self._epochs.close()
         self._workers.close()
         self._source.close(timeout_s)
 
@@ -275,60 +307,8 @@ class InfoBatchLoader:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self.close(None if kind is None else 5.0)
 
-    def _opened(self) -> OpenEpoch:
-        if self._open is None:
-            raise LossError("no epoch is open: iterate over loader.epochs() and, inside, over the loader")
-        return self._open
-
-    def _trained(self) -> OpenEpoch:
-        if not self._source.trains:
-            raise ConfigError("a validation loader (policy=None) takes no scores: it has no run to push them to")
-        return self._opened()
-
-    def _opening(self, num_positions: int, start: int) -> Opening:
-        return Opening(
-            num_positions=num_positions,
-            start=start,
-            batch_size=self.batch_size,
-            world_size=self._ranks.world_size,
-            drop_remainder=self._drop,
-        )
-
-    def _begin_epoch(self, *, explicit: bool) -> OpenEpoch:
-        if self._closed:
-            raise ConfigError("this loader is closed: make a new one")
-        number, plan, path, start = self._source.open()
-        self._open = OpenEpoch(number, plan, path, self._opening(plan.kept, start), explicit)
-        return self._open
-
-    def _end_epoch(self, *, wait: bool = True) -> None:
-        if self._open is None:
-            return
-        opened, self._open = self._open, None
-        self._source.advance(opened)
-        if not opened.ended:
-            opened.ended = True
-            self._source.end(opened, wait=wait)
-        if opened.exhausted and opened.awaiting and self._source.trains:
-            warnings.warn(
-                f"{len(opened.awaiting)} of {opened.given} batches of epoch {opened.number} were never updated: "
-                "their samples have no new scores; call loader.update(losses) for every batch, or loader.skip()",
-                stacklevel=3,
-            )
-
     def _begin_pass(self) -> Iterator[tuple[Ticket, Any]]:
-        opened = self._open
-        if opened is not None and opened.updated and opened.explicit:
-            raise ConfigError(
-                f"a second pass over epoch {opened.number} after updates: a sample is trained once in an epoch; take "
-                "the next one from loader.epochs()"
-            )
-        if opened is not None and not opened.explicit and (opened.updated or opened.exhausted):
-            self._end_epoch()
-            opened = None
-        opened = opened or self._begin_epoch(explicit=False)
-        opened.restart()
-        self._pass += 1
+        opened = self._epochs.for_pass()
         batches = self._workers.batches(
             Pass(
                 epoch=opened.number,
@@ -340,31 +320,17 @@ class InfoBatchLoader:
                 drop_remainder=self._drop,
             )
         )
-        return self._batches(opened, self._pass, batches)
+        return self._epochs.give(opened, batches)
 
-    def _batches(self, opened: OpenEpoch, number: int, batches: Iterator[TiedBatch]) -> Iterator[tuple[Ticket, Any]]:
-        while True:
-            if self._pass != number or self._open is not opened:
-                raise ConfigError("this iterator is of a pass that is over: a newer one has begun")
-            if (batch := next(batches, None)) is None:
-                break
-            payload, index, weight, keyed, counts = batch
-            ticket = opened.give(index, weight, counts)
-            self._weights = torch.from_numpy(weight)
-            tie = {"__index__": torch.from_numpy(index), "__weight__": self._weights}
-            yield ticket, with_tie(payload, keyed, tie)
-        opened.exhausted = True
-        self._end_if_done(opened)
 
-    def _settle(self, opened: OpenEpoch, ticket: Ticket) -> None:
-        opened.settle(ticket)
-        if opened.exhausted:
-            self._end_if_done(opened)
-
-    def _end_if_done(self, opened: OpenEpoch) -> None:
-        if not opened.awaiting and not opened.ended:
-            opened.ended = True
-            self._source.end(opened)
+def _opening(ranks: Ranks, batch_size: int, drop: bool, *, num_positions: int, start: int) -> Opening:
+    return Opening(
+        num_positions=num_positions,
+        start=start,
+        batch_size=batch_size,
+        world_size=ranks.world_size,
+        drop_remainder=drop,
+    )
 
 
 def _check(dataset: object, remainder: str) -> None:

@@ -83,6 +83,14 @@ class Ranks:
         self._members: list[_Member] = []
         self._own = _Member(0, 0, "")
 
+    def anew(self) -> Ranks:
+        """The same choice, for another loader."""
+        return Ranks(self._choice, timeout_s=self._timeout_s)
+
+    def without_groups(self) -> Ranks:
+        """What a process that only reads has to know: groups don't pickle, and it talks to nobody."""
+        return Ranks(RankChoice(rank=self.rank, world_size=self.world_size), timeout_s=self._timeout_s)
+
     @property
     def rank(self) -> int:
         """This process's rank in the data-parallel group; communicates with nobody."""

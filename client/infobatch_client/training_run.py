@@ -46,6 +46,7 @@ class TrainingRun:
         ranks: of the job; they have agreed on all the rest.
         batch_size: rows by rank and step, for the order's default.
         state: where a checkpoint left off, or None for a new training.
+        start_epoch: without a state, the epoch to begin with.
 
     Raises:
         ServerUnreachableError: no server within `connect_timeout_s`.
@@ -56,7 +57,14 @@ class TrainingRun:
     """
 
     def __init__(
-        self, options: RunOptions, manifest: Manifest, *, ranks: Ranks, batch_size: int, state: ResumeState | None
+        self,
+        options: RunOptions,
+        manifest: Manifest,
+        *,
+        ranks: Ranks,
+        batch_size: int,
+        state: ResumeState | None,
+        start_epoch: int = 0,
     ) -> None:
         if state is not None:
             options = _options_for(options, state)
@@ -68,7 +76,7 @@ class TrainingRun:
             options.url or self._start_embedded(options.state_dir), call_timeout_s=self._timeouts.call_timeout_s
         )
         try:
-            self.joined = self._join(options, manifest, batch_size, state)
+            self.joined = self._join(options, manifest, batch_size, state, start_epoch)
         except BaseException:
             self._let_go()
             raise
@@ -159,7 +167,7 @@ class TrainingRun:
             self._let_go()
 
     def _detach(self) -> None:
-        request = pb.DetachRunRequest(run_id=self.run_id, generation=self.generation)
+        request = pb.DetachRunRequest(run_id=self.run_id, generation=self.generation, rank=self._ranks.rank)
         try:
             self._client.call("DetachRun", request, timeout_s=_DETACH_TIMEOUT_S)
         except errors.InfoBatchError as error:
@@ -196,7 +204,14 @@ class TrainingRun:
         assert self._embedded is not None
         return self._embedded.address
 
-    def _join(self, options: RunOptions, manifest: Manifest, batch_size: int, state: ResumeState | None) -> Joined:
+    def _join(
+        self,
+        options: RunOptions,
+        manifest: Manifest,
+        batch_size: int,
+        state: ResumeState | None,
+        start_epoch: int,
+    ) -> Joined:
         ranks, joined = self._ranks, None
         asked = options.spec(manifest, global_batch=batch_size * ranks.world_size, num_nodes=ranks.num_nodes)
 
@@ -212,7 +227,7 @@ class TrainingRun:
                 print(f"infobatch: run={options.run!r}", flush=True)
             if options.policy.biased:
                 _log.warning("policy %r with these settings is biased: no weights make up for it", options.policy.name)
-            joined = join_run(self._client, options, asked, state, world_size=ranks.world_size)
+            joined = join_run(self._client, options, asked, state, start_epoch=start_epoch, world_size=ranks.world_size)
             return joined.told()
 
         try:

@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 HELP = "Run a score server."
 
-_FIRST_GRACE_S = 10.0
+_FIRST_GRACE_S = 2.0
 _POLL_S = 1.0
 
 
@@ -148,7 +148,7 @@ def wait_for_end(
     if users is None:
         told_to_stop(None)
         return
-    # Who starts a server takes the lock first, as a rule; a slow one has a little longer.
+    # Who starts a server takes the lock first, as the embedded one's users do; a slow one has a little longer.
     first_look = clock() + _FIRST_GRACE_S
     while not told_to_stop(_POLL_S):
         if clock() >= first_look and users.is_unused():

@@ -17,7 +17,7 @@ from infobatch_server.memory_store import MemoryStore
 from infobatch_server.registry import Registry
 from infobatch_server.run_store import RunStore
 from infobatch_server.service import ScoreService
-from infobatch_server.version import server_version
+from infobatch_stream import __version__
 
 __all__ = ["ScoreServer"]
 
@@ -57,7 +57,7 @@ class ScoreServer:
     ) -> None:
         limits = limits or Limits()
         self.nonce = secrets.token_hex(16)
-        self.version = server_version()
+        self.version = __version__
         self._store: RunStore = store or MemoryStore()
         self._ready = False
         self.registry = Registry(self._store, limits, clock)

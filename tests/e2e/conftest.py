@@ -10,10 +10,12 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from infobatch_client.rest import get_json, run_path
 from infobatch_client.score_client import ScoreClient
 from infobatch_stream.v1 import score_service_pb2 as pb
 from tests.e2e.rank_processes import kill_what_is_left
@@ -36,6 +38,11 @@ class Server:
         parts = [part.scores for part in client.stream("ReadScores", pb.ReadScoresRequest(run=run))]
         client.close()
         return np.frombuffer(b"".join(parts), "<f4")
+
+    def stats(self, run: str) -> dict[str, Any]:
+        """The run as REST shows it."""
+        found: dict[str, Any] = get_json(self.http, run_path(run))
+        return found
 
     def info(self, run: str) -> pb.RunInfo:
         """The run as GetRun gives it."""

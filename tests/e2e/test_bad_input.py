@@ -298,8 +298,8 @@ def test_a_validation_loader_takes_no_update(shards: str) -> None:
         loader.state_dict()
 
 
-def test_the_dataset_is_read_through_a_loader(shards: str) -> None:
-    with pytest.raises(ConfigError, match=r"through InfoBatchLoader\(dataset, batch_size=…\)"):
-        iter(InfoBatchStreamDataset(shards, policy=None))
+def test_a_pruned_dataset_is_read_through_a_loader_or_told_its_batch_size(shards: str) -> None:
+    with pytest.raises(ConfigError, match=r"batch_size=B.* or read it through InfoBatchLoader\(dataset, "):
+        iter(InfoBatchStreamDataset(shards, epochs=3, delta="0.7"))
     with pytest.raises(ConfigError, match="dataset is a list"):
         InfoBatchLoader([], 8)  # type: ignore[arg-type]

@@ -58,6 +58,18 @@ def test_looking_at_the_first_batch_burns_nothing(workers: int, server: Server, 
                 break
 
 
+@pytest.mark.parametrize("whole", [False, True])
+def test_a_look_before_the_first_epoch_burns_nothing(whole: bool, server: Server, shards: str) -> None:
+    with make_loader(server, shards, f"look-first-{whole}") as loader:
+        looked_at = [numbers.tolist() for numbers in loader] if whole else [next(iter(loader)).tolist()]
+        for _ in loader.epochs():
+            break
+        seen = {epoch: train_pass(loader) for epoch in loader.epochs()}
+    assert list(seen) == [0, 1, 2, 3, 4]
+    assert sorted(seen[0]) == list(range(SAMPLES))
+    assert seen[0][:64] == looked_at[0]
+
+
 def test_without_epochs_each_pass_is_the_next_epoch(server: Server, shards: str) -> None:
     with make_loader(server, shards, "implicit") as loader:
         numbers = []

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 
+import grpc
 import numpy as np
 import pytest
 
+from infobatch_server.server import ScoreServer
 from infobatch_stream.plan import EpochPlan, full_plan_id
 from infobatch_stream.planner import draw_plan
 from infobatch_stream.score_table import ScoreTable
 from infobatch_stream.v1 import score_service_pb2 as pb
-from tests.server.calls import NOT_FOUND, Caller, end_request, make_spec, push_request, status
+from tests.server.calls import ABORTED, NOT_FOUND, Caller, caller_on, end_request, make_spec, push_request, status
 from tests.server.jobs import SAMPLES, Job, everything, inside, scores_of, start_of, superseded, table_of
 
 SPEC = make_spec(epochs=14)
@@ -154,3 +157,36 @@ def test_a_run_may_go_back_again_and_again(caller: Caller, run: bytes) -> None:
             assert plan.generation == number
             assert plan.plan_id not in seen
             seen.add(plan.plan_id)
+
+
+def test_nothing_of_the_older_generation_arrives_after_the_newer_one_has_its_answer(
+    server: ScoreServer, caller: Caller, run: bytes
+) -> None:
+    """Pushers that are in full flow are cut off at one moment, which is before AttachRun answers."""
+    job = Job.attach(caller, run, world_size=4)
+    job.plan(0)
+    flowing, told = threading.Barrier(5), []
+
+    def push_until_told(rank: int) -> None:
+        channel, own = caller_on(str(server.grpc_address))
+        with channel:
+            pusher = Job(own, run, 4, job.generation)
+            for sent in range(100_000):
+                if sent == 5:
+                    flowing.wait(30)
+                try:
+                    pusher.push(0, np.arange(rank, SAMPLES, 4), scores_of(0, salt=sent), rank)
+                except grpc.RpcError as error:
+                    told.append(error.code())  # type: ignore[attr-defined]
+                    return
+
+    pushers = [threading.Thread(target=push_until_told, args=(rank,)) for rank in range(4)]
+    for pusher in pushers:
+        pusher.start()
+    flowing.wait(30)
+    restored(caller, run, start_of(0))
+    before = everything(caller, run)
+    for pusher in pushers:
+        pusher.join(30)
+    assert told == [ABORTED] * 4
+    assert everything(caller, run) == before

@@ -175,7 +175,7 @@ def test_a_server_waits_for_its_first_user(tmp_path: Path) -> None:
 
     users = UsersLock(tmp_path / "users.lock")
     serve_command.wait_for_end(told_to_stop, users, lambda: now[0])
-    assert now[0] == 10.0
+    assert now[0] == 2.0
     users.close()
 
 

@@ -1,0 +1,114 @@
+"""How long a training stands still between two epochs, beside one of its steps.
+
+    python benchmarks/epoch_gap.py [--samples 50000] [--workers 0 2] [--epochs 5] [--width 1024] [--json]
+
+From the moment an epoch's last batch is returned to the moment at which the next epoch's first one is: the last step
+itself, the last scores' way to the server, EndEpoch, the next plan's draw and its way back, and the first batch of
+workers that live on. Real training steps on the CPU against a real embedded server; a step is the median time from one
+batch to the next. The bound to keep is max(one step, 0.5 s).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import tarfile
+import tempfile
+import time
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from infobatch_stream import InfoBatchLoader, InfoBatchStreamDataset
+
+FEATURES = 512
+CLASSES = 10
+BATCH = 128
+SHARDS = 10
+
+
+def make_shards(folder: Path, samples: int) -> None:
+    """`samples` samples of FEATURES random bytes and a class, in SHARDS shards."""
+    random = np.random.default_rng(0)
+    for number in range(SHARDS):
+        with tarfile.open(folder / f"part-{number}.tar", "w") as tar:
+            for sample in range(number * samples // SHARDS, (number + 1) * samples // SHARDS):
+                features = random.integers(0, 256, FEATURES, np.uint8)
+                label = str(int(features[:8].sum()) % CLASSES).encode()
+                for extension, data in (("raw", features.tobytes()), ("cls", label)):
+                    member = tarfile.TarInfo(f"{sample:08d}.{extension}")
+                    member.size = len(data)
+                    tar.addfile(member, BytesIO(data))
+
+
+def to_pair(sample: dict[str, bytes]) -> tuple[np.ndarray, int]:
+    return np.frombuffer(sample["raw"], np.uint8).astype(np.float32) / 255, int(sample["cls"])
+
+
+def measure(folder: Path, workers: int, epochs: int, width: int) -> dict[str, float]:
+    dataset = InfoBatchStreamDataset(
+        str(folder / "part-*.tar"), epochs=epochs, run=f"gap-{workers}", state_dir=folder / "state", seed=0
+    ).map(to_pair)
+    torch.manual_seed(0)
+    layers = [torch.nn.Linear(FEATURES, width), torch.nn.ReLU(), torch.nn.Linear(width, width), torch.nn.ReLU()]
+    model = torch.nn.Sequential(*layers, torch.nn.Linear(width, CLASSES))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    criterion = torch.nn.CrossEntropyLoss(reduction="none")
+    gaps_s, steps_s = [], []
+    with InfoBatchLoader(dataset, BATCH, workers) as loader:
+        for epoch in loader.epochs():
+            begun = None
+            for features, labels in loader:
+                now = time.monotonic()
+                if begun is not None:
+                    steps_s.append(now - begun)
+                elif epoch:
+                    gaps_s.append(loader.metrics()["epoch_gap_s"])
+                begun = now
+                loss = loader.update(criterion(model(features), labels))
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+    step, gap = statistics.median(steps_s), statistics.median(gaps_s)
+    return {
+        "workers": workers,
+        "gaps": len(gaps_s),
+        "step_s": step,
+        "gap_s": gap,
+        "gap_max_s": max(gaps_s),
+        "bound_s": max(step, 0.5),
+        "gap_by_bound": gap / max(step, 0.5),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--samples", type=int, default=50_000, help="N")
+    parser.add_argument("--workers", type=int, nargs="+", default=[0, 2], help="DataLoader workers, one table row each")
+    parser.add_argument("--epochs", type=int, default=5, help="at least 2; there is one gap fewer")
+    parser.add_argument("--width", type=int, default=1024, help="of the model, which makes the step")
+    parser.add_argument("--json", action="store_true", help="one JSON line for each number of workers")
+    options = parser.parse_args()
+    if options.epochs < 2 or options.samples < 2 * BATCH:
+        parser.error(f"--epochs must be at least 2, and --samples at least {2 * BATCH}: there must be a gap and a step")
+    with tempfile.TemporaryDirectory() as made:
+        make_shards(Path(made), options.samples)
+        found = [measure(Path(made), workers, options.epochs, options.width) for workers in options.workers]
+    if options.json:
+        for line in found:
+            print(json.dumps(line))
+        return
+    print(f"{options.samples} samples, batches of {BATCH}; medians over {found[0]['gaps']} gaps")
+    print("workers      step       gap  largest gap   gap / max(step, 0.5 s)")
+    for line in found:
+        print(
+            f"{line['workers']:>7}  {1e3 * line['step_s']:5.1f} ms  {1e3 * line['gap_s']:5.0f} ms"
+            f"     {1e3 * line['gap_max_s']:5.0f} ms   {line['gap_by_bound']:.2f}"
+        )
+
+
+if __name__ == "__main__":
+    main()

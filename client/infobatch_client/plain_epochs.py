@@ -1,0 +1,289 @@
+"""The epochs of a dataset that a plain DataLoader reads: the part that talks to the server, in the loop's process."""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+import weakref
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from infobatch_client.batch_stream import RowCounts
+from infobatch_client.epoch_control import EpochControl, Pass
+from infobatch_client.epoch_life import OpenEpoch, Ticket
+from infobatch_client.epoch_source import EpochSource, TrainingEpochs
+from infobatch_client.ranks import Ranks
+from infobatch_client.row_stream import RowStream
+from infobatch_client.row_tie import checked_index, checked_weights
+from infobatch_client.weighting import Losses, checked_losses, host_copy, weighted_mean
+from infobatch_client.whole_number import whole_number
+from infobatch_stream.errors import ConfigError, LossError, StateError
+from infobatch_stream.opening import Opening
+from infobatch_stream.plan import EpochPlan
+from infobatch_stream.plan_order import PlanOrder
+
+if TYPE_CHECKING:
+    from infobatch_client.dataset import InfoBatchStreamDataset
+
+__all__ = ["PlainEpochs"]
+
+
+class PlainEpochs:
+    """Opens epochs, tells the workers, takes updates. A batch counts as consumed once it is updated or skipped.
+
+    Not picklable; lives in the process that owns the loop, and does nothing in a fork of it.
+
+    Args:
+        dataset: shards and run.
+        batch_size: B, rows by rank and step.
+        control: what the dataset's workers read.
+        ranks: of the job.
+    """
+
+    def __init__(
+        self,
+        dataset: InfoBatchStreamDataset,
+        batch_size: int,
+        control: EpochControl,
+        ranks: Ranks,
+    ) -> None:
+        self.pid = os.getpid()
+        self._source: EpochSource = TrainingEpochs(dataset, ranks=ranks, batch_size=batch_size, remainder="fill")
+        self._offsets = dataset.indexed.manifest.offsets
+        self._batch_size = batch_size
+        self._control = control
+        self._ranks = ranks
+        self._open: OpenEpoch | None = None
+        self._loaded: dict[str, Any] | None = None
+        self._rows: RowStream | None = None
+        self._closed = False
+        weakref.finalize(self, _release, self._source, self.pid)  # also at the interpreter's exit
+
+    @property
+    def epoch(self) -> int:
+        """The open epoch, or the one that comes next."""
+        return self._open.number if self._open is not None else self._source.next_epoch
+
+    @property
+    def plan(self) -> EpochPlan:
+        """The open epoch's."""
+        return self._opened().plan
+
+    @property
+    def steps(self) -> int:
+        """Batches of the open epoch; before it is open, what is known of it."""
+        if self._open is not None:
+            return self._open.opening.num_steps
+        return self._opening(*self._source.ahead).num_steps
+
+    @property
+    def progress(self) -> float:
+        """epoch + consumed / positions of this epoch."""
+        return self._open.progress if self._open is not None else self._source.progress
+
+    def set_epoch(self, epoch: int) -> None:
+        """Opens `epoch`, unless it is open and nothing of it was updated."""
+        epoch = whole_number(epoch, "epoch")
+        opened = self._open
+        if opened is not None and epoch == opened.number:
+            if opened.updated:
+                raise _second_pass(epoch)
+            opened.explicit = True
+            return
+        if epoch >= self._source.num_epochs:
+            raise ConfigError(f"set_epoch({epoch}): the run's schedule has {self._source.num_epochs} epochs, from 0 on")
+        due = self._source.next_epoch if opened is None else opened.number + 1
+        if opened is None and self._source.may_begin_anywhere:
+            self._source.begin_at(epoch)
+        elif epoch != due:
+            raise ConfigError(
+                f"set_epoch({epoch}): epoch {due} is next; to go back, or on from a checkpoint, give a new dataset the "
+                "state of dataset.state_dict()"
+            )
+        self._end()
+        self._begin(explicit=True)
+
+    def begin_pass(self) -> Pass:
+        """The pass that an iterator in this process reads: of the open epoch, or of the next one."""
+        opened = self._open
+        if opened is not None and opened.updated and opened.explicit:
+            raise _second_pass(opened.number)
+        exhausted = self._rows is not None and self._rows.ended
+        if opened is None or (not opened.explicit and (opened.updated or exhausted)):
+            self._end()
+            self._begin(explicit=False)
+        return self._control.read()
+
+    def reads(self, rows: RowStream) -> None:
+        """An iterator in this process has begun; one before it is over."""
+        self._retire()
+        self._rows = rows
+
+    def update(
+        self, losses: Losses, index: torch.Tensor, weight: torch.Tensor, scores: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """The weighted mean of a batch's losses; their values, or `scores`, are queued for the server."""
+        opened, samples = self._batch(index)
+        rows = len(samples)
+        checked = checked_losses(losses, rows)
+        pushed = checked if scores is None else checked_losses(scores, rows, "scores")
+        weights = checked_weights(weight, samples, opened.plan)
+        value = weighted_mean(checked, weights)
+        self._source.push(Ticket(opened.number, opened.given, samples, weights), *host_copy(pushed))
+        self._settle(opened, int(np.count_nonzero(samples >= 0)))
+        return value
+
+    def push(self, scores: torch.Tensor, index: torch.Tensor) -> None:
+        """Queues the scores of a batch whose losses the caller reduces."""
+        opened, samples = self._batch(index)
+        checked = checked_losses(scores, len(samples), "scores")
+        ticket = Ticket(opened.number, opened.given, samples, np.zeros(len(samples), np.float32))
+        self._source.push(ticket, *host_copy(checked))
+        self._settle(opened, int(np.count_nonzero(samples >= 0)))
+
+    def skip(self) -> None:
+        """Counts a batch that is deliberately not trained."""
+        opened = self._due()
+        first, end = opened.opening.rows(opened.given, self._ranks.rank)
+        self._settle(opened, end - first)
+
+    def state(self) -> dict[str, Any]:
+        """The resume state."""
+        return self._source.state(self._open)
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Takes a resume state, before the first epoch; the one that is in force already changes nothing."""
+        untouched = self._open is None or not self._open.updated
+        if untouched and (state == self._loaded or (self._open is not None and state == self.state())):
+            return
+        if self._open is not None:
+            raise ConfigError("load_state_dict() comes before the first epoch: make a new dataset to load a state")
+        self._source.load(state)
+        self._loaded = dict(state)
+
+    def metrics(self) -> dict[str, float]:
+        """Counts and lags."""
+        found: dict[str, float] = dict(self._source.metrics())
+        if (opened := self._open) is not None:
+            found |= {
+                "epoch": opened.number,
+                "positions": opened.positions,
+                "kept": opened.plan.kept,
+                "pruned": opened.plan.pruned,
+                **{f"rows_{name}": value for name, value in opened.counts._asdict().items()},
+            }
+        return found
+
+    def flush(self, timeout_s: float | None) -> bool:
+        """Waits for scores that are on their way; whether all have arrived."""
+        return self._source.flush(timeout_s)
+
+    def close(self, timeout_s: float | None) -> None:
+        """Ends the open epoch, sends what is left and gives the lease back."""
+        if self._open is not None:
+            self._end(told=True)
+        self._closed = True
+        self._source.close(timeout_s)
+
+    def _opening(self, num_positions: int, start: int) -> Opening:
+        return Opening(
+            num_positions=num_positions, start=start, batch_size=self._batch_size, world_size=self._ranks.world_size
+        )
+
+    def _begin(self, *, explicit: bool) -> None:
+        if self._closed:
+            raise ConfigError("this dataset is closed: make a new one")
+        number, plan, path, start = self._source.open()
+        self._open = OpenEpoch(number, plan, path, self._opening(plan.kept, start), explicit)
+        self._control.write(
+            Pass(
+                epoch=number,
+                plan_path=path,
+                start=start,
+                batch_size=self._batch_size,
+                rank=self._ranks.rank,
+                world_size=self._ranks.world_size,
+            )
+        )
+
+    def _retire(self) -> None:
+        if self._rows is not None:
+            self._rows.over = True
+            self._rows = None
+
+    def _end(self, *, told: bool = False) -> None:
+        self._retire()
+        if self._open is None:
+            return
+        opened, self._open = self._open, None
+        self._source.advance(opened)
+        if not opened.ended:
+            opened.ended = True
+            self._source.end(opened, wait=False)
+        if not told and not opened.updated and opened.opening.num_steps:
+            warnings.warn(
+                f"no batch of epoch {opened.number} was updated: its samples have no new scores; call "
+                "dataset.update(losses, index, weight) for every batch, or dataset.skip()",
+                stacklevel=5,
+            )
+
+    def _opened(self) -> OpenEpoch:
+        if self._open is None:
+            raise LossError("no epoch is open: call dataset.set_epoch(epoch) and iterate over the DataLoader")
+        return self._open
+
+    def _due(self) -> OpenEpoch:
+        opened = self._opened()
+        if opened.given >= opened.opening.num_steps:
+            raise LossError(
+                f"all {opened.given} batches of epoch {opened.number} are updated or skipped already: call update(), "
+                "push() or skip() once for every batch"
+            )
+        return opened
+
+    def _batch(self, index: torch.Tensor) -> tuple[OpenEpoch, npt.NDArray[np.int64]]:
+        """The open epoch and the samples of a batch, checked."""
+        opened = self._due()
+        samples = checked_index(index, opened.plan, self._batch_size)
+        self._check_nothing_thrown_away(opened, samples[samples >= 0])
+        return opened, samples
+
+    def _check_nothing_thrown_away(self, opened: OpenEpoch, real: npt.NDArray[np.int64]) -> None:
+        """torchdata reads and drops batches where a loader's snapshot is older than its state."""
+        if opened.given or not self._control.any_loaded:
+            return
+        expected = PlanOrder(opened.plan, self._offsets).samples(*opened.opening.rows(0, self._ranks.rank))
+        if not np.isin(real, expected).all():
+            raise StateError(
+                "the loader has thrown away the first batches after its state was loaded: save it with "
+                "snapshot_every_n_steps=1, or load the dataset's state alone into a new loader"
+            )
+
+    def _settle(self, opened: OpenEpoch, real: int) -> None:
+        first, end = opened.opening.rows(opened.given, self._ranks.rank)
+        counts = RowCounts(real, self._batch_size - real, max(0, end - first - real), 0)
+        opened.counts = RowCounts(*(a + b for a, b in zip(opened.counts, counts, strict=True)))
+        opened.given += 1
+        opened.updated += 1
+        self._control.mark_updated()
+        if opened.finished and not opened.ended:
+            opened.ended = True
+            self._source.end(opened, wait=False)
+
+
+def _second_pass(epoch: int) -> ConfigError:
+    return ConfigError(
+        f"a second pass over epoch {epoch} after updates: a sample is trained once in an epoch; "
+        f"call dataset.set_epoch({epoch + 1})"
+    )
+
+
+def _release(source: EpochSource, pid: int) -> None:
+    """Flushes for at most 5 s where an exception ends the program. A forked child releases nothing."""
+    if os.getpid() == pid:
+        source.close(5.0 if getattr(sys, "last_value", None) is not None else None)
