@@ -25,7 +25,9 @@ def parse_arguments(description: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--data", type=Path, help="a folder with train-*.tar and test-*.tar (default: makes its own)")
     parser.add_argument("--url", help="HOST:PORT of a score server (default: one of its own, in ./.infobatch)")
-    parser.add_argument("--run", help="the run's name (default: a fresh one)")
+    parser.add_argument(
+        "--run-name", help="the run on the server (default: a fresh one)"
+    )  # torchrun takes --run for its own
     parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--batch-size", type=int, default=32, help="rows by process and micro-batch")
     parser.add_argument("--workers", type=int, default=0, help="DataLoader workers")
@@ -54,7 +56,7 @@ def train_loader(
     args: argparse.Namespace, folder: Path, collate_fn: Callable[[list[Any]], Any] | None = None
 ) -> InfoBatchLoader:
     """Batches of (images, labels); of several processes, each reads its own."""
-    dataset = InfoBatchStreamDataset(str(folder / "train-*.tar"), url=args.url, run=args.run, epochs=args.epochs)
+    dataset = InfoBatchStreamDataset(str(folder / "train-*.tar"), url=args.url, run=args.run_name, epochs=args.epochs)
     dataset = dataset.decode("pil").to_tuple("png", "cls").map_tuple(pixels, int)
     return InfoBatchLoader(dataset, batch_size=args.batch_size, num_workers=args.workers, collate_fn=collate_fn)
 

@@ -1,4 +1,4 @@
-"""Hugging Face's Trainer, a small vision transformer, gradients accumulated over two micro-batches.
+"""Hugging Face's Trainer, a small ConvNeXt, gradients accumulated over two micro-batches.
 
 python hf_trainer.py
 torchrun --nproc-per-node 2 hf_trainer.py
@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from digits import accuracy, parse_arguments, report, shards, train_loader
-from transformers import TrainingArguments, ViTConfig, ViTForImageClassification
+from transformers import ConvNextConfig, ConvNextForImageClassification, TrainingArguments
 
 from infobatch_client.integrations.transformers import InfoBatchTrainer
 
@@ -24,17 +24,9 @@ def as_inputs(rows: list[tuple[torch.Tensor, int]]) -> dict[str, torch.Tensor]:
 
 def make_model() -> Any:
     torch.manual_seed(0)
-    config = ViTConfig(
-        image_size=8,
-        patch_size=4,
-        num_channels=1,
-        hidden_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        intermediate_size=96,
-    )
+    config = ConvNextConfig(num_channels=1, patch_size=2, num_stages=2, hidden_sizes=[32, 64], depths=[1, 1])
     config.num_labels = 10
-    return ViTForImageClassification(config)
+    return ConvNextForImageClassification(config)
 
 
 def main() -> None:
@@ -46,7 +38,6 @@ def main() -> None:
             per_device_train_batch_size=args.batch_size,
             gradient_accumulation_steps=2,
             learning_rate=3e-3,
-            warmup_steps=5,
             lr_scheduler_type="cosine",
             save_strategy="epoch" if args.checkpoint else "no",
             logging_strategy="epoch",
