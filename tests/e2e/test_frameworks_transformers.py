@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from infobatch_stream import ConfigError, InfoBatchLoader, LossError, StateError
+from infobatch_stream import ConfigError, InfoBatchLoader, InfoBatchStreamDataset, LossError, StateError
 from tests.e2e.conftest import Server
 from tests.e2e.framework_task import (
     BATCH_SIZE,
@@ -175,6 +175,23 @@ def test_a_checkpoint_of_the_end_has_nothing_left_to_train(server: Server, shard
     assert_same_weights(second.model, first.model, 0)
 
 
+def test_epochs_that_are_over_are_not_begun_again(server: Server, shards: str, tmp_path: Path) -> None:
+    class Begun(transformers.TrainerCallback):  # type: ignore[misc]
+        epochs = 0
+
+        def on_epoch_begin(self, *_: Any, **__: Any) -> None:
+            self.epochs += 1
+
+    with hf_loader(server, shards, "hf-begun") as loader:
+        make_trainer(loader, tmp_path, callbacks=[StopAt(40)], save_strategy="steps", save_steps=40).train()
+    begun = Begun()
+    with hf_loader(server, shards, "hf-begun") as loader:
+        second = make_trainer(loader, tmp_path, callbacks=[begun], save_strategy="no")
+        second.train(resume_from_checkpoint=True)
+    assert begun.epochs == len(second.seen) < EPOCHS
+    assert second.state.global_step == 40 + sum(map(len, second.seen.values()))
+
+
 def test_restored_callbacks_are_no_obstacle(server: Server, shards: str, tmp_path: Path) -> None:
     settings = {"save_strategy": "epoch", "restore_callback_states_from_checkpoint": True}
     with hf_loader(server, shards, "hf-callbacks") as loader:
@@ -214,12 +231,13 @@ def test_the_schedule_ends_where_training_ends(server: Server, shards: str, tmp_
     assert epochs == sorted(epochs)
 
 
-def test_evaluation_is_the_trainers_own(server: Server, shards: str, tmp_path: Path) -> None:
+def test_a_collators_batches_train_a_model_of_transformers(server: Server, shards: str, tmp_path: Path) -> None:
     config = transformers.BertConfig(
         vocab_size=16, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8, num_labels=7
     )
     data = [{"input_ids": torch.tensor([i % 16, 3]), "labels": torch.tensor(i % 7)} for i in range(20)]
-    with make_loader(server, shards, "hf-evaluate", stage=to_tokens, epochs=3) as loader:
+    dataset = InfoBatchStreamDataset(shards, url=server.url, run="hf-evaluate", epochs=3).map(to_tokens)
+    with InfoBatchLoader(dataset, BATCH_SIZE, collate_fn=as_encoding) as loader:
         args = transformers.TrainingArguments(
             str(tmp_path),
             num_train_epochs=3,
@@ -238,6 +256,12 @@ def test_evaluation_is_the_trainers_own(server: Server, shards: str, tmp_path: P
     losses = [entry["eval_loss"] for entry in trainer.state.log_history if "eval_loss" in entry]
     assert len(losses) == 3
     assert losses[-1] < losses[0]
+    assert (server.scores("hf-evaluate") > 0).all()
+
+
+def as_encoding(rows: list[dict[str, Any]]) -> Any:
+    """What the collators of transformers give: a mapping that is no dict."""
+    return transformers.BatchEncoding(torch.utils.data.default_collate(rows))
 
 
 def to_tokens(sample: dict[str, Any]) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -180,7 +180,7 @@ class _Windows:
     def __iter__(self) -> Iterator[dict[str, Any]]:
         given, last = 0, None
         for ticket, batch in self.batches:
-            if not isinstance(batch, dict):
+            if not isinstance(batch, Mapping):
                 raise ConfigError(
                     f"the loader's batches are of type {type(batch).__name__}; a Trainer's model takes dicts: let the "
                     "pipeline, or collate_fn=, make them, such as {'input_ids': …, 'labels': …}"
