@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -64,3 +65,13 @@ def test_two_ranks_resume_inside_an_epoch(framework: str, server: Server, shards
     assert full == [0, EPOCHS - 1], "the others are pruned"
     resumed = first[0]["lengths"]["1"]
     assert len(first[0]["seen"]["1"]) + len(second[0]["seen"]["1"]) == resumed, "as long as it would have been"
+
+
+def test_a_prepared_dataloader_that_deals_batches_out_again_is_refused(server: Server, shards: str) -> None:
+    pytest.importorskip("accelerate")
+    job = JOB.with_name("prepared_job.py")
+    assert torchrun(job, server.url, shards, "as-it-is", nproc=2).code == 0
+    assert not np.isnan(server.scores("prepared-as-it-is")).any()
+    ended = torchrun(job, server.url, shards, "prepared", nproc=2)
+    assert ended.code != 0
+    assert "rank 1 was given samples of epoch 0 that another rank reads" in ended.output
