@@ -26,6 +26,7 @@ lint: $(VENV)/dev.stamp
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 	cd examples/cifar10 && MYPYPATH=. ../../$(VENV)/bin/mypy --config-file ../../pyproject.toml *.py
+	cd examples/frameworks && MYPYPATH=. ../../$(VENV)/bin/mypy --config-file ../../pyproject.toml *.py
 	$(VENV)/bin/python tools/generate_proto.py --check
 
 proto: $(VENV)/dev.stamp

@@ -21,17 +21,16 @@ __all__ = ["Agree", "Exchange", "GlooExchange", "ReplicatedExchange", "UserExcha
 Agree = Callable[[str], list[str]]
 
 _MAX_POLL_S = 0.02
-_groups: dict[tuple[int, float, tuple[int, ...]], Any] = {}
+_groups: dict[tuple[int, int, float, tuple[int, ...]], Any] = {}
 _groups_lock = threading.Lock()
-_pid = os.getpid()
 
 
 @atexit.register
 def _destroy_groups() -> None:
     """A group whose threads still run when the interpreter goes down would abort the process."""
-    if os.getpid() == _pid and dist.is_available() and dist.is_initialized():
-        for key, group in list(_groups.items()):
-            if key[0] == id(dist.group.WORLD):
+    if dist.is_available() and dist.is_initialized():
+        for (pid, world, *_), group in list(_groups.items()):
+            if (pid, world) == (os.getpid(), id(dist.group.WORLD)):
                 dist.destroy_process_group(group)
     _groups.clear()
 
@@ -106,8 +105,8 @@ class GlooExchange:
             _groups.pop(self._key, None)
 
     @property
-    def _key(self) -> tuple[int, float, tuple[int, ...]]:
-        return id(dist.group.WORLD), self._timeout_s, self._members
+    def _key(self) -> tuple[int, int, float, tuple[int, ...]]:
+        return os.getpid(), id(dist.group.WORLD), self._timeout_s, self._members
 
 
 class UserExchange:

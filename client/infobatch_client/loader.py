@@ -116,6 +116,11 @@ class InfoBatchLoader:
         return self._source.num_epochs
 
     @property
+    def trains(self) -> bool:
+        """False for validation (policy=None), where nothing is pruned and no losses are taken."""
+        return self._source.trains
+
+    @property
     def epoch(self) -> int:
         """The open epoch, or the one that comes next."""
         return self._epochs.open.number if self._epochs.open is not None else self._source.next_epoch

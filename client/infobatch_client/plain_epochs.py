@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 __all__ = ["PlainEpochs"]
 
+_FIRST_STEPS = 64  # as many as workers may have begun when single rows come from several of them
+
 
 class PlainEpochs:
     """Opens epochs, tells the workers, takes updates. A batch counts as consumed once it is updated or skipped.
@@ -228,6 +230,7 @@ class PlainEpochs:
         if not self._again(opened, samples):
             self._due()
             self._check_nothing_thrown_away(opened, samples[samples >= 0])
+            self._check_own(opened, samples[samples >= 0])
         return opened, samples
 
     def _again(self, opened: OpenEpoch, samples: npt.NDArray[np.int64]) -> bool:
@@ -251,6 +254,19 @@ class PlainEpochs:
         if not self._again(opened, samples):
             self._last = opened, samples
             self._settle(opened, int(np.count_nonzero(samples >= 0)))
+
+    def _check_own(self, opened: OpenEpoch, real: npt.NDArray[np.int64]) -> None:
+        """Accelerate's `prepare` reads on the first rank alone, and deals its batches out to all."""
+        if opened.given or self._ranks.world_size == 1:
+            return
+        order, steps = PlanOrder(opened.plan, self._offsets), range(min(_FIRST_STEPS, opened.opening.num_steps))
+        own = [order.samples(*opened.opening.rows(step, self._ranks.rank)) for step in steps]
+        if not np.isin(real, np.concatenate(own)).all():
+            raise LossError(
+                f"rank {self._ranks.rank} was given samples of epoch {opened.number} that another rank reads: "
+                "something deals batches out a second time, as Accelerate's prepare() does; leave the DataLoader out "
+                "of it: the dataset knows its rank"
+            )
 
     def _settle(self, opened: OpenEpoch, real: int) -> None:
         first, end = opened.opening.rows(opened.given, self._ranks.rank)

@@ -56,7 +56,7 @@ class ProgressLR:
     def __init__(self, optimizer: Optimizer, fn: Schedule, loader: ProgressSource) -> None:
         if not loader.num_epochs > 0:
             raise ConfigError(f"a schedule needs a loader with epochs to go through, not {loader.num_epochs}")
-        self._optimizer = optimizer
+        self.optimizer = optimizer
         self._fn = fn
         self._loader = loader
         for group in optimizer.param_groups:
@@ -67,16 +67,16 @@ class ProgressLR:
         """Sets the rates for the next optimizer step. To be called after every `optimizer.step()`."""
         done = self._loader.progress() / self._loader.num_epochs
         factor = self._fn(min(max(done, 0.0), 1.0))
-        for group in self._optimizer.param_groups:
+        for group in self.optimizer.param_groups:
             group["lr"] = group["initial_lr"] * factor
 
     def get_last_lr(self) -> list[float]:
         """The rates now set, one per parameter group."""
-        return [float(group["lr"]) for group in self._optimizer.param_groups]
+        return [float(group["lr"]) for group in self.optimizer.param_groups]
 
     def state_dict(self) -> dict[str, Any]:
         """Each group's rate at factor 1 and now; all else follows from the loader's own state."""
-        groups = self._optimizer.param_groups
+        groups = self.optimizer.param_groups
         return {"initial_lrs": [group["initial_lr"] for group in groups], "lrs": self.get_last_lr()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -88,7 +88,7 @@ class ProgressLR:
         Raises:
             ConfigError: the optimizer has another number of parameter groups.
         """
-        groups = self._optimizer.param_groups
+        groups = self.optimizer.param_groups
         if len(state["lrs"]) != len(groups):
             raise ConfigError(
                 f"the state has {len(state['lrs'])} parameter groups and the optimizer {len(groups)}: "

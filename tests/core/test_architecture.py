@@ -91,6 +91,17 @@ def test_arrows_point_one_way(package, path):
             assert not at_once, f"imports {name} before anybody asked for it"
 
 
+@pytest.mark.parametrize(("package", "path"), MODULES)
+def test_a_framework_is_imported_by_its_own_integration_alone(package, path):
+    for name, _ in imports(path):
+        top = name.partition(".")[0]
+        if top in {"accelerate", "lightning", "transformers"}:
+            assert path.parent.name == "integrations", f"imports {name}"
+            assert {other.partition(".")[0] for other, _ in imports(path)}.isdisjoint(
+                {"accelerate", "lightning", "transformers"} - {top}
+            )
+
+
 def test_the_rules_see_the_modules():
     assert {module.values[0] for module in MODULES} >= {"infobatch_stream"}
     assert {"codec.py", "planner.py"} <= {module.values[1].name for module in MODULES}
