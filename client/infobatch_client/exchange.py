@@ -21,7 +21,7 @@ __all__ = ["Agree", "Exchange", "GlooExchange", "ReplicatedExchange", "UserExcha
 Agree = Callable[[str], list[str]]
 
 _MAX_POLL_S = 0.02
-_groups: dict[tuple[int, int, float, tuple[int, ...]], Any] = {}
+_groups: dict[tuple[int, float, tuple[int, ...]], tuple[Any, Any]] = {}  # and the world that each is of
 _groups_lock = threading.Lock()
 
 
@@ -29,8 +29,8 @@ _groups_lock = threading.Lock()
 def _destroy_groups() -> None:
     """A group whose threads still run when the interpreter goes down would abort the process."""
     if dist.is_available() and dist.is_initialized():
-        for (pid, world, *_), group in list(_groups.items()):
-            if (pid, world) == (os.getpid(), id(dist.group.WORLD)):
+        for (pid, *_), (world, group) in list(_groups.items()):
+            if pid == os.getpid() and world is dist.group.WORLD:
                 dist.destroy_process_group(group)
     _groups.clear()
 
@@ -90,14 +90,16 @@ class GlooExchange:
 
     def _group(self) -> Any:
         with _groups_lock:
-            if self._key not in _groups:
-                _groups[self._key] = dist.new_group(
+            world, group = _groups.get(self._key, (None, None))
+            if group is None or world is not dist.group.WORLD:  # one of a world that was destroyed went with it
+                group = dist.new_group(
                     list(self._members),
                     timeout=timedelta(seconds=self._timeout_s),
                     backend="gloo",
                     use_local_synchronization=True,  # only the members take part
                 )
-            return _groups[self._key]
+                _groups[self._key] = dist.group.WORLD, group
+            return group
 
     def _forget(self) -> None:
         """A group that has failed once is of no use any more."""
@@ -105,8 +107,8 @@ class GlooExchange:
             _groups.pop(self._key, None)
 
     @property
-    def _key(self) -> tuple[int, int, float, tuple[int, ...]]:
-        return os.getpid(), id(dist.group.WORLD), self._timeout_s, self._members
+    def _key(self) -> tuple[int, float, tuple[int, ...]]:
+        return os.getpid(), self._timeout_s, self._members
 
 
 class UserExchange:

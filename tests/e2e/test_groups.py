@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -106,6 +107,24 @@ def test_a_group_that_is_not_the_world(server: Server, shards: str) -> None:
     outside, first, second = (rank.result() for rank in start_ranks(in_a_group, 3, shards, server.url))
     assert "this process is no member of process_group=" in outside
     assert sorted(first + second) == list(range(SAMPLES))
+
+
+def in_two_worlds(_: Connection, shards: str, url: str, store: str) -> list[int]:
+    found = []
+    for world in ("first", "second"):
+        with make_loader(shards, url, f"{world}-world", 16) as loader:
+            next(loader.epochs())
+            found.append(len(train_pass(loader)))
+        if world == "first":
+            rank, size = dist.get_rank(), dist.get_world_size()
+            dist.destroy_process_group()
+            dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=size)
+    return found
+
+
+def test_a_world_that_is_destroyed_and_made_again(server: Server, shards: str, tmp_path: Path) -> None:
+    found = [rank.result() for rank in start_ranks(in_two_worlds, 2, shards, server.url, str(tmp_path / "store"))]
+    assert np.sum(found, axis=0).tolist() == [SAMPLES, SAMPLES]
 
 
 def evaluate_alone(_: Connection, shards: str) -> int:
