@@ -28,6 +28,7 @@ from infobatch_stream.errors import (
     StateError,
     SupersededError,
 )
+from infobatch_stream.version import __version__
 
 if TYPE_CHECKING:
     from infobatch_client.dataset import InfoBatchStreamDataset
@@ -65,7 +66,6 @@ __all__ = [
     "one_cycle",
 ]
 
-__version__ = "0.1.0"
 
 _LAZY = {
     "InfoBatchLoader": "infobatch_client.loader",

@@ -74,7 +74,7 @@ def _run(arguments: list[str]) -> int:
     except ModuleNotFoundError as error:
         raise _missing(chosen, error) from error
     if args.version:
-        from infobatch_stream import __version__
+        from infobatch_stream.version import __version__
 
         print(f"infobatch-stream {__version__}")
     else:

@@ -14,7 +14,7 @@ from torch.utils.data import IterableDataset, default_collate, get_worker_info
 
 from infobatch_client.epoch_control import EpochControl, Pass
 from infobatch_client.orphans import end_with_parent
-from infobatch_client.plan_source import map_plan
+from infobatch_client.plan_files import map_plan
 from infobatch_client.shard_reader import ShardReader
 from infobatch_client.spare_row import spare_row
 from infobatch_client.tied_chain import TiedChain

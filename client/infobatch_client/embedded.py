@@ -22,8 +22,9 @@ from typing import IO, Any
 from infobatch_client.score_client import ScoreClient
 from infobatch_client.server_process import ServerProcess
 from infobatch_client.state_folder import state_folder
-from infobatch_stream import __version__, errors
+from infobatch_stream import errors
 from infobatch_stream.v1 import score_service_pb2 as pb
+from infobatch_stream.version import __version__
 
 __all__ = ["EmbeddedServer"]
 

@@ -15,10 +15,12 @@ from infobatch_client.dataset import InfoBatchStreamDataset
 from infobatch_client.epoch_control import Pass
 from infobatch_client.epoch_life import Ticket, checked_ticket
 from infobatch_client.epoch_sequence import EpochSequence
-from infobatch_client.epoch_source import EpochSource, TrainingEpochs, ValidationEpochs
+from infobatch_client.epoch_source import EpochSource
 from infobatch_client.exchange import Agree
 from infobatch_client.ranks import RankChoice, Ranks
 from infobatch_client.run_options import Timeouts
+from infobatch_client.training_epochs import TrainingEpochs
+from infobatch_client.validation_epochs import ValidationEpochs
 from infobatch_client.weighting import Losses, checked_losses, host_copy, weighted_mean
 from infobatch_client.whole_number import whole_number
 from infobatch_client.worker_pool import WorkerPool
@@ -92,9 +94,15 @@ class InfoBatchLoader:
             timeout_s=(dataset.options.timeouts if dataset.options else Timeouts()).agree_timeout_s,
         )
         self._source: EpochSource = (
-            ValidationEpochs(dataset)
+            ValidationEpochs(dataset.indexed.manifest, seed=dataset.seed, shuffle=dataset.shuffled)
             if dataset.options is None
-            else TrainingEpochs(dataset, ranks=self._ranks, batch_size=batch_size, remainder=remainder)
+            else TrainingEpochs(
+                dataset.options,
+                dataset.indexed.manifest,
+                ranks=self._ranks,
+                batch_size=batch_size,
+                remainder=remainder,
+            )
         )
         self._workers = WorkerPool(
             dataset,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from infobatch_client.plan_source import PlanFiles, map_plan
+from infobatch_client.plan_files import PlanFiles, map_plan
 from infobatch_client.ranks import Ranks
 from infobatch_stream.plan import EpochPlan
 

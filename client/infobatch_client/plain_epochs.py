@@ -7,7 +7,7 @@ import sys
 import warnings
 import weakref
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,18 +17,18 @@ from infobatch_client.batch_stream import RowCounts
 from infobatch_client.epoch_control import EpochControl, Pass
 from infobatch_client.epoch_life import OpenEpoch, Ticket
 from infobatch_client.epoch_sequence import EpochSequence
-from infobatch_client.epoch_source import EpochSource, TrainingEpochs
+from infobatch_client.epoch_source import EpochSource
 from infobatch_client.ranks import Ranks
 from infobatch_client.row_stream import RowStream
 from infobatch_client.row_tie import checked_index, checked_weights
+from infobatch_client.run_options import RunOptions
+from infobatch_client.training_epochs import TrainingEpochs
 from infobatch_client.weighting import Losses, checked_losses, host_copy, weighted_mean
 from infobatch_stream.errors import ConfigError, LossError, StateError
+from infobatch_stream.manifest import Manifest
 from infobatch_stream.opening import Opening
 from infobatch_stream.plan import EpochPlan
 from infobatch_stream.plan_order import PlanOrder
-
-if TYPE_CHECKING:
-    from infobatch_client.dataset import InfoBatchStreamDataset
 
 __all__ = ["PlainEpochs"]
 
@@ -41,17 +41,22 @@ class PlainEpochs:
     Not picklable; lives in the process that owns the loop, and does nothing in a fork of it.
 
     Args:
-        dataset: shards and run.
+        options: the run's.
+        manifest: the shards'.
         batch_size: B, rows by rank and step.
         control: what the dataset's workers read.
         ranks: of the job.
     """
 
-    def __init__(self, dataset: InfoBatchStreamDataset, batch_size: int, control: EpochControl, ranks: Ranks) -> None:
+    def __init__(
+        self, options: RunOptions, manifest: Manifest, batch_size: int, control: EpochControl, ranks: Ranks
+    ) -> None:
         self.pid = os.getpid()
         self._ranks = ranks
-        self._source: EpochSource = TrainingEpochs(dataset, ranks=ranks, batch_size=batch_size, remainder="fill")
-        self._offsets = dataset.indexed.manifest.offsets
+        self._source: EpochSource = TrainingEpochs(
+            options, manifest, ranks=ranks, batch_size=batch_size, remainder="fill"
+        )
+        self._offsets = manifest.offsets
         self._batch_size = batch_size
         self._control = control
         self._epochs = EpochSequence(self._source, self._opening)

@@ -313,5 +313,5 @@ class PlainLoading:
 
             if self._epochs is not None:
                 self._control = EpochControl()  # this process is a fork: the memory is the other one's
-            self._epochs = PlainEpochs(self, self.batch_size, self._control, self._ranks)  # type: ignore[arg-type]
+            self._epochs = PlainEpochs(self.options, self.indexed.manifest, self.batch_size, self._control, self._ranks)
         return self._epochs

@@ -17,7 +17,7 @@ from infobatch_server.memory_store import MemoryStore
 from infobatch_server.registry import Registry
 from infobatch_server.run_store import RunStore
 from infobatch_server.service import ScoreService
-from infobatch_stream import __version__
+from infobatch_stream.version import __version__
 
 __all__ = ["ScoreServer"]
 

@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from infobatch_client.plan_source import PlanFiles, fetch_plan
+from infobatch_client.plan_files import PlanFiles
+from infobatch_client.plan_source import fetch_plan
 from infobatch_client.score_client import ScoreClient
 from infobatch_server.server import ScoreServer
 from infobatch_stream.errors import ServerUnreachableError
@@ -23,7 +24,7 @@ from tests.server.calls import caller_on, make_spec
 
 HOLD = """
 import sys, time
-from infobatch_client.plan_source import PlanFiles
+from infobatch_client.plan_files import PlanFiles
 files = PlanFiles()
 print(files._folder, flush=True)
 sys.stdin.read()
