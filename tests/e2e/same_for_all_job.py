@@ -11,7 +11,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from infobatch_stream import InfoBatchLoader, InfoBatchStreamDataset
+from infobatch_stream import InfoBatchLoader, InfoBatchStreamDataset, OrderChoice
 
 EPOCHS = 2
 # name: global batch (0: one sample by rank), policy, settings, whether a stage drops samples
@@ -46,11 +46,19 @@ def score(numbers: torch.Tensor) -> torch.Tensor:
     return (numbers * 37 % 101).float()
 
 
-def train(shards: str, url: str, case: str, workers: int, folder: Path) -> None:
+def train(shards: str, url: str, case: str, workers: int, folder: Path, lanes: int | None) -> None:
     global_batch, policy, settings, drops = CASES[case]
     world, rank = dist.get_world_size(), dist.get_rank()
     dataset = InfoBatchStreamDataset(
-        shards, url=url, run=f"{case}-{world}-{workers}", epochs=EPOCHS, anneal=False, policy=policy, seed=7, **settings
+        shards,
+        url=url,
+        run=f"{case}-{world}-{workers}-{lanes}",
+        epochs=EPOCHS,
+        anneal=False,
+        policy=policy,
+        seed=7,
+        order=OrderChoice(lanes=lanes),
+        **settings,
     ).map(Number(drops))
     found: dict[str, Any] = {}
     with InfoBatchLoader(dataset, max(1, global_batch // world), num_workers=workers) as loader:
@@ -67,15 +75,17 @@ def train(shards: str, url: str, case: str, workers: int, folder: Path) -> None:
             found[f"numbers-{epoch}"] = [number for batch in batches for number in batch]
             found[f"plan-{epoch}"] = loader.plan.kept_between(0, loader.plan.num_samples)
             found[f"positions-{epoch}"] = loader.state_dict()["positions"]
+    assert loader.state_dict()["lanes"] == (lanes or 1)
     np.savez(folder / f"{case}-{world}-{workers}-{rank}.npz", **found)
 
 
 def main() -> None:
-    shards, url, folder = sys.argv[1:4]
+    shards, url, folder, *chosen = sys.argv[1:]
+    lanes = int(chosen[0]) if chosen else None
     dist.init_process_group("gloo")
-    for case in CASES:
+    for case in chosen[1:] or CASES:
         for workers in range(4):
-            train(shards, url, case, workers, Path(folder))
+            train(shards, url, case, workers, Path(folder), lanes)
     dist.destroy_process_group()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 
 from tests.e2e.conftest import SAMPLES, Server
 from tests.e2e.same_for_all_job import CASES, EPOCHS, is_dropped
-from tests.e2e.torchrun import torchrun
+from tests.e2e.torchrun import free_port, torchrun
 
 WORLDS = (1, 2, 3, 4)
 JOB = Path(__file__).with_name("same_for_all_job.py")
@@ -43,6 +44,22 @@ def trained(server: Server, shards: str, tmp_path_factory: pytest.TempPathFactor
     for world in WORLDS:
         ended = torchrun(JOB, shards, server.url, folder, nproc=world)
         assert ended.code == 0, ended.output
+    return Trained(folder)
+
+
+@pytest.fixture(scope="module")
+def on_nodes(server: Server, shards: str, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """Two nodes of two ranks each, as torchrun starts them, and one process, in two lanes both."""
+    folder = tmp_path_factory.mktemp("nodes")
+    chosen = (shards, server.url, folder, 2, "scored", "dropping")
+    port = str(free_port())
+    with ThreadPoolExecutor(2) as pool:
+        node_options = [("--nnodes", "2", "--node-rank", str(node), "--master-addr", "127.0.0.1", "--master-port", port)
+                        for node in range(2)]  # fmt: skip
+        for ended in pool.map(lambda options: torchrun(JOB, *chosen, nproc=2, options=options), node_options):
+            assert ended.code == 0, ended.output
+    ended = torchrun(JOB, *chosen, nproc=1)
+    assert ended.code == 0, ended.output
     return Trained(folder)
 
 
@@ -84,6 +101,15 @@ def test_global_batches_are_the_same_for_any_number_of_ranks(case: str, trained:
             assert trained.global_batches(case, world, 0, epoch) == first
 
 
+@pytest.mark.parametrize("case", ["scored", "dropping"])
+def test_two_nodes_have_the_global_batches_of_one_process(case: str, on_nodes: Trained) -> None:
+    for workers in range(4):
+        for epoch in range(EPOCHS):
+            batches = on_nodes.global_batches(case, 4, workers, epoch)
+            assert batches == on_nodes.global_batches(case, 1, workers, epoch)
+            assert sorted(number for batch in batches for number in batch) == kept(on_nodes, case, 4, workers, epoch)
+
+
 def test_the_cases_are_what_they_say(trained: Trained) -> None:
     def share(case: str) -> float:
         return len(trained.ranks(case, 1, 0)[0]["plan-1"]) / SAMPLES
@@ -98,8 +124,8 @@ def test_the_cases_are_what_they_say(trained: Trained) -> None:
 def test_scores_of_all_ranks_arrive(trained: Trained, server: Server) -> None:
     expected = (np.arange(SAMPLES) * 37 % 101).astype(np.float32)
     for world in WORLDS:
-        np.testing.assert_array_equal(server.scores(f"scored-{world}-2"), expected)
-        info = server.info(f"scored-{world}-2")
+        np.testing.assert_array_equal(server.scores(f"scored-{world}-2-None"), expected)
+        info = server.info(f"scored-{world}-2-None")
         plans = [len(trained.ranks("scored", world, 2)[0][f"plan-{epoch}"]) for epoch in range(EPOCHS)]
         assert info.stored_scores == sum(plans)
         assert info.barrier_timeouts == 0
