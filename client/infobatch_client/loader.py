@@ -88,6 +88,11 @@ class InfoBatchLoader:
     ) -> None:
         _check(dataset, remainder)
         self.batch_size = batch_size = whole_number(batch_size, "batch_size", 1)
+        if dataset.batch_size not in (None, batch_size):
+            raise ConfigError(
+                f"batch_size={batch_size} here and batch_size={dataset.batch_size} at the dataset: leave it out there, "
+                "it is for a plain DataLoader"
+            )
         self._drop = remainder == "drop"
         self._ranks = Ranks(
             RankChoice(process_group=process_group, rank=rank, world_size=world_size, replicas=replicas, agree=agree),

@@ -12,7 +12,6 @@ from infobatch_client.batch_stream import BatchStream, TiedBatch
 from infobatch_client.dataset import InfoBatchStreamDataset
 from infobatch_client.epoch_control import EpochControl, Pass
 from infobatch_client.shard_reader import ShardReader
-from infobatch_stream.errors import ConfigError
 
 __all__ = ["WorkerPool"]
 
@@ -39,7 +38,6 @@ class WorkerPool:
         worker_init_fn: Callable[[int], None] | None,
     ) -> None:
         self._control = EpochControl()
-        self._asked_rows = dataset.batch_size
         stream = BatchStream(
             reader=ShardReader(dataset.indexed),
             offsets=dataset.indexed.manifest.offsets,
@@ -70,11 +68,6 @@ class WorkerPool:
 
     def batches(self, given: Pass) -> Iterator[TiedBatch]:
         """The batches of a pass, in order; begins at once, and ends the pass before it."""
-        if self._asked_rows not in (None, given.batch_size):
-            raise ConfigError(
-                f"batch_size={given.batch_size} here and batch_size={self._asked_rows} at the dataset: leave it out "
-                "there, it is for a plain DataLoader"
-            )
         self._control.write(given)
         return iter(self._data_loader)
 
