@@ -9,7 +9,7 @@ PIP := $(VENV)/bin/python -m pip install --disable-pip-version-check --quiet -c 
 .DEFAULT_GOAL := help
 
 help:
-	@echo 'make demo    train on 1,347 digits with and without pruning, and compare (DEMO_ARGS=--help for options)'
+	@echo 'make demo    train on 1,347 digits with and without pruning, and compare (DEMO_ARGS=--help for options, DEMO_ARGS="--nproc 2" for two ranks)'
 	@echo 'make test    run the tests (ARGS=… goes to pytest)'
 	@echo 'make lint    ruff, mypy, and whether the generated code is fresh'
 	@echo 'make proto   regenerate infobatch_stream/v1 from proto/'

@@ -1,11 +1,14 @@
 """How long a training stands still between two epochs, beside one of its steps.
 
-    python benchmarks/epoch_gap.py [--samples 50000] [--workers 0 2] [--epochs 5] [--width 1024] [--json]
+    python benchmarks/epoch_gap.py [--samples 50000] [--workers 0 2] [--epochs 5] [--width 1024] [--ranks 1] [--json]
 
 From the moment an epoch's last batch is returned to the moment at which the next epoch's first one is: the last step
 itself, the last scores' way to the server, EndEpoch, the next plan's draw and its way back, and the first batch of
 workers that live on. Real training steps on the CPU against a real embedded server; a step is the median time from one
 batch to the next. The bound to keep is max(one step, 0.5 s).
+
+With --ranks N, N processes train together with DDP over gloo, on BATCH / N rows each; a gap or step is then the longest
+that any rank has had.
 """
 
 from __future__ import annotations
@@ -21,7 +24,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.distributed as dist
+from torch.nn.parallel import DistributedDataParallel
 
+from infobatch_client.demo.ranks import on_ranks
 from infobatch_stream import InfoBatchLoader, InfoBatchStreamDataset
 
 FEATURES = 512
@@ -48,17 +54,29 @@ def to_pair(sample: dict[str, bytes]) -> tuple[np.ndarray, int]:
     return np.frombuffer(sample["raw"], np.uint8).astype(np.float32) / 255, int(sample["cls"])
 
 
+def longest(times_s: list[float]) -> list[float]:
+    """Each of `times_s`, as the slowest rank had it."""
+    worst = torch.tensor(times_s, dtype=torch.float64)
+    if dist.is_initialized():
+        dist.all_reduce(worst, dist.ReduceOp.MAX)
+    return [float(time_s) for time_s in worst]
+
+
 def measure(folder: Path, workers: int, epochs: int, width: int) -> dict[str, float]:
     dataset = InfoBatchStreamDataset(
         str(folder / "part-*.tar"), epochs=epochs, run=f"gap-{workers}", state_dir=folder / "state", seed=0
     ).map(to_pair)
     torch.manual_seed(0)
     layers = [torch.nn.Linear(FEATURES, width), torch.nn.ReLU(), torch.nn.Linear(width, width), torch.nn.ReLU()]
-    model = torch.nn.Sequential(*layers, torch.nn.Linear(width, CLASSES))
+    model: torch.nn.Module = torch.nn.Sequential(*layers, torch.nn.Linear(width, CLASSES))
+    ranks = dist.get_world_size() if dist.is_initialized() else 1
+    if ranks > 1:
+        torch.set_num_threads(1)
+        model = DistributedDataParallel(model)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
     criterion = torch.nn.CrossEntropyLoss(reduction="none")
     gaps_s, steps_s = [], []
-    with InfoBatchLoader(dataset, BATCH, workers) as loader:
+    with InfoBatchLoader(dataset, BATCH // ranks, workers) as loader:
         for epoch in loader.epochs():
             begun = None
             for features, labels in loader:
@@ -72,6 +90,7 @@ def measure(folder: Path, workers: int, epochs: int, width: int) -> dict[str, fl
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
+    gaps_s, steps_s = longest(gaps_s), longest(steps_s)
     step, gap = statistics.median(steps_s), statistics.median(gaps_s)
     return {
         "workers": workers,
@@ -90,18 +109,25 @@ def main() -> None:
     parser.add_argument("--workers", type=int, nargs="+", default=[0, 2], help="DataLoader workers, one table row each")
     parser.add_argument("--epochs", type=int, default=5, help="at least 2; there is one gap fewer")
     parser.add_argument("--width", type=int, default=1024, help="of the model, which makes the step")
+    parser.add_argument("--ranks", type=int, default=1, help=f"on this machine; they share batches of {BATCH}")
     parser.add_argument("--json", action="store_true", help="one JSON line for each number of workers")
     options = parser.parse_args()
     if options.epochs < 2 or options.samples < 2 * BATCH:
         parser.error(f"--epochs must be at least 2, and --samples at least {2 * BATCH}: there must be a gap and a step")
+    if options.ranks < 1 or BATCH % options.ranks:
+        parser.error(f"--ranks {options.ranks} can't share batches of {BATCH} evenly: give a divisor of {BATCH}")
     with tempfile.TemporaryDirectory() as made:
         make_shards(Path(made), options.samples)
-        found = [measure(Path(made), workers, options.epochs, options.width) for workers in options.workers]
+        found = [
+            on_ranks(options.ranks, measure, Path(made), workers, options.epochs, options.width)
+            for workers in options.workers
+        ]
     if options.json:
         for line in found:
             print(json.dumps(line))
         return
-    print(f"{options.samples} samples, batches of {BATCH}; medians over {found[0]['gaps']} gaps")
+    on_ranks_said = f" on {options.ranks} ranks" if options.ranks > 1 else ""
+    print(f"{options.samples} samples, batches of {BATCH}{on_ranks_said}; medians over {found[0]['gaps']} gaps")
     print("workers      step       gap  largest gap   gap / max(step, 0.5 s)")
     for line in found:
         print(

@@ -17,21 +17,26 @@ def normalize(images: Tensor) -> Tensor:
     return (images.float() / 255.0 - mean) / std
 
 
-def crop_and_flip(images: Tensor, generator: torch.Generator, padding: int = 4) -> Tensor:
+def crop_and_flip(
+    images: Tensor, generator: torch.Generator, padding: int = 4, part: tuple[int, int] = (0, 1)
+) -> Tensor:
     """Each image shifted by up to `padding` pixels each way, zeros coming in, and mirrored half of the time.
 
     Args:
         images: (B, C, H, W), any dtype and device.
         generator: a CPU generator; the draws are the same for every device.
         padding: pixels.
+        part: (k, n) if `images` are the k-th of n equal parts of a batch: the draws are those it gets in the whole.
 
     Returns:
         A tensor like `images`.
     """
     batch, channels, height, width = images.shape
-    top = torch.randint(0, 2 * padding + 1, (batch, 1), generator=generator)
-    left = torch.randint(0, 2 * padding + 1, (batch, 1), generator=generator)
-    flip = torch.randint(0, 2, (batch, 1), generator=generator).bool()
+    of_all = (part[1] * batch, 1)
+    own = slice(part[0] * batch, (part[0] + 1) * batch)
+    top = torch.randint(0, 2 * padding + 1, of_all, generator=generator)[own]
+    left = torch.randint(0, 2 * padding + 1, of_all, generator=generator)[own]
+    flip = torch.randint(0, 2, of_all, generator=generator)[own].bool()
     rows = top + torch.arange(height)
     columns = left + torch.arange(width)
     columns = torch.where(flip, columns.flip(1), columns)

@@ -1,6 +1,7 @@
 """Trains on CIFAR-10 shards with and without pruning; the last line printed is the result as JSON.
 
     python train.py --data DIR --policy infobatch --model resnet18 --amp
+    torchrun --nproc-per-node 2 train.py --data DIR --policy infobatch --model resnet18 --amp
 
 See README.md beside this file for the shards.
 """
@@ -20,6 +21,7 @@ import torch.nn.functional as F
 from augment import crop_and_flip, generator_for, normalize
 from checkpoint import History, Stateful, read, restore, save
 from model import MODELS, make_model
+from ranks import Ranks, started_ranks
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -36,12 +38,12 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--run", help="the run's name (default: a fresh one, or that of --resume)")
     parser.add_argument("--model", choices=sorted(MODELS), default="resnet18")
     parser.add_argument("--epochs", type=int, default=30)
-    parser.add_argument("--batch-size", type=int, default=128)
+    parser.add_argument("--batch-size", type=int, default=128, help="of all ranks together")
     parser.add_argument("--lr", type=float, default=0.2, help="the peak of the one-cycle schedule")
     parser.add_argument("--momentum", type=float, default=0.9)
     parser.add_argument("--weight-decay", type=float, default=5e-4)
     parser.add_argument("--seed", type=int, default=0, help="of weights, augmentation, draws and orders")
-    parser.add_argument("--workers", type=int, default=2, help="DataLoader workers")
+    parser.add_argument("--workers", type=int, default=2, help="DataLoader workers of each rank")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--amp", action="store_true", help="bfloat16 where it is safe (CUDA only)")
     parser.add_argument("--checkpoint", type=Path, metavar="FILE", help="where to save after every epoch")
@@ -65,7 +67,9 @@ def shards(folder: Path, split: str) -> list[str]:
     return found
 
 
-def train_loader(args: argparse.Namespace, run: str | None) -> InfoBatchLoader:
+def train_loader(args: argparse.Namespace, run: str | None, ranks: Ranks) -> InfoBatchLoader:
+    if args.batch_size % ranks.world_size:
+        sys.exit(f"--batch-size {args.batch_size} is not a multiple of the {ranks.world_size} ranks: give one that is")
     dataset = (
         InfoBatchStreamDataset(
             shards(args.data, "train"),
@@ -80,7 +84,7 @@ def train_loader(args: argparse.Namespace, run: str | None) -> InfoBatchLoader:
         .decode("torchrgb8")
         .to_tuple("png;jpg", "cls")
     )
-    return InfoBatchLoader(dataset, batch_size=args.batch_size, num_workers=args.workers)
+    return InfoBatchLoader(dataset, batch_size=args.batch_size // ranks.world_size, num_workers=args.workers)
 
 
 def test_loader(args: argparse.Namespace) -> InfoBatchLoader:
@@ -95,12 +99,14 @@ def test_loader(args: argparse.Namespace) -> InfoBatchLoader:
 class Training:
     """One model on its way: a step, an evaluation, a checkpoint."""
 
-    def __init__(self, args: argparse.Namespace, loader: InfoBatchLoader, tests: InfoBatchLoader) -> None:
+    def __init__(self, args: argparse.Namespace, ranks: Ranks, loader: InfoBatchLoader, tests: InfoBatchLoader) -> None:
         self.args = args
+        self.ranks = ranks
         self.loader = loader
         self.tests = tests
-        self.device = torch.device(args.device)
+        self.device = ranks.device
         self.model: nn.Module = make_model(args.model, args.seed).to(self.device)
+        self.parallel = ranks.train_together(self.model)
         self.optimizer = torch.optim.SGD(
             self.model.parameters(),
             lr=args.lr,
@@ -116,6 +122,7 @@ class Training:
             "schedule": self.schedule,
         }
         self.history = History()
+        self.uncounted = 0
         self.started = time.perf_counter()
 
     def resume(self, checkpoint: dict[str, Any]) -> None:
@@ -123,9 +130,16 @@ class Training:
         self.started -= self.history.elapsed_s
 
     def save(self) -> None:
-        if self.args.checkpoint is not None:
+        """Called by all ranks; the first one writes."""
+        self.count()
+        if self.args.checkpoint is not None and self.ranks.is_first:
             self.history.elapsed_s = time.perf_counter() - self.started
             save(self.args.checkpoint, self.parts, self.history)
+
+    def count(self) -> None:
+        """Adds what all ranks have trained since the last time to the history."""
+        self.history.trained[-1] += self.ranks.total(self.uncounted)[0]
+        self.uncounted = 0
 
     def epoch(self, epoch: int) -> None:
         """Trains what is left of `epoch`, evaluates and saves."""
@@ -135,10 +149,12 @@ class Training:
             plan = self.loader.metrics()
             self.history.kept_shares.append(plan["kept"] / (plan["kept"] + plan["pruned"]))
         self.model.train()
-        batches = tqdm(self.loader, desc=f"epoch {epoch}", unit="batch", leave=False, disable=None)
+        batches = tqdm(
+            self.loader, desc=f"epoch {epoch}", unit="batch", leave=False, disable=None if self.ranks.is_first else True
+        )
         for images, labels in batches:
             self.step(images, labels)
-            self.history.trained[epoch] += int((self.loader.weights() > 0).sum())
+            self.uncounted += int((self.loader.weights() > 0).sum())
             if self.args.checkpoint_every and self.history.step % self.args.checkpoint_every == 0:
                 self.save()
         self.evaluate_until(epoch + 1)
@@ -147,9 +163,10 @@ class Training:
     def step(self, images: Tensor, labels: Tensor) -> None:
         images = images.to(self.device, non_blocking=True)
         labels = labels.to(self.device, non_blocking=True)
-        images = crop_and_flip(images, generator_for(self.args.seed, self.history.step))
+        draws = generator_for(self.args.seed, self.history.step)
+        images = crop_and_flip(images, draws, part=(self.ranks.rank, self.ranks.world_size))
         with self.autocast():
-            logits = self.model(normalize(images))
+            logits = self.parallel(normalize(images))
         losses = F.cross_entropy(logits.float(), labels, reduction="none")
         loss = self.loader.update(losses)
         self.optimizer.zero_grad()
@@ -165,7 +182,8 @@ class Training:
 
     @torch.inference_mode()
     def evaluate(self) -> float:
-        """The share of the test samples that the model gets right. Rows of weight 0 are padding."""
+        """The share of the test samples that it gets right, each rank testing its part; weight-0 rows are padding."""
+        self.ranks.same_buffers(self.model)
         self.model.eval()
         right = total = 0
         for images, labels in self.tests:
@@ -174,6 +192,7 @@ class Training:
                 predicted = self.model(normalize(images.to(self.device))).argmax(dim=1).cpu()
             right += int(((predicted == labels) & real).sum())
             total += int(real.sum())
+        right, total = self.ranks.total(right, total)
         return right / total
 
     def autocast(self) -> Any:
@@ -189,24 +208,32 @@ class Training:
             "wall_s": round(time.perf_counter() - self.started, 3),
             "steps": self.history.step,
             "policy": self.args.policy,
+            "ranks": self.ranks.world_size,
             "args": {name: str(value) if isinstance(value, Path) else value for name, value in vars(self.args).items()},
         }
 
 
 def main() -> None:
     args = parse_arguments()
+    with started_ranks(args.device) as ranks:
+        train(args, ranks)
+
+
+def train(args: argparse.Namespace, ranks: Ranks) -> None:
     checkpoint = read(args.resume) if args.resume is not None else None
     run = args.run or (checkpoint["parts"]["loader"]["run"] if checkpoint is not None else None)
-    with test_loader(args) as tests, train_loader(args, run) as loader:
-        training = Training(args, loader, tests)
+    with test_loader(args) as tests, train_loader(args, run, ranks) as loader:
+        training = Training(args, ranks, loader, tests)
         if checkpoint is not None:
             training.resume(checkpoint)
         for epoch in loader.epochs():
             training.epoch(epoch)
             trained, accuracy = training.history.trained[-1], training.history.accuracies[-1]
-            print(f"epoch {epoch}: {trained:,} samples trained, accuracy {accuracy:.2%}", file=sys.stderr)
+            if ranks.is_first:
+                print(f"epoch {epoch}: {trained:,} samples trained, accuracy {accuracy:.2%}", file=sys.stderr)
         training.evaluate_until(args.epochs)
-        print(json.dumps(training.result()))
+        if ranks.is_first:
+            print(json.dumps(training.result()))
 
 
 if __name__ == "__main__":

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
+import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+from infobatch_client.rest import get_json, run_path
+from infobatch_stream.errors import InfoBatchError
 
 pytest.importorskip("sklearn")
 
@@ -49,3 +57,75 @@ def test_shards_and_state_are_kept_where_they_were_asked_for(tmp_path: Path) -> 
     again = demo("--epochs", "1", "--keep", "kept", cwd=tmp_path)
     assert again.returncode == 2
     assert again.stderr == "infobatch: --keep kept is not an empty folder: name another\n"
+
+
+def rows_of(done: subprocess.CompletedProcess[str]) -> dict[str, list[str]]:
+    """The table: both figures of each row, by its name."""
+    assert done.returncode == 0, done.stderr
+    rows = (re.split(r"\s{2,}", line.strip(), maxsplit=1) for line in done.stdout.splitlines())
+    return {row[0]: re.split(r"\s{3,}", row[1]) for row in rows if len(row) == 2}
+
+
+def test_two_ranks_train_the_same_samples_as_one(tmp_path: Path) -> None:
+    options = ("--epochs", "4", "--delta", "0.75", "--seed", "1")
+    alone = rows_of(demo(*options, cwd=tmp_path))
+    together = rows_of(demo(*options, "--nproc", "2", cwd=tmp_path))
+    assert (alone["ranks"], together["ranks"]) == (["1", "1"], ["2", "2"])
+    for row in ("samples trained", "% pruned, epoch 0 to 3"):
+        assert together[row] == alone[row]
+    assert "by rank 0" not in alone
+    by_rank = [[int(cell.replace(",", "")) for cell in together[f"by rank {rank}"]] for rank in range(2)]
+    totals = [int(cell.split()[0].replace(",", "")) for cell in together["samples trained"]]
+    assert [first + second for first, second in zip(*by_rank, strict=True)] == totals
+    assert min(map(min, by_rank)) > 0.4 * min(totals)
+    assert "of 450 wrong" in together["test accuracy"][0]
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("nproc", ["0", "-1", "3", "128"])
+def test_ranks_that_cannot_share_a_batch_are_refused(nproc: str, tmp_path: Path) -> None:
+    done = demo("--nproc", nproc, "--keep", "kept", cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr == (
+        f"infobatch: --nproc {nproc} can't share batches of 64 evenly: give one of 1, 2, 4, 8, 16, 32, 64\n"
+    )
+    assert not (tmp_path / "kept").exists()
+
+
+def test_ctrl_c_ends_all_ranks_and_the_server(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "infobatch_stream", "demo", "--nproc", "2", "--epochs", "10000", "--keep", "kept"]
+    process = subprocess.Popen(command, cwd=tmp_path, start_new_session=True, stderr=subprocess.PIPE, text=True)
+    try:
+        endpoint = tmp_path / "kept" / "state" / "endpoint.json"
+        wait_until(lambda: process.poll() is not None or (endpoint.exists() and has_trained(endpoint)))
+        assert process.poll() is None, process.communicate()[1]
+        ranks = children_of(process.pid)
+        server = json.loads(endpoint.read_text())["pid"]
+        assert len(ranks) >= 3, "two ranks and the server at least"
+        os.killpg(process.pid, signal.SIGINT)
+        _, told = process.communicate(timeout=60)
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
+    assert process.returncode == 130, told
+    wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in [*ranks, server]))
+
+
+def has_trained(endpoint: Path) -> bool:
+    try:
+        stored = get_json(json.loads(endpoint.read_text())["http"], run_path("demo-full"))["stored_scores"]
+    except (InfoBatchError, OSError):  # not there yet
+        return False
+    return bool(stored > 0)
+
+
+def children_of(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def wait_until(happened: Callable[[], bool], timeout_s: float = 60) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not happened():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)

@@ -86,6 +86,17 @@ def test_a_crop_is_a_window_of_the_padded_image_mirrored_or_not() -> None:
     assert len(shifts) > 30
 
 
+def test_parts_of_a_batch_are_cropped_as_in_the_whole() -> None:
+    augment = import_module("augment")
+    images = torch.randint(0, 256, (8, 3, 32, 32), generator=torch.Generator().manual_seed(1))
+    whole = augment.crop_and_flip(images, augment.generator_for(3, 7))
+    parts = [
+        augment.crop_and_flip(part, augment.generator_for(3, 7), part=(number, 2))
+        for number, part in enumerate(images.chunk(2))
+    ]
+    assert torch.equal(torch.cat(parts), whole)
+
+
 def test_a_step_draws_the_same_whatever_happened_before() -> None:
     augment = import_module("augment")
     images = torch.randint(0, 256, (4, 3, 32, 32), generator=torch.Generator().manual_seed(1))

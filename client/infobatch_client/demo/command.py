@@ -19,6 +19,11 @@ CAVEAT = (
     "what takes the time; this one is so small that much else does."
 )
 
+RANKS_CAVEAT = (
+    "{nproc} ranks train the samples that one does: the global batches are the same, and the network, in float64, has\n"
+    "no BatchNorm, which would see a rank's own rows alone. In yours, expect plans to differ by a few samples."
+)
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's options."""
@@ -40,22 +45,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of weights and draws (default: %(default)s)")
     parser.add_argument("--workers", type=int, default=0, help="DataLoader workers (default: %(default)s)")
     parser.add_argument(
+        "--nproc",
+        type=int,
+        default=1,
+        metavar="N",
+        help="ranks that train together, each a process on this machine (default: %(default)s)",
+    )
+    parser.add_argument(
         "--keep", type=Path, metavar="DIR", help="work in DIR, which must be empty, and keep shards and state"
     )
 
 
 def run(args: argparse.Namespace) -> int:
     """Trains twice and prints the table; 0."""
-    import torch
-
+    from infobatch_client.demo.ranks import on_ranks
     from infobatch_client.demo.shards import make_shards
     from infobatch_client.demo.table import side_by_side
-    from infobatch_client.demo.training import Settings, train
+    from infobatch_client.demo.training import BATCH_SIZE, Settings, train_both
     from infobatch_client.embedded import EmbeddedServer
 
     if args.epochs < 1:
         raise ConfigError(f"--epochs must be at least 1, not {args.epochs}")
-    torch.set_num_threads(1)  # layers this small gain little from two, and lose 20-fold where cores are busy
+    if args.nproc < 1 or BATCH_SIZE % args.nproc:
+        divisors = ", ".join(str(n) for n in range(1, BATCH_SIZE + 1) if BATCH_SIZE % n == 0)
+        raise ConfigError(f"--nproc {args.nproc} can't share batches of {BATCH_SIZE} evenly: give one of {divisors}")
     with _work_folder(args.keep) as folder:
         shards = make_shards(folder)
         print(
@@ -70,16 +83,19 @@ def run(args: argparse.Namespace) -> int:
             workers=args.workers,
             state_dir=folder / "state",
         )
-        server = EmbeddedServer.start(settings.state_dir)  # here, so that its start is in neither wall time
+        server = EmbeddedServer.start(
+            settings.state_dir
+        )  # here: its start is in neither wall time, and all ranks find it
         try:
-            full = train("full", shards, settings)
-            pruned = train("infobatch", shards, settings)
+            full, pruned = on_ranks(args.nproc, train_both, shards, settings)
         finally:
             server.release()
     print()
     print(side_by_side(full, pruned, f"infobatch, r = {args.prune_ratio}, δ = {args.delta}"))
     print()
     print(CAVEAT.format(num_test=full.num_test))
+    if args.nproc > 1:
+        print(RANKS_CAVEAT.format(nproc=args.nproc))
     return 0
 
 

@@ -18,8 +18,10 @@ def side_by_side(full: Outcome, pruned: Outcome, pruned_name: str) -> str:
     saved = 1 - pruned.samples_trained / full.samples_trained
     rows = [
         ("", "full data", pruned_name),
+        ("ranks", str(len(full.samples_by_rank)), str(len(pruned.samples_by_rank))),
         ("test accuracy", _accuracy(full), _accuracy(pruned)),
         ("samples trained", f"{full.samples_trained:,}", f"{pruned.samples_trained:,} ({saved:.1%} fewer)"),
+        *_rank_rows(full.samples_by_rank, pruned.samples_by_rank),
         ("wall time, training", f"{full.wall_s:.1f} s", f"{pruned.wall_s:.1f} s"),
         *_pruned_rows(full.pruned_shares, pruned.pruned_shares),
     ]
@@ -32,6 +34,15 @@ def side_by_side(full: Outcome, pruned: Outcome, pruned_name: str) -> str:
 def _accuracy(outcome: Outcome) -> str:
     share = 1 - outcome.test_errors / outcome.num_test
     return f"{share:.2%} ({outcome.test_errors} of {outcome.num_test} wrong)"
+
+
+def _rank_rows(full: Sequence[int], pruned: Sequence[int]) -> list[tuple[str, str, str]]:
+    """What each rank has trained; nothing for one."""
+    if len(full) == 1:
+        return []
+    return [
+        (f"  by rank {rank}", f"{one:,}", f"{two:,}") for rank, (one, two) in enumerate(zip(full, pruned, strict=True))
+    ]
 
 
 def _pruned_rows(full: Sequence[float], pruned: Sequence[float]) -> list[tuple[str, str, str]]:

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from PIL import Image
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from infobatch_client.dataset import InfoBatchStreamDataset
@@ -18,10 +20,11 @@ from infobatch_client.demo.shards import DigitShards
 from infobatch_client.loader import InfoBatchLoader
 from infobatch_client.progress_lr import ProgressLR, one_cycle
 
-__all__ = ["Outcome", "Settings", "train"]
+__all__ = ["BATCH_SIZE", "Outcome", "Settings", "train", "train_both"]
 
 BATCH_SIZE = 64
-PEAK_LR = 0.1
+"""Of all ranks together."""
+PEAK_LR = 0.05
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,16 +45,34 @@ class Outcome:
 
     test_errors: int
     num_test: int
-    samples_trained: int
+    samples_by_rank: list[int]
+    """Trained in all epochs by rank 0, 1, …"""
     pruned_shares: list[float]
     """Per epoch, in [0, 1]."""
     wall_s: float
-    """From the first epoch's plan to the last step, without the server's start and the test."""
+    """From the first epoch's plan to the last step, without the server's start and the test; rank 0's."""
+
+    @property
+    def samples_trained(self) -> int:
+        """In all epochs, by all ranks."""
+        return sum(self.samples_by_rank)
+
+
+def train_both(shards: DigitShards, settings: Settings) -> tuple[Outcome, Outcome]:
+    """The full training and then the pruned one; called by all ranks alike."""
+    torch.set_num_threads(1)  # layers this small gain little from two, and lose 20-fold where cores are busy
+    return train("full", shards, settings), train("infobatch", shards, settings)
 
 
 def train(policy: str, shards: DigitShards, settings: Settings) -> Outcome:
-    """Trains on the train shards under `policy` ("full" or "infobatch"), then counts the errors in test."""
-    model = make_model(settings.seed)
+    """Trains on the train shards under `policy` ("full" or "infobatch"), then counts the errors in test.
+
+    With torch.distributed initialised, all ranks do it together.
+    """
+    world_size = dist.get_world_size() if dist.is_initialized() else 1
+    model: nn.Module = make_model(settings.seed)
+    if world_size > 1:
+        model = DistributedDataParallel(model)
     optimizer = torch.optim.SGD(model.parameters(), lr=PEAK_LR, momentum=0.9, nesterov=True, weight_decay=5e-4)
     criterion = nn.CrossEntropyLoss(reduction="none")
     dataset = (
@@ -69,12 +90,13 @@ def train(policy: str, shards: DigitShards, settings: Settings) -> Outcome:
         .to_tuple("png", "cls")
         .map_tuple(to_tensor, int)
     )
-    with InfoBatchLoader(dataset, batch_size=BATCH_SIZE, num_workers=settings.workers) as loader:
+    with InfoBatchLoader(dataset, batch_size=BATCH_SIZE // world_size, num_workers=settings.workers) as loader:
         schedule = ProgressLR(optimizer, one_cycle(), loader)
         kept: list[int] = []
         started = time.perf_counter()
         # disable=None: a bar on a terminal only.
-        with tqdm(total=settings.epochs, desc=policy, unit="epoch", disable=None) as bar:
+        hidden = True if world_size > 1 and dist.get_rank() > 0 else None
+        with tqdm(total=settings.epochs, desc=policy, unit="epoch", disable=hidden) as bar:
             for _ in loader.epochs():
                 kept.append(0)
                 for images, labels in loader:
@@ -86,19 +108,20 @@ def train(policy: str, shards: DigitShards, settings: Settings) -> Outcome:
                     schedule.step()
                     kept[-1] += int((loader.weights() > 0).sum())
                 bar.update()
-                bar.set_postfix_str(f"trained {kept[-1]:,} of {shards.num_train:,}")
+                bar.set_postfix_str(f"trained {kept[-1] * world_size:,} of {shards.num_train:,}")
         wall_s = time.perf_counter() - started
+    by_rank = of_all_ranks(kept)
     return Outcome(
-        test_errors=count_errors(model, shards.test),
+        test_errors=sum(of_all_ranks([count_errors(model, shards.test)]).flatten().tolist()),
         num_test=shards.num_test,
-        samples_trained=sum(kept),
-        pruned_shares=[1 - count / shards.num_train for count in kept],
+        samples_by_rank=by_rank.sum(dim=1).tolist(),
+        pruned_shares=[1 - count / shards.num_train for count in by_rank.sum(dim=0).tolist()],
         wall_s=wall_s,
     )
 
 
 def count_errors(model: nn.Module, shards: str) -> int:
-    """How many samples of `shards` the model gets wrong; rows of weight 0 are padding and don't count."""
+    """How many samples of this rank's share of `shards` the model gets wrong; rows of weight 0 don't count."""
     dataset = (
         InfoBatchStreamDataset(shards, policy=None, shuffle=False)
         .decode("pil")
@@ -114,7 +137,17 @@ def count_errors(model: nn.Module, shards: str) -> int:
     return errors
 
 
+def of_all_ranks(counts: list[int]) -> torch.Tensor:
+    """Every rank's `counts`, int64 (ranks, counts)."""
+    own = torch.tensor(counts)
+    if not dist.is_initialized():
+        return own.unsqueeze(0)
+    parts = [torch.empty_like(own) for _ in range(dist.get_world_size())]
+    dist.all_gather(parts, own)
+    return torch.stack(parts)
+
+
 def to_tensor(image: Image.Image) -> torch.Tensor:
-    """A grey image as a float tensor (1, H, W) in [−1, 1]."""
-    pixels = np.asarray(image.convert("L"), dtype=np.float32)
+    """A grey image as a float64 tensor (1, H, W) in [−1, 1]."""
+    pixels = np.asarray(image.convert("L"), dtype=np.float64)
     return torch.from_numpy(pixels / 127.5 - 1.0).unsqueeze(0)
