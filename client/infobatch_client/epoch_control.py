@@ -9,12 +9,13 @@ import json
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
 import torch
 
 __all__ = ["EpochControl", "Pass"]
 
 _SIZE_BYTES = 8192
-_MAX_WORKERS = 4096
+_MAX_WORKERS = 1024  # a larger copy takes threads that torch, in a process forked after using them, waits for in vain
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,8 +48,8 @@ class EpochControl:
     """
 
     def __init__(self) -> None:
-        self._bytes = torch.zeros(_SIZE_BYTES, dtype=torch.uint8).share_memory_()  # type: ignore[no-untyped-call]
-        self._loaded = torch.zeros(_MAX_WORKERS, 3, dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]
+        self._bytes = _shared(_SIZE_BYTES, dtype=torch.uint8)
+        self._loaded = _shared(_MAX_WORKERS, 3, dtype=torch.int64)
         self._updated_at_start = False
 
     def __getstate__(self) -> dict[str, Any]:
@@ -65,7 +66,7 @@ class EpochControl:
         text = json.dumps(asdict(given)).encode()
         assert len(text) < _SIZE_BYTES - 5, "a plan's path is far below 8 KB"
         framed = len(text).to_bytes(4, "little") + text
-        self._bytes[: len(framed)] = torch.frombuffer(bytearray(framed), dtype=torch.uint8)
+        self._bytes[: len(framed)] = torch.from_numpy(np.frombuffer(framed, np.uint8).copy())
         self._bytes[-1] = 0
         self._loaded.zero_()
         self._updated_at_start = False
@@ -101,7 +102,7 @@ class EpochControl:
 
     def note_loaded(self, worker: int, batches: int, turns: int) -> None:
         """A worker has loaded a state: it gave `batches` of the pass, and took `turns` since the loader's first."""
-        self._loaded[worker] = torch.tensor([1, batches, turns])
+        self._loaded[worker] = torch.tensor([1, batches, turns], device="cpu")
 
     @property
     def any_loaded(self) -> bool:
@@ -113,3 +114,8 @@ class EpochControl:
         """(batches, turns) of all workers together."""
         _, batches, turns = self._loaded.sum(0).tolist()
         return batches, turns
+
+
+def _shared(*size: int, dtype: torch.dtype) -> torch.Tensor:
+    zeros: torch.Tensor = torch.zeros(*size, dtype=dtype, device="cpu").share_memory_()  # type: ignore[no-untyped-call]
+    return zeros

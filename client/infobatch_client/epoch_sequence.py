@@ -53,8 +53,14 @@ class EpochSequence:
                 return
             self._check_is_next(epoch)
         self.end()
+        before = self._source.next_epoch
         self._source.begin_at(epoch)
-        self._begin(explicit=True)
+        try:
+            self._begin(explicit=True)
+        except BaseException:
+            if self._source.trains:
+                self._source.begin_at(before)
+            raise
 
     def for_pass(self) -> OpenEpoch:
         """The epoch that a new pass goes over, from where it was opened; the next one where this one is over.
@@ -124,10 +130,10 @@ class EpochSequence:
 
     def close(self) -> None:
         """Ends the open epoch for good; it stays to be asked how far it came."""
-        if self.open is not None and not self.closed:
-            self._source.advance(self.open)
-            self._say_end(self.open, wait=False)
-        self.closed = True
+        opened, closed, self.closed = self.open, self.closed, True
+        if opened is not None and not closed:
+            self._source.advance(opened)
+            self._say_end(opened, wait=False)
 
     def _epochs(self, max_steps: int | None) -> Iterator[int]:
         self._check_not_closed()
@@ -173,7 +179,7 @@ class EpochSequence:
 
     def _begin(self, *, explicit: bool, max_steps: int | None = None) -> OpenEpoch:
         self._check_not_closed()
-        number, plan, path, start = self._source.open()
+        number, plan, path, start = self._source.open(max_steps)
         self.open = OpenEpoch(
             number, plan, path, self._opening(num_positions=plan.kept, start=start), explicit, max_steps
         )

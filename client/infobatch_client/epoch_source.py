@@ -46,8 +46,12 @@ class EpochSource(ABC):
         return float(min(self.next_epoch, self.num_epochs))
 
     @abstractmethod
-    def open(self) -> tuple[int, EpochPlan, str, int]:
-        """(epoch, its plan, the plan's file or "" for index order, the position to begin at)."""
+    def open(self, max_steps: int | None = None) -> tuple[int, EpochPlan, str, int]:
+        """(epoch, its plan, the plan's file or "" for index order, the position to begin at).
+
+        Args:
+            max_steps: how many batches the pass will give at most.
+        """
 
     def advance(self, opened: OpenEpoch) -> None:
         """After an epoch is over: the next one is next."""

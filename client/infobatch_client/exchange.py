@@ -21,6 +21,7 @@ __all__ = ["Agree", "Exchange", "GlooExchange", "ReplicatedExchange", "UserExcha
 Agree = Callable[[str], list[str]]
 
 _MAX_POLL_S = 0.02
+_SLACK_S = 5.0  # gloo has a time-out of its own, and knows more of the cause
 _groups: dict[tuple[int, float, tuple[int, ...]], tuple[Any, Any]] = {}  # and the world that each is of
 _groups_lock = threading.Lock()
 
@@ -66,12 +67,14 @@ class GlooExchange:
         payload = word.encode()
         try:
             group = self._group()
-            sizes = self._gather(group, torch.tensor([len(payload)]))
-            padded = torch.zeros(max(int(size) for size in sizes), dtype=torch.uint8)
+            sizes = self._gather(group, torch.tensor([len(payload)], device="cpu"))
+            padded = torch.zeros(max(int(size) for size in sizes), dtype=torch.uint8, device="cpu")
             padded[: len(payload)] = torch.from_numpy(np.frombuffer(payload, np.uint8).copy())
             parts = self._gather(group, padded)
-        except RuntimeError as error:  # gloo's, whatever happened
-            self._forget()
+        except BaseException as error:
+            self._forget()  # with a call of one side still on its way
+            if not isinstance(error, RuntimeError):  # gloo's, whatever happened
+                raise
             raise RanksError(
                 f"a rank of the {len(self._members)} has ended, or has not come within {self._timeout_s:g} s "
                 f"(agree_timeout_s): see its own log ({str(error).splitlines()[0][:200]})"
@@ -81,8 +84,10 @@ class GlooExchange:
     def _gather(self, group: Any, own: torch.Tensor) -> list[torch.Tensor]:
         parts = [torch.empty_like(own) for _ in self._members]
         work = dist.all_gather(parts, own, group=group, async_op=True)
-        pause_s = 0.0002
+        pause_s, deadline = 0.0002, time.monotonic() + self._timeout_s + _SLACK_S
         while not work.is_completed():  # rather than wait(): signals are heard between two looks
+            if time.monotonic() >= deadline:
+                raise RuntimeError("Wait timeout")
             time.sleep(pause_s)
             pause_s = min(_MAX_POLL_S, 1.5 * pause_s)
         work.wait()

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from infobatch_client.launcher import Job, this_job
 from infobatch_client.resume_state import ResumeState
 from infobatch_client.run_options import RunOptions
-from infobatch_client.score_client import ScoreClient
+from infobatch_client.score_client import ScoreClient, retry_until
 from infobatch_stream.codec import spec_from_messages, spec_message, spec_parts
 from infobatch_stream.errors import RunBusyError, RunConflictError, RunNotFoundError
 from infobatch_stream.run_spec import RunSpec
@@ -29,7 +29,7 @@ _BUSY_PAUSE_S = 1.0
 _SLACK_S = 5.0  # a lease is free this long after it was said to be at the latest
 _RENEWED_S = 2.0  # a lease that is free so much later than was said has been renewed
 _log = logging.getLogger(__name__)
-_held_here: set[tuple[str, str]] = set()
+_held_here: set[tuple[int, str, str]] = set()  # process, server, run
 
 T = TypeVar("T")
 
@@ -75,7 +75,7 @@ class Joined:
 
     def leave(self) -> None:
         """The run may be joined again from this process."""
-        _held_here.discard((self.address, self.spec.run))
+        _held_here.discard((os.getpid(), self.address, self.spec.run))
 
 
 def join_run(
@@ -101,12 +101,15 @@ def join_run(
 
     Raises:
         RunConflictError: the run has another spec, or has trained already and no state was given.
+        RunNotFoundError: there is no run to go on with.
         RunBusyError: another job, or another loader of this process, is training it.
         StateError: `state` belongs to another run, data set or order.
     """
     job = job or this_job()
     new = state is None and start_epoch == 0
-    run_id, spec = _create(client, options, asked, restart=new and options.if_exists == "restart")
+    run_id, spec = _create(
+        client, options, asked, restart=new and options.if_exists == "restart", start_epoch=0 if state else start_epoch
+    )
     if state is not None:
         state.check(spec, run_id)
     request = pb.AttachRunRequest(
@@ -120,8 +123,16 @@ def join_run(
         resume=_resume(state, start_epoch),
         takeover=options.takeover,
     )
-    answer: pb.AttachRunResponse = _once_free(client, spec.run, lambda: client.call("AttachRun", request))
-    _held_here.add((client.address, spec.run))
+
+    def attach() -> pb.AttachRunResponse:
+        # The same call again, where its answer was lost: the nonce tells.
+        answer: pb.AttachRunResponse = retry_until(
+            lambda _: client.call("AttachRun", request), options.timeouts.connect_timeout_s
+        )
+        return answer
+
+    answer = _once_free(client, spec.run, attach)
+    _held_here.add((os.getpid(), client.address, spec.run))
     return Joined(
         address=client.address,
         run_id=run_id,
@@ -131,7 +142,9 @@ def join_run(
     )
 
 
-def _create(client: ScoreClient, options: RunOptions, asked: RunSpec, *, restart: bool) -> tuple[bytes, RunSpec]:
+def _create(
+    client: ScoreClient, options: RunOptions, asked: RunSpec, *, restart: bool, start_epoch: int
+) -> tuple[bytes, RunSpec]:
     first = pb.CreateRunRequest(spec=spec_message(asked, options.order))
 
     def requests() -> Iterator[pb.CreateRunRequest]:
@@ -154,6 +167,12 @@ def _create(client: ScoreClient, options: RunOptions, asked: RunSpec, *, restart
     if restart and answer.trained:
         delete()
         answer = client.create_run(requests)
+    if start_epoch and answer.created and not options.fresh:
+        delete()
+        raise RunNotFoundError(
+            f"there is no run {options.run!r} at {client.address} to go on with at epoch {start_epoch}: is run= right? "
+            "A new run begins at epoch 0, or has its name made up (run=None)"
+        )
     return answer.run_id, spec_from_messages(answer.spec, asked.shard_sizes, asked.subset)
 
 
@@ -164,7 +183,7 @@ def _once_free(client: ScoreClient, run: str, attempt: Callable[[], T]) -> T:
         try:
             return attempt()
         except RunBusyError as error:
-            if (client.address, run) in _held_here:
+            if (os.getpid(), client.address, run) in _held_here:
                 raise RunBusyError(
                     f"another InfoBatchLoader in this process is training run {run!r}: close() it first"
                 ) from None

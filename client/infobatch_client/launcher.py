@@ -30,15 +30,14 @@ class Job:
 def this_job(environ: Mapping[str, str] = os.environ) -> Job:
     """The job and attempt that torchrun or Slurm gave this process.
 
-    torchrun's workers are children of one agent over all of its restarts. Its run id names the job where it is one
-    (`--rdzv-id`, `--standalone`); plain torchrun says "none" to every job, and there the agent itself does.
-    A Slurm job keeps its id when it is requeued.
+    torchrun's workers are children of one agent over all of its restarts, and that agent names the job: a run id
+    alone may be "none", or copied from another job's command line. A Slurm job keeps its id when it is requeued.
     """
     if (run_id := environ.get("TORCHELASTIC_RUN_ID")) is not None:
         # A requeued Slurm job begins a new count of torchrun's restarts.
         attempt = _number(environ, "SLURM_RESTART_COUNT") << 32 | _number(environ, "TORCHELASTIC_RESTART_COUNT")
         agent = f"agent-{socket.gethostname()}-{os.getppid()}-{_started(os.getppid())}"
-        return Job(f"torchrun:{agent if run_id in ('', 'none') else run_id}"[:255], attempt)
+        return Job(f"torchrun:{run_id[:100]}:{agent}"[:255], attempt)
     if (job_id := environ.get("SLURM_JOB_ID")) and "SLURM_PROCID" in environ:
         cluster = environ.get("SLURM_CLUSTER_NAME", "")
         return Job(f"slurm:{cluster}:{job_id}", _number(environ, "SLURM_RESTART_COUNT"))

@@ -310,9 +310,11 @@ class InfoBatchLoader:
 
     def close(self, timeout_s: float | None = None) -> None:
         """Ends the open epoch, sends what is left (for at most 30 s) and gives the run's lease back. Idempotent."""
-        self._epochs.close()
-        self._workers.close()
-        self._source.close(timeout_s)
+        try:
+            self._epochs.close()
+        finally:
+            self._workers.close()
+            self._source.close(timeout_s)
 
     def __enter__(self) -> InfoBatchLoader:
         return self

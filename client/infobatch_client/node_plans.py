@@ -22,7 +22,7 @@ class NodePlans:
 
     def __init__(self, ranks: Ranks) -> None:
         self._ranks = ranks
-        self._files = PlanFiles()
+        self._files: PlanFiles | None = None
 
     def get(
         self, epoch: int, fetch: Callable[[], EpochPlan | None], again: Callable[[str], EpochPlan]
@@ -40,16 +40,16 @@ class NodePlans:
         def lead() -> list[str] | None:
             nonlocal fetched
             fetched = fetch() if ranks.leads_node else None
-            return None if fetched is None else [fetched.plan_id, self._files.store(fetched)]
+            return None if fetched is None else [fetched.plan_id, self._folder.store(fetched)]
 
         def follow() -> tuple[EpochPlan, str]:
             if fetched is not None:
                 return fetched, leads[ranks.leader][1]
             plan_id, path = leads[ranks.leader]
             try:
-                own = self._files.adopt(path, plan_id)
+                own = self._folder.adopt(path, plan_id)
             except OSError:
-                own = self._files.store(again(plan_id))
+                own = self._folder.store(again(plan_id))
             return map_plan(own), own
 
         answers = ranks.together(f"fetch the plan of epoch {epoch}", lead)
@@ -63,9 +63,16 @@ class NodePlans:
             return {"plan": found[0][0].plan_id}
 
         ranks.compare(f"lay down the plan of epoch {epoch}", lay, _ADVICE)
-        self._files.keep_newest()
+        self._folder.keep_newest()
         return found[0]
 
     def close(self) -> None:
         """Removes the files."""
-        self._files.close()
+        if self._files is not None:
+            self._files.close()
+
+    @property
+    def _folder(self) -> PlanFiles:
+        """Made in a step that all ranks take together: a full disk is told to all."""
+        self._files = self._files or PlanFiles()
+        return self._files

@@ -174,8 +174,10 @@ class PlainEpochs:
     def close(self, timeout_s: float | None) -> None:
         """Ends the open epoch, sends what is left and gives the lease back."""
         self._retire()
-        self._epochs.close()
-        self._source.close(timeout_s)
+        try:
+            self._epochs.close()
+        finally:
+            self._source.close(timeout_s)
 
     @property
     def _open(self) -> OpenEpoch | None:

@@ -62,9 +62,10 @@ class PlainLoading:
         self._epochs: PlainEpochs | None = None
         self._ranks = self._among(RankChoice())
         self._read_by = 0
+        self._worker_place = (0, 1)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_epochs": None, "_ranks": self._ranks.without_groups()}
+        return {**self.__dict__, "_epochs": None, "_worker_place": (self._ranks.rank, self._ranks.world_size)}
 
     def __copy__(self: Self) -> Self:
         made = type(self).__new__(type(self))
@@ -226,7 +227,7 @@ class PlainLoading:
         if self.batch_size is None:
             return self.indexed.manifest.num_samples
         if self.options is None:
-            per_step = self.batch_size * self._ranks.world_size
+            per_step = self.batch_size * self._place[1]
             return -(-self.indexed.manifest.num_samples // per_step) * self.batch_size
         return self._live().steps * self.batch_size
 
@@ -288,14 +289,22 @@ class PlainLoading:
         return self._control.read() if self._control.written else self._validation(0)
 
     def _validation(self, number: int) -> Pass:
+        rank, world_size = self._place
         return Pass(
             epoch=number,
             plan_path="",
             start=0,
             batch_size=self.batch_size or 1,
-            rank=self._ranks.rank,
-            world_size=self._ranks.world_size,
+            rank=rank,
+            world_size=world_size,
         )
+
+    @property
+    def _place(self) -> tuple[int, int]:
+        """Rank and world size. A worker has them from its loop's process, by a fork or in what was pickled."""
+        if get_worker_info() is not None and not torch.distributed.is_initialized():
+            return self._worker_place
+        return self._ranks.rank, self._ranks.world_size
 
     def _live(self) -> PlainEpochs:
         """The part that talks to the server, made at its first use, in the loop's process."""

@@ -82,14 +82,18 @@ class Ranks:
         self._exchange: Exchange | None = None
         self._members: list[_Member] = []
         self._own = _Member(0, 0, "")
+        self._lost = False
 
     def anew(self) -> Ranks:
         """The same choice, for another loader."""
         return Ranks(self._choice, timeout_s=self._timeout_s)
 
-    def without_groups(self) -> Ranks:
-        """What a process that only reads has to know: groups don't pickle, and it talks to nobody."""
-        return Ranks(RankChoice(rank=self.rank, world_size=self.world_size), timeout_s=self._timeout_s)
+    def __getstate__(self) -> dict[str, Any]:
+        """The choice, for a process that makes its own use of it; groups and functions of this one don't go along."""
+        choice = self._choice
+        lost = any(part is not None for part in (choice.process_group, choice.replicas, choice.agree))
+        kept = RankChoice() if lost else choice
+        return {**Ranks(kept, timeout_s=self._timeout_s).__dict__, "_lost": self._lost or lost}
 
     @property
     def rank(self) -> int:
@@ -197,13 +201,19 @@ class Ranks:
     @property
     def _found(self) -> tuple[int, int, int]:
         """Rank, world size, and the place among the replicas."""
-        if self._place is None:
-            self._place = self._look()
-        return self._place
+        if self._place is not None:
+            return self._place
+        place = self._look()
+        # torch.distributed may be initialised later: a look before it is for now only.
+        if self._choice.rank is not None or _is_distributed():
+            self._place = place
+        return place
 
     def _look(self) -> tuple[int, int, int]:
         choice = self._choice
-        distributed = dist.is_available() and dist.is_initialized()
+        if self._lost:
+            raise ConfigError("groups and functions don't pickle: say in this process too which ranks train together")
+        distributed = _is_distributed()
         if not distributed and (choice.process_group is not None or choice.replicas is not None):
             raise ConfigError(
                 "a group of torch.distributed was given, and it is not initialised: call "
@@ -219,22 +229,24 @@ class Ranks:
 
     def _meet(self) -> Exchange | None:
         """The way to the others, and once who they are; None where there are none."""
-        if self._exchange is None and not self._members:
-            self._own = _Member(self.rank, self._found[2], node_name())
-            self._exchange = self._way()
-            if self._exchange is None:
-                self._members = [self._own]
-                return None
+        if self._members:
+            return self._exchange
+        self._place = self._look()
+        self._own = _Member(self.rank, self._found[2], node_name())
+        self._exchange = self._way()
+        members = [self._own]
+        if self._exchange is not None:
             answers = self._gather("find each other", {"value": self._own})
-            self._members = [_Member(*answer["value"]) for answer in answers]
-            self._check_members()
+            members = sorted(_Member(*answer["value"]) for answer in answers)
+            self._check(members)
+        self._members = members
         return self._exchange
 
     def _way(self) -> Exchange | None:
         choice = self._choice
         if choice.agree is not None:
             return UserExchange(choice.agree, self.world_size)
-        if not (dist.is_available() and dist.is_initialized()):
+        if not _is_distributed():
             self._check_alone()
             return None
         group = choice.process_group if choice.process_group is not None else dist.group.WORLD
@@ -245,6 +257,7 @@ class Ranks:
                 f"world_size={self.world_size}, and torch.distributed has {dist.get_world_size()} ranks: say which of "
                 "them train together by process_group= (and replicas=)"
             )
+        _check_apart(group, choice.replicas)
         sets = GlooExchange(group, self._timeout_s) if self.world_size > 1 else None
         if choice.replicas is None or dist.get_world_size(choice.replicas) == 1:
             return sets
@@ -264,14 +277,13 @@ class Ranks:
                 "this process trains alone"
             )
 
-    def _check_members(self) -> None:
-        ranks = sorted(member.rank for member in self._members if member.replica == 0)
+    def _check(self, members: list[_Member]) -> None:
+        ranks = [member.rank for member in members if member.replica == 0]
         if ranks != list(range(self.world_size)):
             raise RanksError(
                 f"the processes say that they are ranks {ranks} of {self.world_size}: give each of them a rank= of its "
                 "own, from 0"
             )
-        self._members.sort(key=lambda member: member[:2])
 
     def _gather(self, doing: str, word: Mapping[str, Any]) -> list[dict[str, Any]]:
         assert self._exchange is not None
@@ -287,6 +299,22 @@ class Ranks:
                 "epochs, with as many loaders, in the same order"
             )
         return answers
+
+
+def _is_distributed() -> bool:
+    return dist.is_available() and dist.is_initialized()
+
+
+def _check_apart(group: Any, replicas: Any) -> None:
+    """Raises where two processes are told to have the same batches and batches of their own."""
+    if replicas is None:
+        return
+    shared = set(dist.get_process_group_ranks(group)) & set(dist.get_process_group_ranks(replicas))
+    if len(shared) > 1:
+        raise ConfigError(
+            f"ranks {sorted(shared)} are in one group of replicas=, which have the same batches, and in one "
+            "data-parallel group, which have batches of their own: give process_group= the latter"
+        )
 
 
 def _place_in(group: Any, name: str) -> int:

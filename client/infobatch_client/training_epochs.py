@@ -74,11 +74,13 @@ class TrainingEpochs(EpochSource):
         state = self._state
         return (state.epoch_positions, state.positions) if state is not None and state.inside else super().ahead
 
-    def open(self) -> tuple[int, EpochPlan, str, int]:
+    def open(self, max_steps: int | None = None) -> tuple[int, EpochPlan, str, int]:
         """Compares notes with the other ranks, connects the first time; then the plan of the next epoch."""
         if self.next_epoch >= self.num_epochs:
             raise ConfigError(f"all {self.num_epochs} epochs of the run's schedule are trained")
-        self._ranks.compare(f"open epoch {self.next_epoch}", self._seen, _SAME_FOR_ALL)
+        self._ranks.compare(
+            f"open epoch {self.next_epoch}", lambda: {**self._seen(), "max_steps": max_steps}, _SAME_FOR_ALL
+        )
         if self._run is None:
             self._run = TrainingRun(
                 self._options,

@@ -72,6 +72,8 @@ class TrainingRun:
         self._ranks = ranks
         self._pid = os.getpid()
         self._embedded: EmbeddedServer | None = None
+        self._unpruned_epochs: set[int] = set()
+        self._plans = NodePlans(ranks)
         self._client = ScoreClient(
             options.url or self._start_embedded(options.state_dir), call_timeout_s=self._timeouts.call_timeout_s
         )
@@ -81,7 +83,6 @@ class TrainingRun:
             self._let_go()
             raise
         self.run_id, self.spec, self.generation = self.joined.run_id, self.joined.spec, self.joined.generation
-        self._plans = NodePlans(ranks)
         self.pusher: ScorePusher | None = None
         if ranks.pushes:
             self.pusher = ScorePusher(
@@ -123,10 +124,8 @@ class TrainingRun:
             )
             if found is None:
                 _log.warning("epoch %d is trained unpruned: its plan could not be had", epoch)
-                self._put_call(
-                    "MarkUnpruned",
-                    pb.MarkUnprunedRequest(run_id=self.run_id, generation=self.generation, epoch=epoch),
-                )
+                self._unpruned_epochs.add(epoch)
+                self._put_call("MarkUnpruned", self._mark(epoch))
         if found is None:
             found = self._plans.get(epoch, lambda: self._unpruned(epoch), lambda _: self._unpruned(epoch))
             assert found is not None, "an unpruned plan needs no server"
@@ -180,6 +179,9 @@ class TrainingRun:
         self._client.close()
         if self._embedded:
             self._embedded.release()
+
+    def _mark(self, epoch: int) -> pb.MarkUnprunedRequest:
+        return pb.MarkUnprunedRequest(run_id=self.run_id, generation=self.generation, epoch=epoch)
 
     def _server_end(self) -> errors.ServerError | None:
         """Why the server will never answer again, where that is known: the embedded one has nobody to restart it."""
@@ -269,6 +271,9 @@ class TrainingRun:
             raise errors.ServerUnreachableError(
                 f"{self._client.address} has not answered for {self.pusher.lag_s:.0f} s"
             )
+        if self.pusher is None:  # the ranks that push have said so too, and the server may not have heard them yet
+            for unpruned in sorted(self._unpruned_epochs):
+                self._client.call("MarkUnpruned", self._mark(unpruned))
         return fetch_plan(
             self._client,
             run_id=self.run_id,

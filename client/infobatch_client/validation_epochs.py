@@ -28,13 +28,15 @@ class ValidationEpochs(EpochSource):
         self._manifest = manifest
         self._seed, self._shuffle = seed, shuffle
         self._files: PlanFiles | None = None
-        self._passes = 0
+        self._number = 0
         self.num_samples = self._manifest.num_samples
 
-    def open(self) -> tuple[int, EpochPlan, str, int]:
-        """The samples in index order, or in an order of this pass's own."""
-        plan = validation_plan(self._manifest, seed=self._seed, number=self._passes)
-        self._passes += 1
+    def open(self, max_steps: int | None = None) -> tuple[int, EpochPlan, str, int]:
+        """The samples in index order, or in the order of the number that was set.
+
+        Not in another one for each pass: ranks that have made more passes than others would read other samples twice.
+        """
+        plan = validation_plan(self._manifest, seed=self._seed, number=self._number)
         if not self._shuffle:
             return 0, plan, "", 0
         self._files = self._files or PlanFiles()
@@ -44,7 +46,7 @@ class ValidationEpochs(EpochSource):
 
     def begin_at(self, epoch: int) -> None:
         """The number chooses the order, where samples are shuffled."""
-        self._passes = epoch
+        self._number = epoch
 
     def start_over(self) -> None:
         """There is always another pass."""

@@ -66,7 +66,7 @@ def host_copy(scores: torch.Tensor) -> tuple[torch.Tensor, Any]:
         return scores.to(torch.float32, copy=True), None
     if scores.device.type != "cuda":
         return scores.to("cpu", torch.float32), None
-    host = torch.empty(scores.shape, dtype=torch.float32, pin_memory=True)
+    host = torch.empty(scores.shape, dtype=torch.float32, device="cpu", pin_memory=True)
     host.copy_(scores, non_blocking=True)
     event = torch.cuda.Event()  # type: ignore[no-untyped-call]
     event.record(torch.cuda.current_stream(scores.device))

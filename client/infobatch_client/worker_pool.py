@@ -62,14 +62,15 @@ class WorkerPool:
             collate_fn=_as_it_is,
             pin_memory=pin_memory,
             # A generator of our own, so that torch's global one is left alone.
-            generator=torch.Generator().manual_seed(dataset.seed & (2**63 - 1)),
+            generator=torch.Generator("cpu").manual_seed(dataset.seed & (2**63 - 1)),
             **workers,
         )
 
     def batches(self, given: Pass) -> Iterator[TiedBatch]:
         """The batches of a pass, in order; begins at once, and ends the pass before it."""
         self._control.write(given)
-        return iter(self._data_loader)
+        with torch.device("cpu"):  # torch draws a seed by our generator, whatever the default device is
+            return iter(self._data_loader)
 
     def close(self) -> None:
         """Ends the workers now: left to the garbage collector, torch waits 5 s for each of them in vain."""

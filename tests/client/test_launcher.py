@@ -15,14 +15,12 @@ def test_without_a_launcher_there_is_no_job() -> None:
     assert this_job({"SLURM_JOB_ID": "7"}) == Job("none", 0)  # a shell inside an allocation
 
 
-def test_a_run_id_of_torchruns_names_the_job() -> None:
-    assert this_job({"TORCHELASTIC_RUN_ID": "exp-3", "TORCHELASTIC_RESTART_COUNT": "2"}) == Job("torchrun:exp-3", 2)
-
-
-def test_plain_torchrun_is_named_by_its_agent() -> None:
-    first = this_job({"TORCHELASTIC_RUN_ID": "none", "TORCHELASTIC_RESTART_COUNT": "0"})
-    again = this_job({"TORCHELASTIC_RUN_ID": "none", "TORCHELASTIC_RESTART_COUNT": "1"})
+@pytest.mark.parametrize("run_id", ["none", "copied-from-another-job"])
+def test_torchruns_attempts_are_those_of_one_agent(run_id: str) -> None:
+    first = this_job({"TORCHELASTIC_RUN_ID": run_id, "TORCHELASTIC_RESTART_COUNT": "0"})
+    again = this_job({"TORCHELASTIC_RUN_ID": run_id, "TORCHELASTIC_RESTART_COUNT": "1"})
     assert first.name == again.name
+    assert run_id in first.name
     assert str(os.getppid()) in first.name
     assert (first.attempt, again.attempt) == (0, 1)
 
