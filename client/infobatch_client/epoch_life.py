@@ -30,12 +30,14 @@ class Ticket:
         step: its number in this pass.
         index: int64 (B,), −1 in rows that fill.
         weight: float32 (B,), 0 in rows that fill.
+        given_by: the pass that it was given in; None where nobody asks.
     """
 
     epoch: int
     step: int
     index: npt.NDArray[np.int64]
     weight: npt.NDArray[np.float32]
+    given_by: object = None
 
     def part(self, rows: slice | None) -> Ticket:
         """The tie of some of its rows; all of them for None.
@@ -76,6 +78,7 @@ class OpenEpoch:
     counts: RowCounts = NO_ROWS
     awaiting: OrderedDict[int, Ticket] = field(default_factory=OrderedDict)
     rows_left: dict[int, npt.NDArray[np.bool_]] = field(default_factory=dict)
+    this_pass: object = field(default_factory=object)
     newest: Ticket | None = None
 
     @property
@@ -107,6 +110,7 @@ class OpenEpoch:
     def restart(self) -> None:
         """Begins the pass again; nothing was updated, so nothing is lost."""
         self.passes += 1
+        self.this_pass = object()
         self.given, self.exhausted, self.newest = 0, False, None
         self.counts = NO_ROWS
         self.awaiting.clear()
@@ -114,7 +118,7 @@ class OpenEpoch:
 
     def give(self, index: npt.NDArray[np.int64], weight: npt.NDArray[np.float32], counts: RowCounts) -> Ticket:
         """Counts a batch as returned to the caller."""
-        self.newest = Ticket(self.number, self.given, index, weight)
+        self.newest = Ticket(self.number, self.given, index, weight, self.this_pass)
         self.awaiting[self.given] = self.newest
         self.given += 1
         self.counts = RowCounts(*(a + b for a, b in zip(self.counts, counts, strict=True)))
@@ -129,6 +133,8 @@ class OpenEpoch:
         if ticket is not None:
             if checked_ticket(ticket).epoch != self.number:
                 raise LossError(f"the ticket is of epoch {ticket.epoch}; epoch {self.number} is open")
+            if ticket.given_by is not self.this_pass:
+                raise LossError("the ticket is another loader's, or of a pass that was begun again")
             return ticket
         if self.newest is None:
             raise LossError("update() before the first batch: call it once for every batch that the loader gave")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import re
 import threading
 import time
 from collections.abc import Callable
@@ -73,11 +74,11 @@ class GlooExchange:
             parts = self._gather(group, padded)
         except BaseException as error:
             self._forget()  # with a call of one side still on its way
-            if not isinstance(error, RuntimeError):  # gloo's, whatever happened
+            if not isinstance(error, (RuntimeError, ValueError)):  # torch's, whatever happened
                 raise
             raise RanksError(
                 f"a rank of the {len(self._members)} has ended, or has not come within {self._timeout_s:g} s "
-                f"(agree_timeout_s): see its own log ({str(error).splitlines()[0][:200]})"
+                f"(agree_timeout_s): see its own log ({_in_short(error)})"
             ) from error
         return [part[: int(size)].numpy().tobytes().decode() for part, size in zip(parts, sizes, strict=True)]
 
@@ -114,6 +115,12 @@ class GlooExchange:
     @property
     def _key(self) -> tuple[int, float, tuple[int, ...]]:
         return os.getpid(), self._timeout_s, self._members
+
+
+def _in_short(error: Exception) -> str:
+    """The first sentence of what torch says, without the place in its sources."""
+    text = re.sub(r"^\[[^]]*\.cc:\d+\] ", "", str(error).splitlines()[0] if str(error) else repr(error))
+    return text.split(". ")[0][:160]
 
 
 class UserExchange:

@@ -152,7 +152,8 @@ def _create(
         yield from spec_parts(asked)
 
     def delete() -> None:
-        _once_free(client, options.run, lambda: client.call("DeleteRun", pb.DeleteRunRequest(run=options.run)))
+        request = pb.DeleteRunRequest(run=options.run, force=options.takeover)
+        _once_free(client, options.run, lambda: client.call("DeleteRun", request))
 
     try:
         answer = client.create_run(requests)

@@ -45,8 +45,10 @@ def this_job(environ: Mapping[str, str] = os.environ) -> Job:
 
 
 def started_ranks(environ: Mapping[str, str] = os.environ) -> int:
-    """How many ranks torchrun has started; 1 where it has not started this process."""
-    return max(1, _number(environ, "WORLD_SIZE")) if "TORCHELASTIC_RUN_ID" in environ else 1
+    """How many ranks a launcher says that it has started: torchrun and its like, or srun; 1 where none says so."""
+    if {"RANK", "WORLD_SIZE"} <= environ.keys():
+        return max(1, _number(environ, "WORLD_SIZE"))
+    return max(1, _number(environ, "SLURM_STEP_NUM_TASKS")) if "SLURM_PROCID" in environ else 1
 
 
 def node_name(environ: Mapping[str, str] = os.environ) -> str:

@@ -63,6 +63,7 @@ class PlainEpochs:
         self._written: OpenEpoch | None = None
         self._loaded: dict[str, Any] | None = None
         self._rows: RowStream | None = None
+        self._order: tuple[OpenEpoch, PlanOrder] | None = None
         self._last: tuple[OpenEpoch, npt.NDArray[np.int64]] | None = None
         weakref.finalize(self, _release, self._source, self.pid)  # also at the interpreter's exit
 
@@ -236,9 +237,26 @@ class PlainEpochs:
         samples = checked_index(index, opened.plan, self._batch_size)
         if not self._again(opened, samples):
             self._due()
-            self._check_nothing_thrown_away(opened, samples[samples >= 0])
-            self._check_own(opened, samples[samples >= 0])
+            self._check_next(opened, samples[samples >= 0])
         return opened, samples
+
+    def _check_next(self, opened: OpenEpoch, real: npt.NDArray[np.int64]) -> None:
+        """Raises where samples are not of the batch that comes next: a stage may drop some, and add none."""
+        order = self._order_of(opened)
+        if np.isin(real, order.samples(*opened.opening.rows(opened.given, self._ranks.rank))).all():
+            return
+        self._check_nothing_thrown_away(opened)
+        self._check_own(opened, real)
+        raise LossError(
+            f"these are not the samples of batch {opened.given} of epoch {opened.number}, which comes next: update "
+            "every batch, in the order in which the DataLoader gave it, with the index that came with it; "
+            "dataset.skip() is for one that isn't trained. An iterator of an epoch that is over has none of this one's"
+        )
+
+    def _order_of(self, opened: OpenEpoch) -> PlanOrder:
+        if self._order is None or self._order[0] is not opened:
+            self._order = opened, PlanOrder(opened.plan, self._offsets)
+        return self._order[1]
 
     def _again(self, opened: OpenEpoch, samples: npt.NDArray[np.int64]) -> bool:
         """Whether this is the batch updated last: an epoch has each sample in one batch only."""
@@ -246,12 +264,9 @@ class PlainEpochs:
         real = bool((samples >= 0).any())
         return real and last is not None and last[0] is opened and np.array_equal(samples, last[1])
 
-    def _check_nothing_thrown_away(self, opened: OpenEpoch, real: npt.NDArray[np.int64]) -> None:
+    def _check_nothing_thrown_away(self, opened: OpenEpoch) -> None:
         """torchdata reads and drops batches where a loader's snapshot is older than its state."""
-        if opened.given or not self._control.any_loaded:
-            return
-        expected = PlanOrder(opened.plan, self._offsets).samples(*opened.opening.rows(0, self._ranks.rank))
-        if not np.isin(real, expected).all():
+        if not opened.given and self._control.any_loaded:
             raise StateError(
                 "the loader has thrown away the first batches after its state was loaded: save it with "
                 "snapshot_every_n_steps=1, or load the dataset's state alone into a new loader"
@@ -266,7 +281,7 @@ class PlainEpochs:
         """Accelerate's `prepare` reads on the first rank alone, and deals its batches out to all."""
         if opened.given or self._ranks.world_size == 1:
             return
-        order, steps = PlanOrder(opened.plan, self._offsets), range(min(_FIRST_STEPS, opened.opening.num_steps))
+        order, steps = self._order_of(opened), range(min(_FIRST_STEPS, opened.opening.num_steps))
         own = [order.samples(*opened.opening.rows(step, self._ranks.rank)) for step in steps]
         if not np.isin(real, np.concatenate(own)).all():
             raise LossError(

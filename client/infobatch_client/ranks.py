@@ -272,7 +272,7 @@ class Ranks:
             )
         if self._choice.rank is None and started_ranks() > 1:
             raise ConfigError(
-                f"torchrun has started {started_ranks()} processes, and torch.distributed is not initialised: call "
+                f"a launcher has started {started_ranks()} processes, and torch.distributed is not initialised: call "
                 "torch.distributed.init_process_group() before the first epoch, or give rank=0, world_size=1 where "
                 "this process trains alone"
             )
@@ -291,7 +291,7 @@ class Ranks:
         try:
             answers = [json.loads(text) for text in self._exchange.gather(json.dumps(word))]
         except RanksError as error:
-            raise RanksError(f"rank {self._own} waited for the others to {doing}: {error}") from error
+            raise RanksError(f"rank {self._own} waited for the others to {doing}: {error}") from None
         answers.sort(key=lambda answer: answer["place"])
         if others := sorted({str(answer["doing"]) for answer in answers} - {doing}):
             raise RanksError(

@@ -47,6 +47,7 @@ class TrainingEpochs(EpochSource):
         self._batch_size = batch_size
         self._remainder = remainder
         self._stopped_at: int | None = None
+        self._last_metrics: dict[str, float] = {}
         self._run: TrainingRun | None = None
         self._joined: Joined | None = None
         self._state: ResumeState | None = None
@@ -157,7 +158,7 @@ class TrainingEpochs(EpochSource):
         """Records pushed, rejected and lost, retries, and the lag in seconds."""
         pusher = self._run.pusher if self._run is not None else None
         if pusher is None:
-            return {}
+            return dict(self._last_metrics)
         counts = pusher.counts
         return {
             "scores_pushed": counts.pushed,
@@ -174,8 +175,11 @@ class TrainingEpochs(EpochSource):
     def close(self, timeout_s: float | None) -> None:
         """Sends what is left and gives the lease back."""
         if self._run is not None:
-            run, self._run = self._run, None
-            run.close(timeout_s)
+            run = self._run
+            try:
+                run.close(timeout_s)
+            finally:
+                self._last_metrics, self._run = self.metrics(), None
 
     def _order(self) -> OrderParams:
         if self._joined is not None:

@@ -106,6 +106,7 @@ class TrainingRun:
         Raises:
             ServerError: the pusher has stopped.
         """
+        self._check_process()
         if self.pusher is not None:
             self.pusher.check()
             self.pusher.put_scores(ticket.epoch, ticket.index, scores, ready)
@@ -150,6 +151,7 @@ class TrainingRun:
 
     def flush(self, timeout_s: float | None = None) -> bool:
         """Waits for what is queued, at most `timeout_s` (`flush_timeout_s` by default); whether it has arrived."""
+        self._check_process()
         if self.pusher is None:
             return True
         return self.pusher.flush(self._timeouts.flush_timeout_s if timeout_s is None else timeout_s)
@@ -193,6 +195,13 @@ class TrainingRun:
             f"{embedded.log}. Start the training again with a new run, or train against an `infobatch serve` of your "
             "own (url='HOST:PORT')"
         )
+
+    def _check_process(self) -> None:
+        if os.getpid() != self._pid:
+            raise errors.ConfigError(
+                f"this loader is process {self._pid}'s, and {os.getpid()} is a fork of it, whose scores nobody would "
+                "send: make a loader of its own there"
+            )
 
     def _put_call(self, rpc: str, request: Any) -> None:
         if self.pusher is not None:

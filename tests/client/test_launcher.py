@@ -44,9 +44,11 @@ def test_a_count_that_is_no_number() -> None:
         this_job({"SLURM_JOB_ID": "7", "SLURM_PROCID": "0", "SLURM_RESTART_COUNT": "soon"})
 
 
-def test_ranks_that_torchrun_has_started() -> None:
-    assert started_ranks({"TORCHELASTIC_RUN_ID": "none", "WORLD_SIZE": "4"}) == 4
+def test_ranks_that_a_launcher_has_started() -> None:
+    assert started_ranks({"RANK": "1", "WORLD_SIZE": "4"}) == 4
     assert started_ranks({"WORLD_SIZE": "4"}) == 1
+    assert started_ranks({"SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "2"}) == 2
+    assert started_ranks({"SLURM_PROCID": "0", "SLURM_NTASKS": "8"}) == 1  # the shell of a batch job
 
 
 def test_a_node_is_a_machine_or_what_a_launcher_counts_as_one() -> None:

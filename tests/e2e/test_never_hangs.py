@@ -299,9 +299,9 @@ def attach_and_wait(answers: Connection, shards: str, url: str) -> str:
 
 
 def test_torchrun_without_a_process_group(shards: str, monkeypatch: pytest.MonkeyPatch, server: Server) -> None:
-    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "2")
-    refused = pytest.raises(ConfigError, match=r"torchrun has started 2 processes, and torch\.distributed is not")
+    refused = pytest.raises(ConfigError, match=r"a launcher has started 2 processes, and torch\.distributed is not")
     with make_loader(shards, server.url, "no-group", 16) as loader, refused:
         next(loader.epochs())
     with make_loader(shards, server.url, "no-group", 16, rank=0, world_size=1) as loader:
