@@ -6,6 +6,7 @@ One rank does so; the others are told what came of it.
 from __future__ import annotations
 
 import logging
+import math
 import os
 import secrets
 import socket
@@ -86,6 +87,7 @@ def join_run(
     *,
     start_epoch: int = 0,
     world_size: int = 1,
+    patience_s: float = math.inf,
     job: Job | None = None,
 ) -> Joined:
     """Creates or joins a run and attaches to it.
@@ -97,6 +99,7 @@ def join_run(
         state: where a checkpoint left off, or None for a new training.
         start_epoch: without a state, the epoch to begin with; above 0 the run is gone on with.
         world_size: ranks of the job.
+        patience_s: how long a lease may be waited for: the other ranks wait too.
         job: which job this is; what the launcher says by default.
 
     Raises:
@@ -131,7 +134,7 @@ def join_run(
         )
         return answer
 
-    answer = _once_free(client, spec.run, attach)
+    answer = _once_free(client, spec.run, attach, patience_s)
     _held_here.add((os.getpid(), client.address, spec.run))
     return Joined(
         address=client.address,
@@ -153,7 +156,7 @@ def _create(
 
     def delete() -> None:
         request = pb.DeleteRunRequest(run=options.run, force=options.takeover)
-        _once_free(client, options.run, lambda: client.call("DeleteRun", request))
+        _once_free(client, options.run, lambda: client.call("DeleteRun", request), math.inf)
 
     try:
         answer = client.create_run(requests)
@@ -177,8 +180,8 @@ def _create(
     return answer.run_id, spec_from_messages(answer.spec, asked.shard_sizes, asked.subset)
 
 
-def _once_free(client: ScoreClient, run: str, attempt: Callable[[], T]) -> T:
-    """What `attempt` gives: now, or once a lease that nobody renews has run out."""
+def _once_free(client: ScoreClient, run: str, attempt: Callable[[], T], patience_s: float) -> T:
+    """What `attempt` gives: now, or once a lease that nobody renews has run out, if that is soon enough."""
     free_at_s: float | None = None
     while True:
         try:
@@ -189,6 +192,8 @@ def _once_free(client: ScoreClient, run: str, attempt: Callable[[], T]) -> T:
                     f"another InfoBatchLoader in this process is training run {run!r}: close() it first"
                 ) from None
             now_s = time.monotonic()
+            if free_at_s is None and error.retry_after_s + _SLACK_S > patience_s:
+                raise
             if free_at_s is None:
                 free_at_s = now_s + error.retry_after_s
                 _log.warning("waiting up to %.0f s for the run's lease to run out: %s", error.retry_after_s, error)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import time
 import warnings
@@ -252,7 +253,15 @@ class TrainingRun:
                 print(f"infobatch: run={options.run!r}", flush=True)
             if options.policy.biased:
                 _log.warning("policy %r with these settings is biased: no weights make up for it", options.policy.name)
-            joined = join_run(self._client, options, asked, state, start_epoch=start_epoch, world_size=ranks.world_size)
+            joined = join_run(
+                self._client,
+                options,
+                asked,
+                state,
+                start_epoch=start_epoch,
+                world_size=ranks.world_size,
+                patience_s=math.inf if ranks.world_size == 1 else self._timeouts.agree_timeout_s,
+            )
             return joined.told()
 
         try:

@@ -94,4 +94,5 @@ def report(framework: str, steps: int, score: float) -> None:
     if not dist.is_initialized() or dist.get_rank() == 0:
         print(f"{framework}: accuracy={score:.4f} steps={steps}", flush=True)
     if dist.is_initialized():
+        dist.barrier()
         dist.destroy_process_group()

@@ -36,8 +36,8 @@ def test_torchrun_restarts_a_job_and_its_next_attempt_has_the_run_at_once(
     assert server.info("restarted").barrier_timeouts == 0
 
 
-def hold(answers: Connection, shards: str, url: str) -> list[list[int]]:
-    with make_loader(shards, url, "held", 16, epochs=2) as loader:
+def hold(answers: Connection, shards: str, url: str, run: str = "held") -> list[list[int]]:
+    with make_loader(shards, url, run, 16, epochs=2) as loader:
         found = []
         for epoch in loader.epochs():
             if epoch == 1:
