@@ -35,7 +35,10 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--prune-ratio", type=float, default=0.5, help="share of a prunable class to skip")
     parser.add_argument("--delta", type=float, default=0.875, help="share of the epochs that prune")
     parser.add_argument("--url", help="HOST:PORT of a score server (default: one of its own, in ./.infobatch)")
-    parser.add_argument("--run", help="the run's name (default: a fresh one, or that of --resume)")
+    # torchrun takes a script's --run for its own --run-path.
+    parser.add_argument(
+        "--run-name", "--run", dest="run", help="the run's name (default: a fresh one, or that of --resume)"
+    )
     parser.add_argument("--model", choices=sorted(MODELS), default="resnet18")
     parser.add_argument("--epochs", type=int, default=30)
     parser.add_argument("--batch-size", type=int, default=128, help="of all ranks together")
