@@ -50,8 +50,9 @@ def on_ranks(nproc: int, work: Callable[..., T], *args: Any) -> T:
         try:
             context = start_processes(_rank, (nproc, folder, work, args), nproc, join=False)  # type: ignore[no-untyped-call]
             processes: list[BaseProcess] = context.processes
-            while any(process.exitcode is None for process in processes):
-                wait([process.sentinel for process in processes if process.exitcode is None])
+            # Looked at once a round: a wait for none of them would never end.
+            while running := [process for process in processes if process.exitcode is None]:
+                wait([process.sentinel for process in running])
                 if any(process.exitcode for process in processes):
                     break
             outcome: T = _outcome(processes, folder)
