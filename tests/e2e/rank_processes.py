@@ -106,6 +106,7 @@ def _run(
             world_size=world_size,
             timeout=timedelta(seconds=timeout_s),
         )
+        dist.barrier()  # one that ends at once would tear the group down while the others still make it
         answers.send(act(answers, *args))
     except BaseException as error:
         traceback.print_exc()

@@ -41,7 +41,7 @@ def test_a_ticket_of_a_pass_that_was_begun_again(server: Server, shards: str) ->
 
 
 def test_a_fork_is_told_that_the_loader_is_not_its_own(server: Server, shards: str, tmp_path: Path) -> None:
-    with make_loader(shards, server.url, "forked", 16) as loader:
+    with make_loader(shards, server.url, "forked-stranger", 16) as loader:
         batches = iter(loader)
         loader.update(score(next(batches)))
         numbers = next(batches)
@@ -59,7 +59,7 @@ def test_a_fork_is_told_that_the_loader_is_not_its_own(server: Server, shards: s
         assert len(said) == 2
         assert all(f"this loader is process {os.getpid()}'s, and {child} is a fork of it" in line for line in said)
         loader.update(score(numbers))
-    assert server.info("forked").stored_scores == 32
+    assert server.info("forked-stranger").stored_scores == 32
 
 
 def test_what_was_pushed_is_known_after_the_loader_was_closed(server: Server, shards: str) -> None:
