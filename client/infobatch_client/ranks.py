@@ -190,13 +190,10 @@ class Ranks:
         for name in seen[0]:
             holders: dict[str, list[_Member]] = {}
             for at, fields in enumerate(seen):
-                holders.setdefault(json.dumps(fields.get(name)), []).append(self._member(at))
+                holders.setdefault(json.dumps(fields.get(name)), []).append(self._members[at])
             if len(holders) > 1:
                 whose = "; ".join(f"{_shown(value)} on {_listed(members)}" for value, members in holders.items())
                 raise RanksError(f"the ranks could not {doing}: {name} is {whose}: {advice}")
-
-    def _member(self, at: int) -> _Member:
-        return self._members[at] if self._members else self._own
 
     @property
     def _found(self) -> tuple[int, int, int]:
