@@ -22,13 +22,13 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from infobatch_stream.order_params import OrderParams
+from infobatch_stream.plan.order_params import OrderParams
 from infobatch_stream.planner import draw_plan
-from infobatch_stream.policies import make_policy
+from infobatch_stream.pruning.policies import make_policy
+from infobatch_stream.pruning.schedule import Schedule
+from infobatch_stream.pruning.threshold import mean_threshold
 from infobatch_stream.run_spec import RunSpec
-from infobatch_stream.schedule import Schedule
-from infobatch_stream.score_table import ScoreTable
-from infobatch_stream.threshold import mean_threshold
+from infobatch_stream.scores.table import ScoreTable
 
 UNIT_BLOCK = 2**20
 SHARD_SAMPLES = 10_000

@@ -22,16 +22,16 @@ from typing import Any
 import grpc
 import numpy as np
 
-from infobatch_server.grpc_server import server_options
-from infobatch_server.limits import Limits
+from infobatch_server.rpc.server import server_options
 from infobatch_server.server import ScoreServer
-from infobatch_stream.codec import spec_message, spec_parts
-from infobatch_stream.order_params import OrderChoice, OrderParams
-from infobatch_stream.policies import make_policy
+from infobatch_server.state.limits import Limits
+from infobatch_stream.plan.order_params import OrderChoice, OrderParams
+from infobatch_stream.pruning.policies import make_policy
+from infobatch_stream.pruning.schedule import Schedule
 from infobatch_stream.run_spec import RunSpec
-from infobatch_stream.schedule import Schedule
 from infobatch_stream.v1 import score_service_pb2 as pb
 from infobatch_stream.v1 import score_service_pb2_grpc as pb_grpc
+from infobatch_stream.wire.specs import spec_message, spec_parts
 
 ECHO = "/benchmark.Echo/Push"
 

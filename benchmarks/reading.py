@@ -21,9 +21,9 @@ from pathlib import Path
 import numpy as np
 import webdataset as wds
 
-from infobatch_client.index_store import index_shards
-from infobatch_client.shard_reader import ShardReader
-from infobatch_client.shard_urls import expand_shards
+from infobatch_client.reading.reader import ShardReader
+from infobatch_client.shards.index_store import index_shards
+from infobatch_client.shards.urls import expand_shards
 
 CHUNK = 4096
 

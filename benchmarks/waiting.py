@@ -26,13 +26,13 @@ from typing import Any
 import grpc
 import numpy as np
 
-from infobatch_stream.codec import spec_message, spec_parts
-from infobatch_stream.order_params import OrderChoice, OrderParams
-from infobatch_stream.policies import make_policy
+from infobatch_stream.plan.order_params import OrderChoice, OrderParams
+from infobatch_stream.pruning.policies import make_policy
+from infobatch_stream.pruning.schedule import Schedule
 from infobatch_stream.run_spec import RunSpec
-from infobatch_stream.schedule import Schedule
 from infobatch_stream.v1 import score_service_pb2 as pb
 from infobatch_stream.v1 import score_service_pb2_grpc as pb_grpc
+from infobatch_stream.wire.specs import spec_message, spec_parts
 
 CALL_TIMEOUT_S = 10.0
 

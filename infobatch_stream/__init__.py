@@ -17,16 +17,19 @@ from infobatch_stream.errors import (
     LossError,
     PipelineError,
     PlanError,
+    PlanNotReadyError,
     RanksError,
     RunBusyError,
     RunConflictError,
     RunNotFoundError,
+    ServerBusyError,
     ServerError,
     ServerUnreachableError,
     ShardChangedError,
     ShardError,
     StateError,
     SupersededError,
+    TryAgainError,
 )
 from infobatch_stream.version import __version__
 
@@ -34,8 +37,8 @@ if TYPE_CHECKING:
     from infobatch_client.dataset import InfoBatchStreamDataset
     from infobatch_client.loader import InfoBatchLoader
     from infobatch_client.progress_lr import ProgressLR, cosine, one_cycle
-    from infobatch_client.run_options import Timeouts
-    from infobatch_stream.order_params import OrderChoice
+    from infobatch_client.run.options import Timeouts
+    from infobatch_stream.plan.order_params import OrderChoice
 
 __all__ = [
     "ConfigError",
@@ -49,11 +52,13 @@ __all__ = [
     "OrderChoice",
     "PipelineError",
     "PlanError",
+    "PlanNotReadyError",
     "ProgressLR",
     "RanksError",
     "RunBusyError",
     "RunConflictError",
     "RunNotFoundError",
+    "ServerBusyError",
     "ServerError",
     "ServerUnreachableError",
     "ShardChangedError",
@@ -61,6 +66,7 @@ __all__ = [
     "StateError",
     "SupersededError",
     "Timeouts",
+    "TryAgainError",
     "__version__",
     "cosine",
     "one_cycle",
@@ -70,9 +76,9 @@ __all__ = [
 _LAZY = {
     "InfoBatchLoader": "infobatch_client.loader",
     "InfoBatchStreamDataset": "infobatch_client.dataset",
-    "OrderChoice": "infobatch_stream.order_params",
+    "OrderChoice": "infobatch_stream.plan.order_params",
     "ProgressLR": "infobatch_client.progress_lr",
-    "Timeouts": "infobatch_client.run_options",
+    "Timeouts": "infobatch_client.run.options",
     "cosine": "infobatch_client.progress_lr",
     "one_cycle": "infobatch_client.progress_lr",
 }

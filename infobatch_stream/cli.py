@@ -27,14 +27,14 @@ class Command:
 
 COMMANDS = {
     "serve": Command(module="infobatch_server.serve_command", help="run a score server", extra="server"),
-    "index": Command(module="infobatch_client.index_command", help="make the index files of shards", extra="train"),
+    "index": Command(module="infobatch_client.commands.index", help="make the index files of shards", extra="train"),
     "demo": Command(
         module="infobatch_client.demo.command",
         help="train on 1,347 digits with and without pruning, and compare",
         extra="demo",
     ),
-    "runs": Command(module="infobatch_client.runs_command", help="list the runs of a score server"),
-    "stats": Command(module="infobatch_client.stats_command", help="show what a run prunes"),
+    "runs": Command(module="infobatch_client.commands.runs", help="list the runs of a score server"),
+    "stats": Command(module="infobatch_client.commands.stats", help="show what a run prunes"),
 }
 
 

@@ -13,7 +13,10 @@
     ├── PlanError (ValueError)            an epoch plan whose bytes don't match its name
     ├── RanksError (RuntimeError)         the ranks of a job see different things, or one of them is gone
     └── ServerError (RuntimeError)        what a score server answered, or that it didn't
-        ├── ServerUnreachableError        no answer within the time allowed (also a ConnectionError)
+        ├── TryAgainError                 the same call may succeed later
+        │   ├── ServerUnreachableError    no answer within the time allowed (also a ConnectionError)
+        │   ├── ServerBusyError           the server has too much to do, or too little room
+        │   └── PlanNotReadyError         other ranks have not ended the epoch before
         ├── RunNotFoundError              no run of that name or id
         ├── RunConflictError              the run exists and is not what was asked for
         ├── RunBusyError                  another job holds the run's lease
@@ -33,16 +36,19 @@ __all__ = [
     "LossError",
     "PipelineError",
     "PlanError",
+    "PlanNotReadyError",
     "RanksError",
     "RunBusyError",
     "RunConflictError",
     "RunNotFoundError",
+    "ServerBusyError",
     "ServerError",
     "ServerUnreachableError",
     "ShardChangedError",
     "ShardError",
     "StateError",
     "SupersededError",
+    "TryAgainError",
 ]
 
 
@@ -98,14 +104,26 @@ class ServerError(InfoBatchError, RuntimeError):
     """What a score server answered, or that it didn't."""
 
 
-class ServerUnreachableError(ServerError, ConnectionError):
+class TryAgainError(ServerError):
+    """The call changed nothing, and the same call may succeed later."""
+
+
+class ServerUnreachableError(TryAgainError, ConnectionError):
     """No answer from the score server within the time allowed.
 
     Attributes:
-        timed_out: something is there and kept silent; otherwise the connection failed, or the answer was "later".
+        timed_out: a server is there and did not answer in time; otherwise the connection failed.
     """
 
     timed_out: bool = False
+
+
+class ServerBusyError(TryAgainError):
+    """The score server has too much to do, or too little room."""
+
+
+class PlanNotReadyError(TryAgainError):
+    """The epoch's plan waits for ranks that have not ended the epoch before; the message names them."""
 
 
 class RunNotFoundError(ServerError):
@@ -120,10 +138,12 @@ class RunBusyError(ServerError):
     """Another job holds the run's lease.
 
     Attributes:
-        retry_after_s: when the lease is free unless that job calls again, in seconds; 0 where nobody said.
+        retry_after_s: when the lease is free unless that job calls again, in seconds; 0 if unknown.
     """
 
-    retry_after_s: float = 0.0
+    def __init__(self, message: str, retry_after_s: float = 0.0) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
 
 
 class SupersededError(ServerError):

@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from infobatch_stream.draw import Codes, Drawn, class_sizes, draw_bernoulli, draw_exact, exact_count
 from infobatch_stream.philox import Stream, WordStream
-from infobatch_stream.plan import EpochPlan, PlanClass, kept_by_shard
-from infobatch_stream.policies import KEPT, Classification, ClassRow, Policy, ScoreView, one_class
+from infobatch_stream.plan.epoch_plan import EpochPlan, PlanClass, kept_by_shard
+from infobatch_stream.pruning.draw import Codes, Drawn, class_sizes, draw_bernoulli, draw_exact, exact_count
+from infobatch_stream.pruning.policies import KEPT, Classification, ClassRow, Policy, ScoreView, one_class
 from infobatch_stream.ratios import LANES
 from infobatch_stream.run_spec import RunSpec
-from infobatch_stream.score_table import ScoreTable
-from infobatch_stream.scores import MaskedScores, count_scored
+from infobatch_stream.scores.blocks import MaskedScores, count_scored
+from infobatch_stream.scores.table import ScoreTable
 
 __all__ = ["draw_plan"]
 
@@ -31,7 +31,7 @@ def draw_plan(
     """The plan of one epoch; the same arguments give the same bits everywhere.
 
     Nothing is allocated by the caller and nothing global is touched. The plan has no id yet: what seals it is its
-    digest (infobatch_stream.codec.seal).
+    digest (infobatch_stream.wire.specs.seal).
 
     Args:
         spec: the run's.

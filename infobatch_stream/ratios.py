@@ -5,14 +5,16 @@ A ratio that decides bits is kept as the string the user wrote; the integers mad
 
 from __future__ import annotations
 
+import operator
 import re
 from decimal import Context, Decimal
 from fractions import Fraction
 from math import floor
+from typing import SupportsIndex
 
 from infobatch_stream.errors import ConfigError
 
-__all__ = ["LANES", "anneal_epoch", "decimal_string", "fraction", "keep_lanes", "prune_count"]
+__all__ = ["LANES", "anneal_epoch", "decimal_string", "fraction", "keep_lanes", "prune_count", "whole_number"]
 
 # Two digits of exponent: a longer one would be a number of its own weight in memory.
 _DECIMAL = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,2})?", re.ASCII)
@@ -85,6 +87,20 @@ def prune_count(prune_fraction: str, num_samples: int) -> int:
     if not 0 <= value < 1:
         raise ConfigError(f"prune_fraction={prune_fraction} is outside [0, 1): it is the share of all samples")
     return floor(value * num_samples + Fraction(1, 2))
+
+
+def whole_number(value: SupportsIndex, name: str, least: int = 0) -> int:
+    """`value` as an int ≥ `least`.
+
+    Raises:
+        ConfigError: it is another type, or less.
+    """
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise ConfigError(f"{name}={value!r} is a {type(value).__name__}; it must be a whole number")
+    number = operator.index(value)
+    if number < least:
+        raise ConfigError(f"{name}={number} must be at least {least}")
+    return number
 
 
 def _is_decimal(text: str) -> bool:

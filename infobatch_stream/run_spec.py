@@ -11,9 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from infobatch_stream.errors import ConfigError
-from infobatch_stream.order_params import ORDER_VERSION, OrderParams
-from infobatch_stream.policies import Policy
-from infobatch_stream.schedule import Schedule
+from infobatch_stream.plan.order_params import ORDER_VERSION, OrderParams
+from infobatch_stream.pruning.policies import Policy
+from infobatch_stream.pruning.schedule import Schedule
 
 __all__ = ["RunSpec", "check_run_name"]
 

@@ -11,14 +11,16 @@ import numpy.typing as npt
 from webdataset.compat import FluidInterface
 from webdataset.pipeline import DataPipeline
 
-from infobatch_client.index_store import IndexedShards, index_shards
-from infobatch_client.plain_loading import PlainLoading
-from infobatch_client.run_options import RunOptions, Timeouts
-from infobatch_client.shard_urls import expand_shards
-from infobatch_client.stages import refuse_if_tie_breaks
-from infobatch_client.whole_number import whole_number
+from infobatch_client.plain.loading import PlainLoading
+from infobatch_client.reading.reader import ShardReader
+from infobatch_client.run.options import RunOptions, Timeouts
+from infobatch_client.shards.index_store import IndexedShards, index_shards
+from infobatch_client.shards.urls import expand_shards
+from infobatch_client.tie.stages import refuse_if_tie_breaks
+from infobatch_client.workers.sample_source import SampleSource
 from infobatch_stream.errors import ConfigError
-from infobatch_stream.order_params import OrderChoice
+from infobatch_stream.plan.order_params import OrderChoice
+from infobatch_stream.ratios import whole_number
 
 __all__ = ["InfoBatchStreamDataset"]
 
@@ -157,6 +159,10 @@ class InfoBatchStreamDataset(PlainLoading, DataPipeline, FluidInterface):  # typ
     def stages(self) -> list[Any]:
         """The webdataset stages after the reader."""
         return self.pipeline[1:]
+
+    def sample_source(self) -> SampleSource:
+        """What workers are handed of this dataset."""
+        return SampleSource(ShardReader(self.indexed), self.stages, self.on_error, self.max_errors)
 
     def append(self, f: Any) -> None:
         """Adds a stage; `compose` and every fluid method come through here.

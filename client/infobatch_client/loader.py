@@ -12,21 +12,21 @@ from typing import Any, SupportsIndex
 import torch
 
 from infobatch_client.dataset import InfoBatchStreamDataset
-from infobatch_client.epoch_control import Pass
-from infobatch_client.epoch_life import Ticket, checked_ticket
-from infobatch_client.epoch_sequence import EpochSequence
-from infobatch_client.epoch_source import EpochSource
-from infobatch_client.exchange import Agree
-from infobatch_client.ranks import RankChoice, Ranks
-from infobatch_client.run_options import Timeouts
-from infobatch_client.training_epochs import TrainingEpochs
-from infobatch_client.validation_epochs import ValidationEpochs
-from infobatch_client.weighting import Losses, checked_losses, host_copy, weighted_mean
-from infobatch_client.whole_number import whole_number
-from infobatch_client.worker_pool import WorkerPool
+from infobatch_client.epochs.sequence import EpochSequence
+from infobatch_client.epochs.source import EpochSource
+from infobatch_client.epochs.training import TrainingEpochs
+from infobatch_client.epochs.validation import ValidationEpochs
+from infobatch_client.ranks.exchange import Agree
+from infobatch_client.ranks.ranks import RankChoice, Ranks
+from infobatch_client.run.options import Timeouts
+from infobatch_client.tie.ticket import Ticket, checked_ticket
+from infobatch_client.tie.weighting import Losses, checked_losses, host_copy, weighted_mean
+from infobatch_client.workers.pass_control import Pass
+from infobatch_client.workers.pool import WorkerPool
 from infobatch_stream.errors import ConfigError, LossError
-from infobatch_stream.opening import Opening
-from infobatch_stream.plan import EpochPlan
+from infobatch_stream.plan.epoch_plan import EpochPlan
+from infobatch_stream.plan.opening import Opening
+from infobatch_stream.ratios import whole_number
 
 __all__ = ["InfoBatchLoader"]
 
@@ -110,13 +110,14 @@ class InfoBatchLoader:
             )
         )
         self._workers = WorkerPool(
-            dataset,
+            dataset.sample_source(),
             whole_number(num_workers, "num_workers"),
             collate_fn=collate_fn,
             pin_memory=pin_memory,
             prefetch_factor=whole_number(prefetch_factor, "prefetch_factor", 1),
             multiprocessing_context=multiprocessing_context,
             worker_init_fn=worker_init_fn,
+            seed=dataset.seed,
         )
         self._opening = partial(_opening, self._ranks, batch_size, self._drop)
         self._epochs = EpochSequence(self._source, self._opening)

@@ -12,11 +12,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from infobatch_server.address import Address
-from infobatch_server.data_dir import DataDir, remove_endpoint_file, write_endpoint_file
-from infobatch_server.limits import Limits
+from infobatch_server.process.address import Address
+from infobatch_server.process.data_dir import DataDir, remove_endpoint_file, write_endpoint_file
+from infobatch_server.process.users_lock import UsersLock
 from infobatch_server.server import ScoreServer
-from infobatch_server.users_lock import UsersLock
+from infobatch_server.state.limits import Limits
 from infobatch_stream.errors import ConfigError
 
 __all__ = ["HELP", "add_arguments", "run", "wait_for_end"]

@@ -8,15 +8,15 @@ import time
 from collections.abc import Callable
 from types import TracebackType
 
-from infobatch_server.address import Address
-from infobatch_server.grpc_server import GrpcServer
-from infobatch_server.http_api import make_app
-from infobatch_server.http_server import HttpServer, bind
-from infobatch_server.limits import Limits
-from infobatch_server.memory_store import MemoryStore
-from infobatch_server.registry import Registry
-from infobatch_server.run_store import RunStore
-from infobatch_server.service import ScoreService
+from infobatch_server.process.address import Address
+from infobatch_server.rpc.server import GrpcServer
+from infobatch_server.rpc.service import ScoreService
+from infobatch_server.runs.registry import Registry
+from infobatch_server.state.limits import Limits
+from infobatch_server.store.interface import RunStore
+from infobatch_server.store.memory import MemoryStore
+from infobatch_server.web.api import make_app
+from infobatch_server.web.server import HttpServer, bind
 from infobatch_stream.version import __version__
 
 __all__ = ["ScoreServer"]

@@ -18,6 +18,66 @@ MODULES = [
     for path in sorted(folder.rglob("*.py"))
     if path.parent.name != "v1"
 ]
+SIDES = {"infobatch_stream": "core", "infobatch_server": "server", "infobatch_client": "client"}
+# Which rooms a room may import from. Everything in a folder is one room; a module outside of folders is one by itself.
+ARROWS = {
+    "client/commands": "client/rpc client/shards core/errors",
+    "client/dataset": (
+        "client/plain client/reading client/run client/shards client/tie client/workers core/errors core/plan "
+        "core/ratios"
+    ),
+    "client/demo": "client/dataset client/embedded client/loader client/progress_lr core/errors",
+    "client/embedded": "client/rpc core/errors core/version",
+    "client/epochs": (
+        "client/plans client/ranks client/run client/tie core/errors core/manifest core/plan core/ratios "
+        "core/row_counts"
+    ),
+    "client/integrations": "client/loader client/tie core/errors",
+    "client/loader": (
+        "client/dataset client/epochs client/ranks client/run client/tie client/workers core/errors core/plan "
+        "core/ratios"
+    ),
+    "client/plain": (
+        "client/epochs client/plans client/ranks client/run client/shards client/tie client/workers "
+        "core/errors core/manifest core/plan core/ratios core/row_counts"
+    ),
+    "client/plans": "client/ranks client/rpc core/errors core/manifest core/plan core/wire",
+    "client/progress_lr": "core/errors",
+    "client/ranks": "core/errors core/ratios",
+    "client/reading": "client/shards core/errors core/manifest",
+    "client/rpc": "core/errors core/wire",
+    "client/run": (
+        "client/embedded client/plans client/ranks client/rpc client/tie core/errors core/manifest core/plan "
+        "core/pruning core/ratios core/run_spec core/wire"
+    ),
+    "client/shards": "core/errors core/manifest",
+    "client/tie": "core/errors core/plan core/row_counts",
+    "client/workers": "client/plans client/reading client/tie core/errors core/plan core/row_counts",
+    "server/__main__": "core/errors server/serve_command",
+    "server/process": "core/errors",
+    "server/rpc": "core/errors core/plan core/row_counts core/run_spec core/scores core/wire server/runs server/state",
+    "server/runs": (
+        "core/errors core/plan core/planner core/pruning core/ratios core/run_spec core/scores core/wire "
+        "server/state server/store"
+    ),
+    "server/serve_command": "core/errors server/process server/server server/state",
+    "server/server": "core/version server/process server/rpc server/runs server/state server/store server/web",
+    "server/state": "core/errors core/plan core/row_counts",
+    "server/store": "core/plan core/run_spec core/scores server/state",
+    "server/web": "core/errors server/process server/runs server/state",
+    "core/errors": "",
+    "core/manifest": "core/errors",
+    "core/philox": "core/errors",
+    "core/plan": "core/errors core/philox",
+    "core/planner": "core/philox core/plan core/pruning core/ratios core/run_spec core/scores",
+    "core/pruning": "core/errors core/philox core/ratios core/scores",
+    "core/ratios": "core/errors",
+    "core/row_counts": "",
+    "core/run_spec": "core/errors core/plan core/pruning",
+    "core/scores": "core/errors core/ratios",
+    "core/version": "",
+    "core/wire": "core/errors core/plan core/pruning core/run_spec",
+}
 # The public map and the command line hand over to client and server, and only when they are called.
 LAZY = {"infobatch_stream/__init__.py", "infobatch_stream/cli.py", "infobatch_stream/__main__.py"}
 CORE_MAY_IMPORT = {"infobatch_stream", "numpy", "pyarrow"} | set(sys.stdlib_module_names)
@@ -50,8 +110,35 @@ def imports(path):
             yield from ((f"{node.module}.{alias.name}", at_once) for alias in node.names)
 
 
+def room_of(path):
+    """A folder of a package, or a module that lies in no folder: "client/tie", "core/planner"."""
+    for package, folder in FOLDERS.items():
+        if folder in path.parents:
+            first = path.relative_to(folder).parts[0].removesuffix(".py")
+            return f"{SIDES[package]}/{first}"
+    raise AssertionError(path)
+
+
+def imported_rooms(room):
+    """The rooms that a room's modules import from."""
+    found = set()
+    for module in MODULES:
+        if room_of(module.values[1]) == room and place(module.values[1]) not in LAZY:
+            for name, _ in imports(module.values[1]):
+                package, *rest = name.split(".")
+                if package in SIDES and rest and rest[0] != "v1":
+                    found.add(f"{SIDES[package]}/{rest[0]}")
+    return (found & ROOMS) - {room}
+
+
 def place(path):
     return str(path.relative_to(ROOT))
+
+
+ROOMS = {room_of(module.values[1]) for module in MODULES} - {
+    room_of(folder / "__init__.py") for folder in FOLDERS.values()
+}
+ROOMS -= {"core/__main__", "core/cli"}
 
 
 @pytest.mark.parametrize(("package", "path"), MODULES)
@@ -68,14 +155,37 @@ def test_a_module_has_one_purpose_and_says_which(package, path):
 def test_the_core_needs_only_numpy_and_arrow_and_is_pure(package, path):
     if place(path) in LAZY:
         return
-    allowed = CORE_MAY_IMPORT | ({"google"} if path.name == "codec.py" else set())
+    wire = path.parent.name == "wire"
+    allowed = CORE_MAY_IMPORT | ({"google", "grpc"} if wire else set())
     for name, _ in imports(path):
         top = name.partition(".")[0]
         assert top in allowed, f"imports {name}"
         assert top not in IMPURE, f"imports {name}: that belongs to an edge"
-        if path.name != "codec.py":
-            assert not name.startswith("infobatch_stream.v1"), "only codec knows the generated code"
-            assert name != "infobatch_stream.codec", "codec is for the edges"
+        if not wire:
+            assert not name.startswith("infobatch_stream.v1"), "only wire knows the generated code"
+
+
+@pytest.mark.parametrize(("room", "allowed"), ARROWS.items(), ids=list(ARROWS))
+def test_a_room_imports_only_the_rooms_that_the_table_allows(room, allowed):
+    assert imported_rooms(room) <= set(allowed.split())
+
+
+def test_the_table_has_every_room_and_no_arrow_that_the_code_lacks():
+    assert set(ARROWS) == ROOMS
+    surplus = {room: sorted(set(allowed.split()) - imported_rooms(room)) for room, allowed in ARROWS.items()}
+    assert {room: names for room, names in surplus.items() if names} == {}
+
+
+def test_rooms_form_no_circle():
+    floors = {}
+
+    def floor(room, above=()):
+        assert room not in above, " → ".join((*above, room))
+        if room not in floors:
+            floors[room] = 1 + max((floor(below, (*above, room)) for below in ARROWS[room].split()), default=0)
+        return floors[room]
+
+    assert max(map(floor, ARROWS)) > 1
 
 
 @pytest.mark.parametrize(("package", "path"), MODULES)
@@ -103,5 +213,5 @@ def test_a_framework_is_imported_by_its_own_integration_alone(package, path):
 
 
 def test_the_rules_see_the_modules():
-    assert {module.values[0] for module in MODULES} >= {"infobatch_stream"}
-    assert {"codec.py", "planner.py"} <= {module.values[1].name for module in MODULES}
+    assert {module.values[0] for module in MODULES} == set(FOLDERS)
+    assert {"client/tie", "server/runs", "core/wire", "core/planner"} <= ROOMS

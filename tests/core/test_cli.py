@@ -13,7 +13,7 @@ from infobatch_stream.errors import RunNotFoundError
 
 
 def command_module(run: object) -> types.ModuleType:
-    module = types.ModuleType("infobatch_client.index_command")
+    module = types.ModuleType("infobatch_client.commands.index")
     vars(module).update(HELP="For a test.", add_arguments=lambda parser: None, run=run)
     return module
 
@@ -45,7 +45,7 @@ def test_no_command_prints_the_help(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_a_commands_status_is_the_exit_status(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "infobatch_client.index_command", command_module(lambda args: 7))
+    monkeypatch.setitem(sys.modules, "infobatch_client.commands.index", command_module(lambda args: 7))
     assert cli.main(["index"]) == 7
 
 
@@ -55,7 +55,7 @@ def test_our_own_errors_are_one_line_on_stderr(
     def run(args: object) -> int:
         raise RunNotFoundError("no run 'x'")
 
-    monkeypatch.setitem(sys.modules, "infobatch_client.index_command", command_module(run))
+    monkeypatch.setitem(sys.modules, "infobatch_client.commands.index", command_module(run))
     assert cli.main(["index"]) == 2
     assert capsys.readouterr().err == "infobatch: no run 'x'\n"
 
@@ -64,7 +64,7 @@ def test_a_missing_package_names_the_extra(monkeypatch: pytest.MonkeyPatch, caps
     def run(args: object) -> int:
         raise ModuleNotFoundError("No module named 'webdataset.tariterators'", name="webdataset.tariterators")
 
-    monkeypatch.setitem(sys.modules, "infobatch_client.index_command", command_module(run))
+    monkeypatch.setitem(sys.modules, "infobatch_client.commands.index", command_module(run))
     assert cli.main(["index"]) == 2
     error = capsys.readouterr().err
     assert "'webdataset'" in error
@@ -75,7 +75,7 @@ def test_a_missing_module_of_our_own_is_not_blamed_on_the_user(monkeypatch: pyte
     def run(args: object) -> int:
         raise ModuleNotFoundError("No module named 'infobatch_client.no'", name="infobatch_client.no")
 
-    monkeypatch.setitem(sys.modules, "infobatch_client.index_command", command_module(run))
+    monkeypatch.setitem(sys.modules, "infobatch_client.commands.index", command_module(run))
     with pytest.raises(ModuleNotFoundError):
         cli.main(["index"])
 
@@ -91,5 +91,5 @@ def test_an_interrupt_is_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     def run(args: object) -> int:
         raise KeyboardInterrupt
 
-    monkeypatch.setitem(sys.modules, "infobatch_client.index_command", command_module(run))
+    monkeypatch.setitem(sys.modules, "infobatch_client.commands.index", command_module(run))
     assert cli.main(["index"]) == 130

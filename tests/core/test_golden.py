@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from infobatch_stream.philox import Stream, WordStream
-from infobatch_stream.plan_order import PlanOrder
+from infobatch_stream.plan.order import PlanOrder
 from infobatch_stream.planner import draw_plan
 from tests.core.worlds import make_spec, make_table
 

@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from infobatch_stream.plan import full_plan_id, kept_by_shard, unpruned_plan
+from infobatch_stream.plan.epoch_plan import full_plan_id, kept_by_shard, unpruned_plan
 from infobatch_stream.planner import draw_plan
-from infobatch_stream.policies import KEPT, Classification, ClassRow, Policy
-from infobatch_stream.score_table import ScoreTable
-from tests.core.test_threshold import slow_mean_threshold
+from infobatch_stream.pruning.policies import KEPT, Classification, ClassRow, Policy
+from infobatch_stream.scores.table import ScoreTable
+from tests.core.pruning.test_threshold import slow_mean_threshold
 from tests.core.worlds import RUN_ID, all_codes, kept_mask, make_spec, make_table, rows_by_name, some_scores
 
 NUM_SAMPLES = 1009

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from infobatch_stream.errors import ConfigError
-from infobatch_stream.order_params import OrderChoice, OrderParams
-from infobatch_stream.policies import make_policy
+from infobatch_stream.plan.order_params import OrderChoice, OrderParams
+from infobatch_stream.pruning.policies import make_policy
+from infobatch_stream.pruning.schedule import Schedule
 from infobatch_stream.run_spec import check_run_name
-from infobatch_stream.schedule import Schedule
 from tests.core.worlds import make_spec
 
 

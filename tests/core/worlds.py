@@ -2,12 +2,12 @@
 
 import numpy as np
 
-from infobatch_stream.order_params import OrderParams
-from infobatch_stream.plan import EpochPlan, PlanClass, kept_by_shard
-from infobatch_stream.policies import make_policy
+from infobatch_stream.plan.epoch_plan import EpochPlan, PlanClass, kept_by_shard
+from infobatch_stream.plan.order_params import OrderParams
+from infobatch_stream.pruning.policies import make_policy
+from infobatch_stream.pruning.schedule import Schedule
 from infobatch_stream.run_spec import RunSpec
-from infobatch_stream.schedule import Schedule
-from infobatch_stream.score_table import ScoreTable
+from infobatch_stream.scores.table import ScoreTable
 
 RUN_ID = bytes(range(16))
 

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from infobatch_client.rest import get_json, run_path
-from infobatch_client.score_client import ScoreClient
+from infobatch_client.rpc.client import ScoreClient
+from infobatch_client.rpc.rest import get_json, run_path
 from infobatch_stream.v1 import score_service_pb2 as pb
 from tests.e2e.rank_processes import kill_what_is_left
 from tests.shards import write_tar

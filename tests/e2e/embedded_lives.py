@@ -13,7 +13,7 @@ from pathlib import Path
 
 HOLD = """
 import sys, time
-from infobatch_client.embedded import EmbeddedServer
+from infobatch_client.embedded.server import EmbeddedServer
 server = EmbeddedServer.start(sys.argv[1])
 print(server.pid, server.address, flush=True)
 sys.stdin.read()

@@ -13,7 +13,7 @@ import pytest
 import torch
 import webdataset as wds
 
-from infobatch_client.run_options import Timeouts
+from infobatch_client.run.options import Timeouts
 from infobatch_stream import (
     ConfigError,
     InfoBatchLoader,

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from infobatch_client.rest import get_json, run_path
+from infobatch_client.rpc.rest import get_json, run_path
 from infobatch_stream.errors import InfoBatchError
 
 pytest.importorskip("sklearn")

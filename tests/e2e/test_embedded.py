@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from infobatch_client.embedded import EmbeddedServer
-from infobatch_client.score_client import ScoreClient
+from infobatch_client.embedded.server import EmbeddedServer
+from infobatch_client.rpc.client import ScoreClient
 from infobatch_stream import ConfigError, ServerError
 from infobatch_stream.v1 import score_service_pb2 as pb
 

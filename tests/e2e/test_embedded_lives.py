@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from infobatch_client.embedded import EmbeddedServer
-from infobatch_client.score_client import ScoreClient
+from infobatch_client.embedded.server import EmbeddedServer
+from infobatch_client.rpc.client import ScoreClient
 from infobatch_stream import ServerError, __version__
 from infobatch_stream.v1 import score_service_pb2 as pb
 from tests.e2e.conftest import make_shards
@@ -157,7 +157,7 @@ def test_a_server_that_keeps_silent_is_an_error_that_names_it_and_its_log(
 ) -> None:
     first = EmbeddedServer.start(tmp_path)
     os.kill(first.pid, signal.SIGSTOP)
-    monkeypatch.setattr("infobatch_client.embedded._START_TIMEOUT_S", 1.0)
+    monkeypatch.setattr("infobatch_client.embedded.server._START_TIMEOUT_S", 1.0)
     words = rf"of {tmp_path} \(pid {first.pid}\) runs, and has not answered .*end it, or pass another state_dir="
     with pytest.raises(ServerError, match=rf"(?s){words}.*{first.log}:.*infobatch score server: grpc"):
         EmbeddedServer.start(tmp_path)
@@ -174,7 +174,7 @@ def test_a_server_that_keeps_silent_is_an_error_that_names_it_and_its_log(
 def test_a_lock_that_is_never_given_back_is_an_error_that_names_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    monkeypatch.setattr("infobatch_client.embedded._START_TIMEOUT_S", 0.1)
+    monkeypatch.setattr("infobatch_client.embedded.server._START_TIMEOUT_S", 0.1)
     with open(tmp_path / name, "wb") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         with pytest.raises(ServerError, match=f"has held {tmp_path / name} for 0 s.*or pass another state_dir="):
@@ -303,7 +303,7 @@ def test_two_versions_on_one_folder_are_an_error_that_says_what_to_do(
 ) -> None:
     first = EmbeddedServer.start(tmp_path)
     with monkeypatch.context() as patch:
-        patch.setattr("infobatch_client.embedded.__version__", "9.9.9")
+        patch.setattr("infobatch_client.embedded.server.__version__", "9.9.9")
         words = rf"of {tmp_path} \(pid {first.pid}\) is version {__version__}, .*client is version 9\.9\.9"
         with pytest.raises(ServerError, match=words + ": end the programs that use it.*or pass another state_dir="):
             EmbeddedServer.start(tmp_path)
@@ -319,7 +319,7 @@ def test_a_state_on_a_network_file_system_is_kept_where_locks_hold(
     (tmp_path / "tmp").mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "tmp"))
     mounts = f"1 0 8:1 / / rw - ext4 /dev/sda rw\n2 1 0:9 / {tmp_path}/home rw - nfs4 server:/home rw\n"
-    monkeypatch.setattr("infobatch_client.state_folder.mounts_of_this_process", lambda: mounts)
+    monkeypatch.setattr("infobatch_client.embedded.state_folder.mounts_of_this_process", lambda: mounts)
     with pytest.warns(UserWarning, match="network file system"):
         server = EmbeddedServer.start(tmp_path / "home" / ".infobatch")
     assert server.folder.is_relative_to(tmp_path / "tmp")

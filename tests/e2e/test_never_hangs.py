@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch.distributed as dist
 
-from infobatch_client.ranks import Ranks
+from infobatch_client.ranks.ranks import Ranks
 from infobatch_stream import ConfigError, Timeouts
 from tests.e2e.conftest import SAMPLES, Server, make_shards
 from tests.e2e.rank_processes import Rank, start_ranks

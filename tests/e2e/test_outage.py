@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from infobatch_client.run_options import Timeouts
-from infobatch_client.score_client import ScoreClient
+from infobatch_client.rpc.client import ScoreClient
+from infobatch_client.run.options import Timeouts
 from infobatch_stream import InfoBatchLoader, InfoBatchStreamDataset, RunNotFoundError, SupersededError
 from infobatch_stream.v1 import score_service_pb2 as pb
 from tests.e2e.conftest import SAMPLES, Server

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from infobatch_client.run_options import Timeouts
+from infobatch_client.run.options import Timeouts
 from infobatch_stream import (
     ConfigError,
     InfoBatchLoader,

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from infobatch_client.run_options import Timeouts
+from infobatch_client.run.options import Timeouts
 from infobatch_stream import ConfigError, InfoBatchLoader, InfoBatchStreamDataset, ServerUnreachableError
 from tests.e2e.conftest import SAMPLES, Server
 from tests.e2e.test_epoch_life import make_loader, score, to_number, train_pass

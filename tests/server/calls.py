@@ -13,14 +13,14 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from infobatch_stream.codec import plan_from_header, seal, spec_message, spec_parts
-from infobatch_stream.order_params import OrderChoice, OrderParams
-from infobatch_stream.plan import EpochPlan
-from infobatch_stream.policies import make_policy
+from infobatch_stream.plan.epoch_plan import EpochPlan
+from infobatch_stream.plan.order_params import OrderChoice, OrderParams
+from infobatch_stream.pruning.policies import make_policy
+from infobatch_stream.pruning.schedule import Schedule
 from infobatch_stream.run_spec import RunSpec
-from infobatch_stream.schedule import Schedule
 from infobatch_stream.v1 import score_service_pb2 as pb
 from infobatch_stream.v1 import score_service_pb2_grpc as pb_grpc
+from infobatch_stream.wire.specs import plan_from_header, seal, spec_message, spec_parts
 
 CLIENT = b"c" * 16
 INVALID = grpc.StatusCode.INVALID_ARGUMENT

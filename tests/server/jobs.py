@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from infobatch_stream.plan import EpochPlan
+from infobatch_stream.plan.epoch_plan import EpochPlan
 from infobatch_stream.v1 import score_service_pb2 as pb
 from tests.server.calls import ABORTED, Caller, end_request, push_request
 

@@ -18,12 +18,12 @@ import httpx
 import pytest
 
 from infobatch_server import serve_command
-from infobatch_server.address import Address
-from infobatch_server.data_dir import DataDir, remove_endpoint_file, write_endpoint_file
+from infobatch_server.process.address import Address
+from infobatch_server.process.data_dir import DataDir, remove_endpoint_file, write_endpoint_file
+from infobatch_server.process.users_lock import UsersLock
 from infobatch_server.server import ScoreServer
-from infobatch_server.users_lock import UsersLock
 from infobatch_stream.errors import ConfigError, ServerError
-from infobatch_stream.order_params import OrderChoice
+from infobatch_stream.plan.order_params import OrderChoice
 from infobatch_stream.v1 import score_service_pb2 as pb
 from tests.server.calls import caller_on, make_spec
 

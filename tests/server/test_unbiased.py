@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from infobatch_server import run_plans
-from infobatch_server.run_state import ResumePoint
-from infobatch_stream.plan import EpochPlan
+from infobatch_server.runs import plans as run_plans
+from infobatch_server.state.run_state import ResumePoint
+from infobatch_stream.plan.epoch_plan import EpochPlan
 from tests.core.unbiased import check_unbiased, random_directions, weighted_sum
+from tests.server.bare_runs import attach, end, make_run, plan, push, push_some
 from tests.server.calls import make_spec
 from tests.server.conftest import Clock
-from tests.server.runs import attach, end, make_run, plan, push, push_some
 
 pytestmark = pytest.mark.statistics
 

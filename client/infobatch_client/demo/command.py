@@ -62,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
     from infobatch_client.demo.shards import make_shards
     from infobatch_client.demo.table import side_by_side
     from infobatch_client.demo.training import BATCH_SIZE, Settings, train_both
-    from infobatch_client.embedded import EmbeddedServer
+    from infobatch_client.embedded.server import EmbeddedServer
 
     if args.epochs < 1:
         raise ConfigError(f"--epochs must be at least 1, not {args.epochs}")

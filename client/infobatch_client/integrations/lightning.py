@@ -10,7 +10,7 @@ from lightning.pytorch import LightningDataModule
 
 from infobatch_client.integrations.ticketed_batches import BatchTicket, TicketedBatches
 from infobatch_client.loader import InfoBatchLoader
-from infobatch_client.weighting import Losses
+from infobatch_client.tie.weighting import Losses
 
 __all__ = ["InfoBatchDataModule"]
 

@@ -12,9 +12,9 @@ from typing import Any
 
 import torch
 
-from infobatch_client.epoch_life import Ticket
 from infobatch_client.loader import InfoBatchLoader
-from infobatch_client.weighting import Losses
+from infobatch_client.tie.ticket import Ticket
+from infobatch_client.tie.weighting import Losses
 from infobatch_stream.errors import ConfigError, LossError
 
 __all__ = ["BatchTicket", "TicketedBatches"]

@@ -13,7 +13,7 @@ from transformers.trainer_callback import ExportableState
 from infobatch_client.integrations.sample_losses import sample_losses
 from infobatch_client.integrations.ticketed_batches import BatchTicket, TicketedBatches
 from infobatch_client.loader import InfoBatchLoader
-from infobatch_client.weighting import checked_losses, weighted_mean
+from infobatch_client.tie.weighting import checked_losses, weighted_mean
 from infobatch_stream.errors import ConfigError, LossError, StateError
 
 __all__ = ["InfoBatchTrainer"]

@@ -1,0 +1,48 @@
+"""`infobatch index`: makes or refreshes the index files of shards, and says what the data set is."""
+
+from __future__ import annotations
+
+import argparse
+
+from infobatch_client.shards.index_store import index_shards
+from infobatch_client.shards.urls import expand_shards
+
+__all__ = ["HELP", "add_arguments", "run"]
+
+HELP = (
+    "Makes or refreshes the index file of every shard. Training does this by itself at its first start; doing it "
+    "before saves that time, and finds damaged shards."
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's arguments."""
+    parser.add_argument(
+        "shards",
+        nargs="+",
+        metavar="SHARDS",
+        help="files, folders, globs or braces like 'data/train-{0000..0049}.tar'; together one data set",
+    )
+    parser.add_argument("--force", action="store_true", help="scan all shards again, valid index or not")
+    parser.add_argument("--quiet", action="store_true", help="no progress bar, and print the fingerprint only")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Indexes, and prints shards, samples and fingerprint.
+
+    Args:
+        args: what a parser with `add_arguments` gave.
+
+    Raises:
+        ConfigError: nothing there, or no place for an index file.
+        ShardError: a shard that is missing, empty, damaged, compressed, or has a key twice; named.
+    """
+    indexed = index_shards(expand_shards(args.shards), progress=False if args.quiet else None, force=args.force)
+    manifest = indexed.manifest
+    if args.quiet:
+        print(manifest.fingerprint.hex())
+        return 0
+    print(f"shards       {manifest.num_shards:,} ({indexed.total_bytes:,} bytes)")
+    print(f"samples      {manifest.num_samples:,}")
+    print(f"fingerprint  {manifest.fingerprint.hex()}")
+    return 0

@@ -1,0 +1,46 @@
+"""`infobatch runs`: the runs that a score server holds, one line each: how far they are, and what they saved."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import Any
+
+from infobatch_client.rpc.rest import add_server_arguments, aligned, get_json, percent, read_token, shown
+from infobatch_stream.errors import ServerError
+
+HELP = "List the runs of a score server."
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the command's options."""
+    add_server_arguments(parser)
+    parser.add_argument("--json", action="store_true", help="print the server's answer as it is")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Prints the list; 0."""
+    answer = get_json(args.http, "/v1/runs", token=read_token(args.token_file))
+    if args.json:
+        print(json.dumps(answer, indent=2))
+        return 0
+    runs = answer.get("runs", []) if isinstance(answer, dict) else answer
+    if not isinstance(runs, list):
+        raise ServerError(f"{args.http} answered something else than a list of runs")
+    if not runs:
+        print("no runs yet")
+        return 0
+    print(aligned([("run", "policy", "samples", "epochs", "saved"), *(_row(entry) for entry in runs)]))
+    return 0
+
+
+def _row(entry: dict[str, Any]) -> tuple[str, ...]:
+    newest = entry.get("last_epoch")
+    opened = newest + 1 if isinstance(newest, int) else None
+    return (
+        str(entry.get("run", "")),
+        shown(entry.get("policy")),
+        shown(entry.get("num_samples")),
+        f"{shown(opened)} of {shown(entry.get('epochs'))}",
+        percent(entry.get("saved_share")),
+    )

@@ -1,0 +1,58 @@
+"""`infobatch stats RUN`: what a run has saved, and what its plans keep and prune."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator
+from itertools import groupby
+from typing import Any
+
+from infobatch_client.rpc.rest import add_server_arguments, aligned, get_json, percent, read_token, run_path, shown
+from infobatch_stream.errors import ServerError
+
+HELP = "Show the pruning statistics of a run."
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the command's arguments."""
+    parser.add_argument("run", metavar="RUN", help="the run's name")
+    add_server_arguments(parser)
+    parser.add_argument("--json", action="store_true", help="print the server's answer as it is")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Prints the run's statistics; 0."""
+    stats = get_json(args.http, run_path(args.run), token=read_token(args.token_file))
+    if args.json:
+        print(json.dumps(stats, indent=2))
+        return 0
+    if not isinstance(stats, dict):
+        raise ServerError(f"{args.http} answered something else than a run's statistics")
+    rows = {name: shown(value) for name, value in stats.items() if _is_plain(value)}
+    if isinstance(stats.get("pruned"), int) and stats.get("num_samples"):
+        rows["pruned"] += f"  ({percent(stats['pruned'] / stats['num_samples'])})"
+    if "saved_share" in rows:
+        rows["saved_share"] = percent(stats["saved_share"])
+    width = max(map(len, rows), default=0)
+    for name, text in rows.items():
+        print(f"{name:<{width}}  {text}")
+    if stats.get("history"):
+        print()
+        print(aligned([("epoch", "kept", "pruned", "threshold"), *_epochs(stats["history"])]))
+    return 0
+
+
+def _epochs(history: list[dict[str, Any]]) -> Iterator[tuple[str, ...]]:
+    """A row an epoch; epochs in a row whose plans look the same share one."""
+    for values, lines in groupby(history, _plan_of):
+        epochs = [line.get("epoch") for line in lines]
+        yield f"{epochs[0]}–{epochs[-1]}" if len(epochs) > 1 else str(epochs[0]), *map(shown, values)
+
+
+def _plan_of(line: dict[str, Any]) -> tuple[Any, ...]:
+    return tuple(line.get(name) for name in ("kept", "pruned", "threshold"))
+
+
+def _is_plain(value: Any) -> bool:
+    return value is None or isinstance(value, (str, int, float))

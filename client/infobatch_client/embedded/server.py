@@ -1,0 +1,267 @@
+"""The embedded default: a score server as a child on loopback, shared by the processes that use its state folder.
+
+Whoever comes first, under an exclusive lock on `start.lock`, starts `infobatch serve`; the others find it by
+`endpoint.json`, which is trusted only while a server holds the lock of the folder's data and after the one behind the
+address returned the nonce. Every user holds a shared lock on `users.lock`; the server stops when it can have that lock
+alone. `server.log` beside them is the server's.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from infobatch_client.embedded.process import ServerProcess
+from infobatch_client.embedded.state_folder import state_folder
+from infobatch_client.rpc.client import ScoreClient
+from infobatch_stream import errors
+from infobatch_stream.v1 import score_service_pb2 as pb
+from infobatch_stream.version import __version__
+
+__all__ = ["EmbeddedServer"]
+
+_START_TIMEOUT_S = 60.0
+_CALL_TIMEOUT_S = 2.0
+_POLL_S = 0.05
+
+
+class EmbeddedServer:
+    """This process's hold on the embedded server of a state folder; released by `release` or with the process.
+
+    Attributes:
+        folder: where it keeps its state.
+        log: its log file.
+        address: its gRPC address.
+        http_address: its REST address.
+        pid: its process.
+    """
+
+    def __init__(self, folder: _Folder, endpoint: dict[str, Any], users_lock: IO[bytes]) -> None:
+        self.folder = folder.path
+        self.log = folder.log
+        self.address = str(endpoint["grpc"])
+        self.http_address = str(endpoint["http"])
+        self.pid = int(endpoint["pid"])
+        self._nonce = str(endpoint["nonce"])
+        self._process = ServerProcess(self.pid, str(folder.users_lock))
+        self._users_lock = users_lock
+
+    @classmethod
+    def start(cls, state_dir: str | os.PathLike[str] | None = None) -> EmbeddedServer:
+        """Finds the server of a state folder, or starts it. From several processes at once, one of them starts it.
+
+        Args:
+            state_dir: the folder; ./.infobatch by default. On a network file system, a local one takes its place.
+
+        Raises:
+            ConfigError: the folder can't be written, or there is no local one.
+            ServerError: the server did not start, keeps silent, or is of another version than this client.
+        """
+        folder = _Folder(state_folder(state_dir))
+        try:
+            users_lock = open(folder.users_lock, "ab")  # noqa: SIM115 (held until release)
+        except OSError as error:
+            raise _unusable(folder.path, error) from error
+        try:
+            try:
+                start_lock = open(folder.path / "start.lock", "ab")  # noqa: SIM115 (closed below)
+            except OSError as error:
+                raise _unusable(folder.path, error) from error
+            with start_lock:
+                _take(start_lock, fcntl.LOCK_EX, "a program that starts its server")
+                try:
+                    _take(users_lock, fcntl.LOCK_SH, "its server, which is about to end,")
+                    return cls(folder, _found_or_started(folder), users_lock)
+                finally:
+                    # Closing would not do where another thread has forked meanwhile.
+                    fcntl.flock(start_lock, fcntl.LOCK_UN)
+        except BaseException:
+            users_lock.close()
+            raise
+
+    @property
+    def alive(self) -> bool:
+        """Whether the server that this object found still runs. Cheap, but where its process can't be seen from here;
+        there it asks the server, for at most 2 s."""
+        seen = self._process.alive
+        return _nonce_at(self.address) == self._nonce if seen is None else seen
+
+    def release(self) -> None:
+        """Lets the server go; it stops by itself when its last user has."""
+        self._users_lock.close()
+        self._process.close()
+
+
+@dataclass(frozen=True)
+class _Folder:
+    """The files of one embedded server."""
+
+    path: Path
+
+    @property
+    def users_lock(self) -> Path:
+        return self.path / "users.lock"
+
+    @property
+    def endpoint(self) -> Path:
+        return self.path / "endpoint.json"
+
+    @property
+    def log(self) -> Path:
+        return self.path / "server.log"
+
+    @property
+    def data(self) -> Path:
+        return self.path / "server"
+
+    def has_server(self) -> bool:
+        """Whether a server holds the data's lock: up, starting, stalled or about to end."""
+        try:
+            handle = os.open(self.data / "server.lock", os.O_RDWR | os.O_CLOEXEC)
+        except OSError:
+            return False
+        try:
+            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False  # no locks here; a server that tries to start says so
+        finally:
+            os.close(handle)
+        return False
+
+    def log_end(self) -> str:
+        try:
+            lines = self.log.read_text(errors="replace").splitlines()
+        except OSError as error:
+            return f"({error})"
+        return "\n".join(lines[-15:])
+
+
+def _take(file: IO[bytes], kind: int, holder: str) -> None:
+    """Takes a lock, from whoever holds it as a rule for less than the time that a start may take."""
+    deadline = time.monotonic() + 2 * _START_TIMEOUT_S
+    while True:
+        try:
+            return fcntl.flock(file, kind | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                raise errors.ServerError(
+                    f"{holder} has held {file.name} for {2 * _START_TIMEOUT_S:.0f} s: is it stopped? "
+                    "End it, or pass another state_dir="
+                ) from None
+        except OSError as error:
+            raise _unusable(Path(file.name).parent, error) from error
+        time.sleep(_POLL_S)
+
+
+def _unusable(path: Path, error: OSError) -> errors.ConfigError:
+    return errors.ConfigError(
+        f"the embedded score server can't keep its state in {path}: {error}; pass state_dir=, or url= of a server of "
+        "your own"
+    )
+
+
+def _found_or_started(folder: _Folder) -> dict[str, Any]:
+    """The endpoint of the folder's server. Called under the start lock.
+
+    Without the data's lock there is no server, whatever endpoint.json says. With it there is one, which may still be
+    starting though whoever started it is gone.
+    """
+    deadline = time.monotonic() + _START_TIMEOUT_S
+    while True:
+        found = _running(folder) if folder.has_server() else _launched(folder, deadline)
+        if found is not None:
+            return found
+        if time.monotonic() >= deadline:
+            raise errors.ServerError(
+                f"the embedded score server of {folder.path} (pid {_owner(folder)}) runs, and has not answered for "
+                f"{_START_TIMEOUT_S:.0f} s: end it, or pass another state_dir=; the end of {folder.log}:\n"
+                f"{folder.log_end()}"
+            )
+        time.sleep(_POLL_S)
+
+
+def _running(folder: _Folder) -> dict[str, Any] | None:
+    """The endpoint of a server that answers and is the one that wrote it.
+
+    Raises:
+        ServerError: it is of another version.
+    """
+    try:
+        endpoint: dict[str, Any] = json.loads(folder.endpoint.read_text())
+        address, nonce, _ = str(endpoint["grpc"]), str(endpoint["nonce"]), (int(endpoint["pid"]), endpoint["http"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    if _nonce_at(address) != nonce:
+        return None
+    version = endpoint.get("version")
+    if version != __version__:
+        raise errors.ServerError(
+            f"the embedded score server of {folder.path} (pid {endpoint['pid']}) is version {version}, and this client "
+            f"is version {__version__}: end the programs that use it, which ends it too, or pass another state_dir="
+        )
+    return endpoint
+
+
+def _nonce_at(address: str) -> str | None:
+    """What a score server there says; None where there is none, or another program, or silence."""
+    client = ScoreClient(address, call_timeout_s=_CALL_TIMEOUT_S)
+    try:
+        return str(client.call("GetServer", pb.GetServerRequest()).nonce)
+    except errors.InfoBatchError:
+        return None
+    finally:
+        client.close()
+
+
+def _launched(folder: _Folder, deadline: float) -> dict[str, Any] | None:
+    """Starts a server and waits until it answers; None where another one had the data meanwhile.
+
+    In a session of its own, so that Ctrl-C doesn't end it before the last flush.
+    """
+    command = [sys.executable, "-m", "infobatch_stream", "serve", "--data-dir", str(folder.data)]
+    command += ["--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0"]
+    command += ["--endpoint-file", str(folder.endpoint), "--exit-when-unused", str(folder.users_lock)]
+    try:
+        folder.endpoint.unlink(missing_ok=True)
+        with open(folder.log, "ab") as out:
+            child = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT, start_new_session=True
+            )
+    except OSError as error:
+        raise _unusable(folder.path, error) from error
+    started = False
+    try:
+        while child.poll() is None and time.monotonic() < deadline:
+            found = _running(folder)
+            if found is not None and found["pid"] == child.pid:
+                started = True
+                return found
+            time.sleep(_POLL_S)
+    finally:
+        if started:
+            # It may end long before this process or long after: waited for, or it would stay a zombie, and on a daemon
+            # thread, or the interpreter would warn at its exit of a child that still runs.
+            threading.Thread(target=child.wait, name="infobatch-embedded", daemon=True).start()
+        else:
+            child.kill()
+            child.wait()
+    if folder.has_server():
+        return None
+    raise errors.ServerError(f"the embedded score server did not start; the end of {folder.log}:\n{folder.log_end()}")
+
+
+def _owner(folder: _Folder) -> str:
+    try:
+        return (folder.data / "server.lock").read_text().strip() or "unknown"
+    except OSError:
+        return "unknown"

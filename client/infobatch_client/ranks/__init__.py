@@ -1,0 +1,1 @@
+"""Which rank this process is, and what all ranks of a job do together. Nothing else."""

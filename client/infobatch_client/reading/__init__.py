@@ -1,0 +1,1 @@
+"""Samples from the bytes of indexed shards, by positioned reads. No webdataset stages."""

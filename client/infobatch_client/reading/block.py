@@ -1,0 +1,229 @@
+"""A block of samples about to be read: which bytes of which shards, worked out before the first read."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from infobatch_client.reading.open_shards import OpenShard
+from infobatch_client.reading.sample_loop import Failed, complete, sample_loop
+from infobatch_client.shards.index import Layout, ShardIndex
+
+__all__ = ["MixedBlock", "UniformBlock", "plan_block"]
+
+_HINT_BYTES = 128 * 1024  # the kernel cuts a longer hint to its readahead limit
+_COLD_SECONDS = 30e-6  # a byte from the page cache takes 1 µs, the fastest disk 60
+_PROBES = 8
+_GROUPED_FROM = 24  # samples per shard from which numpy over each shard beats Python over each sample
+
+
+@dataclass(frozen=True)
+class _Places:
+    """The reads that cover the large members: shard, first byte, number of bytes; lists of one length."""
+
+    shards: list[OpenShard]
+    firsts: list[int]
+    sizes: list[int]
+
+    def hint_if_cold(self) -> None:
+        """Asks the kernel to read ahead what isn't in its page cache, if a few probes say that some isn't."""
+        if not hasattr(os, "posix_fadvise"):
+            return  # macOS
+        step = max(1, len(self.firsts) // _PROBES)
+        rows = range(len(self.firsts) - 1, -1, -step)
+        slow = 0
+        for row in rows:
+            begun = time.perf_counter()
+            try:
+                os.pread(self.shards[row].fd, 1, self.firsts[row] + max(0, self.sizes[row] - 1))
+            except OSError:
+                return  # the read itself will say what is wrong
+            slow += time.perf_counter() - begun > _COLD_SECONDS
+            if slow == min(2, len(rows)):  # a single one may be the scheduler's doing
+                self._hint()
+                return
+
+    def _hint(self) -> None:
+        for shard, first, size in zip(self.shards, self.firsts, self.sizes, strict=True):
+            for at in range(first, first + size, _HINT_BYTES):
+                os.posix_fadvise(shard.fd, at, min(_HINT_BYTES, first + size - at), os.POSIX_FADV_WILLNEED)
+
+
+@dataclass(frozen=True)
+class UniformBlock:
+    """Samples that all have the same members."""
+
+    layout: Layout
+    columns: list[list[Any]]
+    places: _Places
+
+    def samples(self, failed: Failed) -> Iterator[dict[str, Any]]:
+        """Reads them in order; one dict each."""
+        return sample_loop(self.layout)(self.columns, failed)
+
+
+@dataclass(frozen=True)
+class MixedBlock:
+    """Samples whose members differ."""
+
+    indices: list[int]
+    weights: list[float]
+    positions: list[int]
+    members: list[list[tuple[str, int, int, bytes | None]]]
+    places: _Places
+
+    def samples(self, failed: Failed) -> Iterator[dict[str, Any]]:
+        """Reads them in order; one dict each."""
+        places = self.places
+        for index, weight, position, members, shard, first, size in zip(
+            self.indices,
+            self.weights,
+            self.positions,
+            self.members,
+            places.shards,
+            places.firsts,
+            places.sizes,
+            strict=True,
+        ):
+            try:
+                data = complete(b"", shard.fd, size, first)
+            except OSError as error:
+                failed(index, error)
+                continue
+            if data is None:
+                failed(index, None)
+                continue
+            sample: dict[str, Any] = {"__key__": shard.index.key(position), "__url__": shard.url}
+            for extension, offset, length, inline in members:
+                sample[extension] = data[offset - first : offset - first + length] if inline is None else inline
+                if len(sample) == 3:
+                    sample["__local_path__"] = shard.path
+            sample["__index__"] = index
+            sample["__weight__"] = weight
+            yield sample
+
+
+def plan_block(
+    indices: NDArray[np.int64],
+    weights: NDArray[np.float32],
+    numbers: NDArray[np.int64],
+    positions: NDArray[np.int64],
+    opened: Mapping[int, OpenShard],
+) -> UniformBlock | MixedBlock:
+    """Works out the reads of a block.
+
+    Args:
+        indices: sample indices, int64 (n,), n > 0.
+        weights: float32 (n,).
+        numbers: the shard of each sample, int64 (n,).
+        positions: its position there, int64 (n,).
+        opened: the shards of these numbers.
+    """
+    shards = [opened[number] for number in numbers.tolist()]
+    layout = shards[0].index.head.layout
+    if layout is None or any(shard.index.head.layout != layout for shard in opened.values()):
+        return _plan_mixed(indices, weights, shards, positions.tolist())
+    if len(opened) * _GROUPED_FROM <= len(shards):
+        parts = _columns_by_shard(layout, numbers, positions, opened)
+    else:
+        parts = _columns_by_sample(layout, shards, positions.tolist())
+    columns: list[list[Any]] = [indices.tolist(), weights.tolist(), parts[0], shards, *parts[1:]]
+    first_column = 4 + sum(is_inline for _, is_inline in layout)
+    extents = columns[first_column : first_column + 2] or [[], []]
+    return UniformBlock(layout, columns, _Places(shards, extents[0], extents[1]))
+
+
+def _columns_by_shard(
+    layout: Layout, numbers: NDArray[np.int64], positions: NDArray[np.int64], opened: Mapping[int, OpenShard]
+) -> list[list[Any]]:
+    """Keys, inline members, first bytes, sizes, begins, ends: with numpy over all samples of a shard."""
+    if len(opened) == 1:
+        (shard,) = opened.values()
+        objects, extents = _shard_columns(layout, shard.index, positions)
+        return [*objects, *(extent.tolist() for extent in extents)]
+    order = np.argsort(numbers, kind="stable")
+    ends = np.flatnonzero(np.diff(numbers[order])) + 1
+    columns: list[list[Any]] = []
+    for rows in np.split(order, ends):
+        objects, extents = _shard_columns(layout, opened[int(numbers[rows[0]])].index, positions[rows])
+        columns.append([*objects, *(extent.tolist() for extent in extents)])
+    joined = [list(chain.from_iterable(pieces)) for pieces in zip(*columns, strict=True)]
+    if np.array_equal(order, np.arange(len(order))):
+        return joined
+    back = np.empty_like(order)
+    back[order] = np.arange(len(order))
+    rows_back = back.tolist()
+    return [[column[row] for row in rows_back] for column in joined]
+
+
+def _shard_columns(
+    layout: Layout, index: ShardIndex, positions: NDArray[np.int64]
+) -> tuple[list[list[Any]], list[NDArray[np.int64]]]:
+    """The columns of samples of one shard: keys and inline members, then numbers."""
+    first_members = positions * len(layout)
+    objects: list[list[Any]] = [index.keys_of(positions)]
+    begins, ends = [], []
+    for member, (_, is_inline) in enumerate(layout):
+        members = first_members + member
+        if is_inline:
+            objects.append(index.inline_of(members))
+        else:
+            begins.append(index.offsets[members])
+            ends.append(begins[-1] + index.sizes[members])
+    if not begins:
+        return objects, []
+    extents = [begins[0], ends[-1] - begins[0]]
+    if len(begins) > 1:
+        for begin, end in zip(begins, ends, strict=True):
+            extents += [begin - begins[0], end - begins[0]]
+    return objects, extents
+
+
+def _columns_by_sample(layout: Layout, shards: list[OpenShard], positions: list[int]) -> list[list[Any]]:
+    """As `_columns_by_shard`, for blocks that take only a few samples from each shard."""
+    indices = [shard.index for shard in shards]
+    views = [index.views for index in indices]
+    columns: list[list[Any]] = [[index.key(at) for index, at in zip(indices, positions, strict=True)]]
+    begins: list[list[int]] = []
+    ends: list[list[int]] = []
+    for number, (_, is_inline) in enumerate(layout):
+        members = [at * len(layout) + number for at in positions]
+        if is_inline:
+            columns.append(
+                [
+                    index.inline_bytes[view.inline_bounds[member] : view.inline_bounds[member + 1]]
+                    for index, view, member in zip(indices, views, members, strict=True)
+                ]
+            )
+        else:
+            begins.append([view.offsets[member] for view, member in zip(views, members, strict=True)])
+            sizes = [view.sizes[member] for view, member in zip(views, members, strict=True)]
+            ends.append([begin + size for begin, size in zip(begins[-1], sizes, strict=True)])
+    if not begins:
+        return columns
+    firsts = begins[0]
+    columns += [firsts, [end - first for first, end in zip(firsts, ends[-1], strict=True)]]
+    if len(begins) > 1:
+        for begin_column, end_column in zip(begins, ends, strict=True):
+            columns.append([begin - first for first, begin in zip(firsts, begin_column, strict=True)])
+            columns.append([end - first for first, end in zip(firsts, end_column, strict=True)])
+    return columns
+
+
+def _plan_mixed(
+    indices: NDArray[np.int64], weights: NDArray[np.float32], shards: list[OpenShard], positions: list[int]
+) -> MixedBlock:
+    members = [shard.index.members(at) for shard, at in zip(shards, positions, strict=True)]
+    firsts, sizes = [], []
+    for found in members:
+        large = [(offset, size) for _, offset, size, inline in found if inline is None]
+        firsts.append(large[0][0] if large else 0)
+        sizes.append(large[-1][0] + large[-1][1] - large[0][0] if large else 0)
+    return MixedBlock(indices.tolist(), weights.tolist(), positions, members, _Places(shards, firsts, sizes))

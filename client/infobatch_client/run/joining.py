@@ -1,0 +1,212 @@
+"""How a job joins its run: creates it or finds it the same, and attaches; waits for a lease that runs out.
+
+One rank does so; the others are told what came of it.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import secrets
+import socket
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from infobatch_client.ranks.launcher import Job, this_job
+from infobatch_client.rpc.client import ScoreClient, retry_until
+from infobatch_client.run.options import RunOptions
+from infobatch_client.run.resume_state import ResumeState
+from infobatch_stream.errors import RunBusyError, RunConflictError, RunNotFoundError
+from infobatch_stream.run_spec import RunSpec
+from infobatch_stream.v1 import score_service_pb2 as pb
+from infobatch_stream.wire.specs import spec_from_messages, spec_message, spec_parts
+
+__all__ = ["Joined", "join_run"]
+
+_BUSY_PAUSE_S = 1.0
+_SLACK_S = 5.0  # a lease is free this long after it was said to be at the latest
+_RENEWED_S = 2.0  # a lease that is free so much later than was said has been renewed
+_log = logging.getLogger(__name__)
+_held_here: set[tuple[int, str, str]] = set()  # process, server, run
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Joined:
+    """A run that this process's job is attached to, until `leave`.
+
+    Args:
+        address: the server's.
+        run_id: 16 bytes.
+        spec: the run's, as the server has it.
+        generation: what fences off everything older.
+        heartbeat_interval_s: how often to renew the lease.
+    """
+
+    address: str
+    run_id: bytes
+    spec: RunSpec
+    generation: int
+    heartbeat_interval_s: float
+
+    def told(self) -> dict[str, Any]:
+        """What the other ranks have to know of it, as plain values."""
+        return {
+            "run_id": self.run_id.hex(),
+            "spec": spec_message(self.spec).SerializeToString().hex(),
+            "generation": self.generation,
+            "heartbeat_interval_s": self.heartbeat_interval_s,
+        }
+
+    @classmethod
+    def heard(cls, told: dict[str, Any], address: str, asked: RunSpec) -> Joined:
+        """What another rank of the job was told, with this one's shards and mask."""
+        message = pb.RunSpec.FromString(bytes.fromhex(told["spec"]))
+        return cls(
+            address=address,
+            run_id=bytes.fromhex(told["run_id"]),
+            spec=spec_from_messages(message, asked.shard_sizes, asked.subset),
+            generation=told["generation"],
+            heartbeat_interval_s=told["heartbeat_interval_s"],
+        )
+
+    def leave(self) -> None:
+        """The run may be joined again from this process."""
+        _held_here.discard((os.getpid(), self.address, self.spec.run))
+
+
+def join_run(
+    client: ScoreClient,
+    options: RunOptions,
+    asked: RunSpec,
+    state: ResumeState | None,
+    *,
+    start_epoch: int = 0,
+    world_size: int = 1,
+    patience_s: float = math.inf,
+    job: Job | None = None,
+) -> Joined:
+    """Creates or joins a run and attaches to it.
+
+    Args:
+        client: the server's rpcs.
+        options: what the user asked for.
+        asked: the spec that follows from it.
+        state: where a checkpoint left off, or None for a new training.
+        start_epoch: without a state, the epoch to begin with; above 0 the run is gone on with.
+        world_size: ranks of the job.
+        patience_s: how long a lease may be waited for: the other ranks wait too.
+        job: which job this is; what the launcher says by default.
+
+    Raises:
+        RunConflictError: the run has another spec, or has trained already and no state was given.
+        RunNotFoundError: there is no run to go on with.
+        RunBusyError: another job, or another loader of this process, is training it.
+        StateError: `state` belongs to another run, data set or order.
+    """
+    job = job or this_job()
+    new = state is None and start_epoch == 0
+    run_id, spec = _create(
+        client, options, asked, restart=new and options.if_exists == "restart", start_epoch=0 if state else start_epoch
+    )
+    if state is not None:
+        state.check(spec, run_id)
+    request = pb.AttachRunRequest(
+        run_id=run_id,
+        job=job.name,
+        attempt=job.attempt,
+        nonce=secrets.token_bytes(16),
+        host=socket.gethostname(),
+        pid=os.getpid(),
+        world_size=world_size,
+        resume=_resume(state, start_epoch),
+        takeover=options.takeover,
+    )
+
+    def attach() -> pb.AttachRunResponse:
+        # The same call again, where its answer was lost: the nonce tells.
+        answer: pb.AttachRunResponse = retry_until(
+            lambda _: client.call("AttachRun", request), options.timeouts.connect_timeout_s
+        )
+        return answer
+
+    answer = _once_free(client, spec.run, attach, patience_s)
+    _held_here.add((os.getpid(), client.address, spec.run))
+    return Joined(
+        address=client.address,
+        run_id=run_id,
+        spec=spec,
+        generation=answer.generation,
+        heartbeat_interval_s=answer.heartbeat_interval_ms / 1000,
+    )
+
+
+def _create(
+    client: ScoreClient, options: RunOptions, asked: RunSpec, *, restart: bool, start_epoch: int
+) -> tuple[bytes, RunSpec]:
+    first = pb.CreateRunRequest(spec=spec_message(asked, options.order))
+
+    def requests() -> Iterator[pb.CreateRunRequest]:
+        yield first
+        yield from spec_parts(asked)
+
+    def delete() -> None:
+        request = pb.DeleteRunRequest(run=options.run, force=options.takeover)
+        _once_free(client, options.run, lambda: client.call("DeleteRun", request), math.inf)
+
+    try:
+        answer = client.create_run(requests)
+    except RunConflictError as conflict:
+        if not restart:
+            raise
+        try:
+            delete()
+        except RunNotFoundError:
+            raise conflict from None  # refused for another cause than a run of that name
+        answer = client.create_run(requests)
+    if restart and answer.trained:
+        delete()
+        answer = client.create_run(requests)
+    if start_epoch and answer.created and not options.fresh:
+        delete()
+        raise RunNotFoundError(
+            f"there is no run {options.run!r} at {client.address} to go on with at epoch {start_epoch}: is run= right? "
+            "A new run begins at epoch 0, or has its name made up (run=None)"
+        )
+    return answer.run_id, spec_from_messages(answer.spec, asked.shard_sizes, asked.subset)
+
+
+def _once_free(client: ScoreClient, run: str, attempt: Callable[[], T], patience_s: float) -> T:
+    """What `attempt` gives: now, or once a lease that nobody renews has run out, if that is soon enough."""
+    free_at_s: float | None = None
+    while True:
+        try:
+            return attempt()
+        except RunBusyError as error:
+            if (os.getpid(), client.address, run) in _held_here:
+                raise RunBusyError(
+                    f"another InfoBatchLoader in this process is training run {run!r}: close() it first"
+                ) from None
+            now_s = time.monotonic()
+            if free_at_s is None and error.retry_after_s + _SLACK_S > patience_s:
+                raise
+            if free_at_s is None:
+                free_at_s = now_s + error.retry_after_s
+                _log.warning("waiting up to %.0f s for the run's lease to run out: %s", error.retry_after_s, error)
+            elif now_s + error.retry_after_s > free_at_s + _RENEWED_S or now_s > free_at_s + _SLACK_S:
+                raise  # its job is alive
+        time.sleep(_BUSY_PAUSE_S)
+
+
+def _resume(state: ResumeState | None, start_epoch: int) -> pb.Resume:
+    if state is None and start_epoch == 0:
+        return pb.Resume(new=pb.Resume.New())
+    if state is None:
+        return pb.Resume(start=pb.Resume.Start(epoch=start_epoch))
+    if state.inside:
+        return pb.Resume(inside=pb.Resume.Inside(epoch=state.epoch, plan_id=str(state.plan_id)))
+    return pb.Resume(start=pb.Resume.Start(epoch=state.next_epoch))

@@ -1,0 +1,285 @@
+"""Walks the headers of a tar file: where every regular file's bytes are, without reading them.
+
+Reads old tar, ustar, GNU (long names and links, base-256 numbers) and PAX (extended and global headers), and
+takes them as Python's `tarfile` does, at about a tenth of its time: one small positioned read covers a
+header, the small member behind it and the next header, and checksums are verified for many headers at once.
+Stricter than `tarfile`, which quietly ends at damage: whatever is wrong is an error that names the byte.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass, field
+from typing import NoReturn
+
+import numpy as np
+
+from infobatch_client.shards.tar_header import BLOCK_BYTES, checksums_hold, decode, parse_number
+from infobatch_stream.errors import CorruptShardError, ShardError
+
+__all__ = ["INLINE_BYTES", "TarMembers", "scan_tar"]
+
+INLINE_BYTES = 64
+"""Members up to this size, in bytes, are read along with the headers and kept in the index."""
+
+_WINDOW = 4096
+_ZERO_BLOCK = bytes(BLOCK_BYTES)
+_HEADERS_PER_CHECK = 4096
+_REGULAR, _REGULAR_OLD, _CONTIGUOUS, _SPARSE = b"0"[0], 0, b"7"[0], b"S"[0]
+_WITHOUT_DATA = frozenset(b"123456")
+_LONG_NAME, _LONG_LINK = b"L"[0], b"K"[0]
+_PAX, _PAX_SOLARIS, _PAX_GLOBAL = b"x"[0], b"X"[0], b"g"[0]
+_PAX_RECORD = re.compile(rb"(\d+) ([^=]+)=")
+_COMPRESSED_NAMES = (".gz", ".tgz", ".bz2", ".tbz2", ".xz", ".txz", ".zst", ".tzst", ".lz4")
+_COMPRESSED_STARTS = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd", b"\x04\x22\x4d\x18")
+
+
+@dataclass
+class TarMembers:
+    """The regular files of a tar file, in tar order: four columns of one length.
+
+    Attributes:
+        names: full member names; bytes that aren't UTF-8 as surrogate escapes.
+        data_offsets: byte in the tar file at which the member's data begin.
+        sizes: bytes of data.
+        inline: the data of members of at most `INLINE_BYTES`, None for larger ones.
+    """
+
+    names: list[str] = field(default_factory=list)
+    data_offsets: list[int] = field(default_factory=list)
+    sizes: list[int] = field(default_factory=list)
+    inline: list[bytes | None] = field(default_factory=list)
+
+
+def scan_tar(fd: int, shard: str) -> TarMembers:
+    """Lists the regular files of a tar file.
+
+    Args:
+        fd: descriptor of the tar file, open for reading; its position is neither used nor moved.
+        shard: the name of the shard, for messages.
+
+    Raises:
+        CorruptShardError: cut short or damaged; the message names the shard and the byte.
+        ShardError: compressed, or holding sparse members.
+    """
+    _refuse_compressed(fd, shard)
+    return _Walk(fd, shard).members()
+
+
+class _Walk:
+    """One pass over one tar file."""
+
+    def __init__(self, fd: int, shard: str) -> None:
+        self.fd = fd
+        self.shard = shard
+        self.file_size = os.fstat(fd).st_size
+        self.found = TarMembers()
+        self.raw_names: list[bytes] = []
+        self.unchecked: list[bytes] = []
+        self.unchecked_at: list[int] = []
+        self.window = b""
+        self.window_at = 0
+        self.global_pax: dict[str, bytes] = {}
+
+    def members(self) -> TarMembers:
+        """Walks from the first header to the end-of-archive marker."""
+        position = 0
+        while True:
+            if not self.global_pax:
+                position = self.take_plain_files(position)
+            header = self.header_at(position)
+            if header is None:
+                break
+            position = self.take(header, position)
+            if len(self.unchecked) >= _HEADERS_PER_CHECK:
+                self.verify_checksums()
+        self.verify_checksums()
+        self.found.names = [decode(name.partition(b"\0")[0]) for name in self.raw_names]
+        return self.found
+
+    def take_plain_files(self, position: int) -> int:
+        """Notes regular files from `position` on, as long as nothing about them needs a second look.
+
+        The hot path of a scan. What it can't take, errors included, it leaves to `take`.
+
+        Returns:
+            The position of the first header that it left.
+        """
+        fd, file_size, window, window_at = self.fd, self.file_size, self.window, self.window_at
+        found, names, unchecked, unchecked_at = self.found, self.raw_names, self.unchecked, self.unchecked_at
+        while len(unchecked) < _HEADERS_PER_CHECK:
+            at = position - window_at
+            if not 0 <= at <= len(window) - BLOCK_BYTES - INLINE_BYTES:
+                window, window_at, at = os.pread(fd, _WINDOW, position), position, 0
+            data_in_window = at + BLOCK_BYTES
+            header = window[at:data_in_window]
+            if len(header) < BLOCK_BYTES or header[156] != _REGULAR or header[345] or header[135] > 32:
+                break
+            try:
+                size = int(header[124:135], 8)
+            except ValueError:
+                break
+            data_at = position + BLOCK_BYTES
+            if size < 0 or data_at + size > file_size:
+                break
+            unchecked.append(header)
+            unchecked_at.append(position)
+            names.append(header[:100])
+            found.data_offsets.append(data_at)
+            found.sizes.append(size)
+            found.inline.append(window[data_in_window : data_in_window + size] if size <= INLINE_BYTES else None)
+            position = data_at + (size + BLOCK_BYTES - 1 & -BLOCK_BYTES)
+        self.window, self.window_at = window, window_at
+        return position
+
+    def header_at(self, position: int) -> bytes | None:
+        """The header block at `position`, None for the end-of-archive marker."""
+        at = position - self.window_at
+        if not 0 <= at <= len(self.window) - BLOCK_BYTES:
+            self.window = os.pread(self.fd, _WINDOW, position)
+            self.window_at, at = position, 0
+        header = self.window[at : at + BLOCK_BYTES]
+        if len(header) < BLOCK_BYTES:
+            self.fail(
+                min(position + len(header), self.file_size),
+                "the file ends without an end-of-archive marker: cut short, or its writer was never closed",
+            )
+        if not header[0] and header == _ZERO_BLOCK:
+            return None
+        self.unchecked.append(header)
+        self.unchecked_at.append(position)
+        return header
+
+    def add(self, name: bytes, data_at: int, size: int) -> int:
+        """Notes a regular file; gives the position of the next header."""
+        end = data_at + size
+        if size < 0 or end > self.file_size:
+            self.fail(
+                self.file_size,
+                f"the file ends inside member {_shown(name)}, whose {size} bytes begin at byte {data_at}",
+            )
+        self.raw_names.append(name)
+        self.found.data_offsets.append(data_at)
+        self.found.sizes.append(size)
+        self.found.inline.append(self.data(data_at, size) if size <= INLINE_BYTES else None)
+        return data_at + (size + BLOCK_BYTES - 1) // BLOCK_BYTES * BLOCK_BYTES
+
+    def take(self, header: bytes, position: int) -> int:
+        """Notes the member whose header is at `position`; gives the position of the next header.
+
+        Follows long names and PAX headers to the member that they describe.
+        """
+        long_name: bytes | None = None
+        pax: dict[str, bytes] = dict(self.global_pax)
+        while header[156] in (_LONG_NAME, _LONG_LINK, _PAX, _PAX_SOLARIS, _PAX_GLOBAL):
+            kind = header[156]
+            size = self.size_of(header, position)
+            body = self.data(position + BLOCK_BYTES, size)
+            if kind == _LONG_NAME and long_name is None:
+                long_name = body.partition(b"\0")[0]
+            elif kind in (_PAX, _PAX_SOLARIS):
+                pax = {**pax, **self.pax_records(body, position)}
+            elif kind == _PAX_GLOBAL:
+                self.note_global(body, position)
+                return position + BLOCK_BYTES + (size + BLOCK_BYTES - 1) // BLOCK_BYTES * BLOCK_BYTES
+            position += BLOCK_BYTES + (size + BLOCK_BYTES - 1) // BLOCK_BYTES * BLOCK_BYTES
+            following = self.header_at(position)
+            if following is None:
+                self.fail(position, "the archive ends where a long name or a PAX header announced a member")
+            header = following
+        return self.take_member(header, position, long_name, pax)
+
+    def take_member(self, header: bytes, position: int, long_name: bytes | None, pax: dict[str, bytes]) -> int:
+        """Notes the member at `position` under what the headers before it said of it."""
+        name = header[:100].partition(b"\0")[0]
+        kind = header[156]
+        if kind == _SPARSE or any(key.startswith("GNU.sparse.") for key in pax):
+            raise ShardError(
+                f"{self.shard}: member {_shown(name)} at byte {position} is stored sparse, so it can't be "
+                "read in one piece; write the shard again without tar --sparse"
+            )
+        if header[345] and kind not in b"LKS":
+            name = header[345:500].partition(b"\0")[0] + b"/" + name
+        size = self.size_of(header, position)
+        if "size" in pax:
+            size = self.pax_size(pax["size"], position)
+        if "path" in pax:
+            name = pax["path"]
+        elif long_name is not None:
+            name = long_name
+        is_folder = kind == _REGULAR_OLD and name.endswith(b"/")
+        if is_folder or kind in _WITHOUT_DATA:
+            return position + BLOCK_BYTES
+        if kind in (_REGULAR, _REGULAR_OLD, _CONTIGUOUS):
+            return self.add(name.rstrip(b"/") if "path" in pax else name, position + BLOCK_BYTES, size)
+        return position + BLOCK_BYTES + (size + BLOCK_BYTES - 1) // BLOCK_BYTES * BLOCK_BYTES
+
+    def data(self, at: int, size: int) -> bytes:
+        """The `size` bytes at `at`, from the window if they are in it."""
+        if at + size > self.file_size:
+            self.fail(self.file_size, f"the file ends inside the {size} bytes that begin at byte {at}")
+        start = at - self.window_at
+        if start >= 0 and start + size <= len(self.window):
+            return self.window[start : start + size]
+        return os.pread(self.fd, size, at)
+
+    def size_of(self, header: bytes, position: int) -> int:
+        """The size that a header states."""
+        size = parse_number(header[124:136])
+        if size is None or size < 0:
+            self.fail(position, f"a header whose size field reads {header[124:136]!r}")
+        return size
+
+    def pax_size(self, text: bytes, position: int) -> int:
+        if not text.isdigit():
+            self.fail(position, f"a PAX header whose size reads {text!r}")
+        return int(text)
+
+    def pax_records(self, body: bytes, position: int) -> dict[str, bytes]:
+        """The records of a PAX header."""
+        records: dict[str, bytes] = {}
+        at = 0
+        while match := _PAX_RECORD.match(body, at):
+            length = int(match[1])
+            if length <= match.end() - at or at + length > len(body):
+                self.fail(position, f"a PAX header with a record of {length} bytes")
+            records[decode(match[2])] = body[match.end() : at + length - 1]
+            at += length
+        return records
+
+    def note_global(self, body: bytes, position: int) -> None:
+        """Remembers a global PAX header for the members behind it."""
+        records = self.pax_records(body, position)
+        if "size" in records:
+            self.fail(position, "a global PAX header that gives every member one size")
+        self.global_pax.update(records)
+
+    def verify_checksums(self) -> None:
+        """Checks the headers read since the last call; the first bad one is the error."""
+        if not self.unchecked:
+            return
+        holds = checksums_hold(b"".join(self.unchecked))
+        if not holds.all():
+            bad = self.unchecked_at[int(np.argmin(holds))]
+            self.unchecked.clear()
+            self.fail(bad, "no valid tar header (its checksum doesn't match): damaged, or not a tar file")
+        self.unchecked.clear()
+        self.unchecked_at.clear()
+
+    def fail(self, byte: int, what: str) -> NoReturn:
+        """Raises for what is wrong at `byte`, or for an earlier header that led there."""
+        self.verify_checksums()
+        raise CorruptShardError(f"{self.shard}: at byte {byte}: {what}; copy or write this shard again")
+
+
+def _shown(name: bytes) -> str:
+    return repr(decode(name))
+
+
+def _refuse_compressed(fd: int, shard: str) -> None:
+    if os.pread(fd, 6, 0).startswith(_COMPRESSED_STARTS) or shard.lower().endswith(_COMPRESSED_NAMES):
+        raise ShardError(
+            f"{shard}: this shard is compressed, so its samples can't be read one by one; unpack it to a "
+            "plain .tar (images and audio are compressed already)"
+        )

@@ -1,0 +1,65 @@
+"""A batch's ticket: the tie of its rows, by which losses find their samples."""
+
+from __future__ import annotations
+
+import operator
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from infobatch_stream.errors import LossError
+
+__all__ = ["Ticket", "checked_ticket"]
+
+
+@dataclass(frozen=True, eq=False)
+class Ticket:
+    """One batch, as `update` needs it: the tie of its rows.
+
+    Args:
+        epoch: the epoch it was given in.
+        step: its number in this pass.
+        index: int64 (B,), −1 in rows that fill.
+        weight: float32 (B,), 0 in rows that fill.
+        given_by: the pass that it was given in; None where nobody asks.
+    """
+
+    epoch: int
+    step: int
+    index: npt.NDArray[np.int64]
+    weight: npt.NDArray[np.float32]
+    given_by: object = None
+
+    def part(self, rows: slice | None) -> Ticket:
+        """The tie of some of its rows; all of them for None.
+
+        Raises:
+            LossError: `rows` is no slice of at least one row of this batch, in steps of one.
+        """
+        if rows is None:
+            return self
+        checked = _checked_rows(rows, len(self.index))
+        return replace(self, index=self.index[checked], weight=self.weight[checked])
+
+
+def checked_ticket(batch: object) -> Ticket:
+    """`batch`, if it is a ticket; otherwise raises LossError."""
+    if not isinstance(batch, Ticket):
+        raise LossError(f"batch={batch!r} is no ticket; loader.ticketed() yields them")
+    return batch
+
+
+def _checked_rows(rows: object, size: int) -> slice:
+    """`rows` with both ends as plain numbers."""
+    if not isinstance(rows, slice):
+        raise LossError(f"rows={rows!r} is a {type(rows).__name__}; name a micro-batch by a slice, as slice(0, 32)")
+    ends = [0 if rows.start is None else rows.start, size if rows.stop is None else rows.stop]
+    if any(isinstance(end, bool) or not hasattr(end, "__index__") for end in ends):
+        raise LossError(f"rows={rows!r} must have whole numbers as its ends")
+    if rows.step not in (None, 1):
+        raise LossError(f"rows={rows!r} has a step; a micro-batch is rows that follow each other")
+    first, end = map(operator.index, ends)
+    if not 0 <= first < end <= size:
+        raise LossError(f"rows={rows!r} is empty or outside the batch, which has rows 0 to {size - 1}")
+    return slice(first, end)

@@ -1,0 +1,49 @@
+"""The batches of one rank, as its DataLoader workers make them: this worker's batches of a pass, collated."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from torch.utils.data import IterableDataset, default_collate, get_worker_info
+
+from infobatch_client.tie.rows import BatchRows, TiedBatch, without_tie
+from infobatch_client.workers.orphans import end_with_parent
+from infobatch_client.workers.pass_batches import PassBatches
+from infobatch_client.workers.pass_control import PassControl
+from infobatch_client.workers.sample_source import SampleSource
+
+__all__ = ["BatchStream"]
+
+
+@dataclass(eq=False)
+class BatchStream(IterableDataset[TiedBatch]):
+    """Yields this worker's batches of the pass that `control` names, each of exactly batch_size rows.
+
+    Picklable into workers; holds no thread, lock or channel. Worker w of n makes the batches w, w + n, …
+
+    Args:
+        source: samples, and what they pass through.
+        collate_fn: list of payloads → batch; None: torch's default_collate.
+        control: which pass.
+    """
+
+    source: SampleSource
+    collate_fn: Callable[[list[Any]], Any] | None
+    control: PassControl
+
+    def __iter__(self) -> Iterator[TiedBatch]:
+        worker = get_worker_info()
+        if worker:
+            end_with_parent()
+        number, workers = (worker.id, worker.num_workers) if worker else (0, 1)
+        batches = PassBatches(self.source, self.control.read())
+        return (self._collated(rows) for rows in batches.batches(range(number, batches.opening.num_steps, workers)))
+
+    def _collated(self, rows: BatchRows) -> TiedBatch:
+        payloads = rows.payloads
+        if keyed := isinstance(payloads[0], dict):
+            payloads = [without_tie(payload) for payload in payloads]
+        payload = (self.collate_fn or default_collate)(payloads)
+        return TiedBatch(payload, rows.indices, rows.weights, keyed, rows.counts)

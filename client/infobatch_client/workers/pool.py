@@ -1,0 +1,77 @@
+"""torch's DataLoader around a BatchStream: the processes that make a loader's batches, over all of its passes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader
+
+from infobatch_client.tie.rows import TiedBatch
+from infobatch_client.workers.batch_stream import BatchStream
+from infobatch_client.workers.pass_control import Pass, PassControl
+from infobatch_client.workers.sample_source import SampleSource
+
+__all__ = ["WorkerPool"]
+
+
+class WorkerPool:
+    """Makes the batches of one pass after the other; workers live from the first pass to `close`.
+
+    Args:
+        source: samples, and what they pass through.
+        num_workers: processes; 0 makes the batches in this one.
+        collate_fn: list of payloads → batch; None for torch's.
+        pin_memory, prefetch_factor, multiprocessing_context, worker_init_fn: as in torch's DataLoader.
+        seed: of the workers' random numbers, in [0, 2⁶⁴).
+    """
+
+    def __init__(
+        self,
+        source: SampleSource,
+        num_workers: int,
+        *,
+        collate_fn: Callable[[list[Any]], Any] | None,
+        pin_memory: bool,
+        prefetch_factor: int,
+        multiprocessing_context: str | None,
+        worker_init_fn: Callable[[int], None] | None,
+        seed: int,
+    ) -> None:
+        self._control = PassControl()
+        workers: dict[str, Any] = {}
+        if num_workers:
+            workers = {
+                "persistent_workers": True,
+                "prefetch_factor": prefetch_factor,
+                "multiprocessing_context": multiprocessing_context,
+                "worker_init_fn": worker_init_fn,
+            }
+        self._data_loader: DataLoader[TiedBatch] = DataLoader(
+            BatchStream(source, collate_fn, self._control),
+            batch_size=None,
+            num_workers=num_workers,
+            collate_fn=_as_it_is,
+            pin_memory=pin_memory,
+            # A generator of our own, so that torch's global one is left alone.
+            generator=torch.Generator("cpu").manual_seed(seed & (2**63 - 1)),
+            **workers,
+        )
+
+    def batches(self, pass_: Pass) -> Iterator[TiedBatch]:
+        """The batches of a pass, in order; begins at once, and ends the pass before it."""
+        self._control.write(pass_)
+        with torch.device("cpu"):  # torch draws a seed by our generator, whatever the default device is
+            return iter(self._data_loader)
+
+    def close(self) -> None:
+        """Ends the workers now: left to the garbage collector, torch waits 5 s for each of them in vain."""
+        if (running := getattr(self._data_loader, "_iterator", None)) is not None:
+            running._shutdown_workers()
+            self._data_loader._iterator = None
+
+
+def _as_it_is(batch: Any) -> Any:
+    """In place of torch's default, which would make tensors of the tie, one more file each to send."""
+    return batch

@@ -1,0 +1,1 @@
+"""What is pruned: policies, the threshold, the draw, the schedule. No bytes, no messages."""

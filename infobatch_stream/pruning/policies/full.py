@@ -1,0 +1,33 @@
+"""`full`: nothing is pruned. The baseline that the others are compared with, in the same order."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from infobatch_stream.pruning.policies.base import (
+    KEPT,
+    Classification,
+    ParamValue,
+    Policy,
+    Position,
+    ScoreView,
+    one_class,
+)
+
+__all__ = ["Full"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Full(Policy):
+    """Every sample in every epoch, with weight 1."""
+
+    name: ClassVar[str] = "full"
+    uses_scores: ClassVar[bool] = False
+
+    def classes(self, view: ScoreView, position: Position) -> Classification:
+        """One class, "kept"."""
+        return Classification(codes=one_class, rows=(KEPT,))
+
+    def _settings(self) -> dict[str, ParamValue]:
+        return {}

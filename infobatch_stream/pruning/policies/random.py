@@ -1,0 +1,29 @@
+"""`random`: prune a random share of all samples, whatever their scores. The control of every pruning experiment."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from infobatch_stream.pruning.policies.base import Classification, ClassRow, Position, ScoreView, one_class
+from infobatch_stream.pruning.policies.share import SharePolicy
+from infobatch_stream.ratios import keep_lanes, prune_count
+
+__all__ = ["Random"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Random(SharePolicy):
+    """A uniform keep probability, from epoch 0 on: it looks at no score."""
+
+    name: ClassVar[str] = "random"
+    uses_scores: ClassVar[bool] = False
+
+    def classes(self, view: ScoreView, position: Position) -> Classification:
+        """One class, "drawn"."""
+        if self.prune_ratio:
+            row = ClassRow(name="drawn", keep_65536=keep_lanes(self.prune_ratio))
+            return Classification(codes=one_class, rows=(row,))
+        requested = prune_count(self.prune_fraction, view.num_samples)
+        row = ClassRow(name="drawn", keep_count=max(1, view.num_samples - requested))
+        return Classification(codes=one_class, rows=(row,), prune_requested=requested)

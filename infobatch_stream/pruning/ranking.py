@@ -1,0 +1,99 @@
+"""The k-th smallest score without a sort or a copy: a sample says about where it lies, one pass finds it there."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import numpy.typing as npt
+
+from infobatch_stream.scores.blocks import Scores, blocks, count_scored
+
+__all__ = ["Ranking"]
+
+_SAMPLE = 1 << 16
+_SAMPLE_SD = 4
+_COLLECT = 1 << 23
+_SIGN = 1 << 31
+
+
+class Ranking:
+    """Scored samples by rank. −0.0 counts as 0.0, as it does when scores are compared.
+
+    Args:
+        scores: float32 (N,); NaN where never scored. Unchanged while this lives.
+
+    Attributes:
+        num_scored: samples that have a score.
+
+    Example:
+        >>> Ranking(np.array([3, np.nan, 1, 2], np.float32)).smallest(2)
+        2.0
+    """
+
+    def __init__(self, scores: Scores) -> None:
+        self._scores = scores
+        self.num_scored = count_scored(scores)
+        sample = scores[slice(0, len(scores), -(-len(scores) // _SAMPLE))]
+        self._sample = np.sort(sample[~np.isnan(sample)])
+
+    def smallest(self, rank: int) -> float:
+        """The `rank`-th smallest score, rank in [1, num_scored]."""
+        assert 1 <= rank <= self.num_scored
+        floor, ceiling = _key(-math.inf), _key(math.inf)  # the answer lies between them
+        low, high = self._bracket(rank)
+        while True:
+            below, inside, values = self._between(_value(low), _value(high))
+            if rank <= below:
+                ceiling = low - 1
+            elif rank > below + inside:
+                floor = high + 1
+            elif values is not None:
+                values.partition(rank - below - 1)
+                return float(values[rank - below - 1]) + 0.0
+            else:
+                floor, ceiling = low, high
+            if floor == ceiling:
+                return float(_value(floor)) + 0.0
+            low, high = floor, (floor + ceiling) // 2
+
+    def largest(self, rank: int) -> float:
+        """The `rank`-th largest score, rank in [1, num_scored]."""
+        return self.smallest(self.num_scored + 1 - rank)
+
+    def _bracket(self, rank: int) -> tuple[int, int]:
+        """Keys [low, high] between which the sample puts a rank."""
+        size = len(self._sample)
+        place, reach = rank * size // self.num_scored, _SAMPLE_SD * math.isqrt(size)
+        low = _key(float(self._sample[place - reach])) if place - reach >= 0 else _key(-math.inf)
+        high = _key(float(self._sample[place + reach])) if place + reach < size else _key(math.inf)
+        return low, high
+
+    def _between(self, low: np.float32, high: np.float32) -> tuple[int, int, npt.NDArray[np.float32] | None]:
+        """Scores below `low`; scores in [low, high]; and those, unless they are too many to hold."""
+        below, inside = 0, 0
+        held: list[npt.NDArray[np.float32]] = []
+        for part in blocks(len(self._scores)):
+            own = self._scores[part]
+            below += int(np.count_nonzero(own < low))
+            chosen = own >= low
+            chosen &= own <= high
+            inside += int(np.count_nonzero(chosen))
+            if inside <= _COLLECT:
+                held.append(own[np.flatnonzero(chosen)])
+            else:
+                held.clear()
+        return below, inside, np.concatenate(held) if inside <= _COLLECT else None
+
+
+def _key(value: float) -> int:
+    """An integer in [0, 2³²) that orders as float32 values do: all bits of a negative one flip, else the sign."""
+    bits = int(np.float32(value).view(np.uint32))
+    return bits ^ (2 * _SIGN - 1) if bits & _SIGN else bits | _SIGN
+
+
+def _value(key: int) -> np.float32:
+    """The float32 of a key."""
+    bits = key ^ _SIGN if key & _SIGN else key ^ (2 * _SIGN - 1)
+    value: np.float32 = np.uint32(bits).view(np.float32)
+    return value

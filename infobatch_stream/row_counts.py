@@ -1,0 +1,33 @@
+"""What became of the rows that one rank was given in an epoch."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+__all__ = ["NO_ROWS", "RowCounts"]
+
+
+class RowCounts(NamedTuple):
+    """Rows of a batch, or of all batches of an epoch on one rank.
+
+    Args:
+        real: of weight above 0.
+        filled: repeats of weight 0, which make a batch whole.
+        dropped: samples that a stage of the pipeline dropped.
+        unreadable: samples that could not be read.
+        non_finite: scores that the server rejected, NaN or infinite.
+    """
+
+    real: int = 0
+    filled: int = 0
+    dropped: int = 0
+    unreadable: int = 0
+    non_finite: int = 0
+
+    def __add__(self, other: object) -> RowCounts:
+        """The sums, field by field."""
+        assert isinstance(other, RowCounts)
+        return RowCounts(*(own + more for own, more in zip(self, other, strict=True)))
+
+
+NO_ROWS = RowCounts()

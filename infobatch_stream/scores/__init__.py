@@ -1,0 +1,1 @@
+"""The score table, and scores by the block."""

@@ -1,0 +1,310 @@
+"""Between the core's objects and the wire's messages: the one module here that knows the generated code.
+
+Server and client both import it; the core's other modules never do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from infobatch_stream.errors import ConfigError
+from infobatch_stream.plan.bytes import CHUNK_SAMPLES, plan_digest
+from infobatch_stream.plan.epoch_plan import EpochPlan, PlanClass, check_arrays
+from infobatch_stream.plan.order_params import OrderChoice, OrderParams
+from infobatch_stream.pruning.policies import Policy, make_policy
+from infobatch_stream.pruning.schedule import Schedule
+from infobatch_stream.run_spec import RunSpec
+from infobatch_stream.v1 import score_service_pb2 as pb
+
+__all__ = [
+    "order_choice",
+    "order_params",
+    "plan_class_message",
+    "plan_from_header",
+    "plan_header",
+    "policy_from_message",
+    "policy_message",
+    "reject_unknown_fields",
+    "seal",
+    "spec_from_messages",
+    "spec_message",
+    "spec_parts",
+]
+
+_PART_BYTES = 2**20
+_ORDER_FIELDS = ("lanes", "stripe", "window_shards", "run_samples")
+_DERIVED = ("keep_65536", "levels_keep_65536", "prune_count")
+
+
+def spec_message(spec: RunSpec, choice: OrderChoice | None = None) -> pb.RunSpec:
+    """A spec as a message: with `choice` as a request (what the user set, the rest as default), else as an answer."""
+    message = pb.RunSpec(
+        run=spec.run,
+        manifest_fingerprint=spec.manifest_fingerprint,
+        num_samples=spec.num_samples,
+        num_shards=spec.num_shards,
+        epochs=spec.schedule.epochs,
+        delta=spec.schedule.delta,
+        anneal_epoch=spec.schedule.anneal_epoch,
+        seed=spec.seed,
+        policy=policy_message(spec.policy, spec.subset_samples or spec.num_samples),
+        score_name=spec.score_name,
+        subset_samples=spec.subset_samples,
+        subset_sha256=spec.subset_sha256,
+        order_version=spec.order_version,
+    )
+    own = {name: getattr(spec.order, name) for name in _ORDER_FIELDS}
+    if choice is None:
+        message.order.CopyFrom(pb.OrderSpec(**own))
+    else:
+        message.order_default.CopyFrom(pb.OrderSpec(**own))
+        chosen = {name: value for name in _ORDER_FIELDS if (value := getattr(choice, name)) is not None}
+        message.order.CopyFrom(pb.OrderSpec(**chosen))
+    return message
+
+
+def spec_parts(spec: RunSpec) -> Iterator[pb.CreateRunRequest]:
+    """The shard sizes and the mask, in messages of at most 1 MiB."""
+    sizes = spec.shard_sizes.astype("<i8", copy=False)
+    for first in range(0, len(sizes), _PART_BYTES // 8):
+        part = sizes[first : first + _PART_BYTES // 8].tobytes()
+        yield pb.CreateRunRequest(shard_sizes=pb.ShardSizes(first_shard=first, sizes=part))
+    if spec.subset is not None:
+        bits = np.packbits(spec.subset, bitorder="little")
+        for first in range(0, len(bits), _PART_BYTES):
+            part = bits[first : first + _PART_BYTES].tobytes()
+            yield pb.CreateRunRequest(mask=pb.MaskBits(first_sample=8 * first, bits=part))
+
+
+def spec_from_messages(
+    message: pb.RunSpec, shard_sizes: npt.NDArray[np.int64], subset: npt.NDArray[np.bool_] | None
+) -> RunSpec:
+    """The spec that a message and its parts stand for.
+
+    Its order is the message's `order` over `order_default`; what a user set of it is `order_choice(message.order)`.
+
+    Raises:
+        ConfigError: a value that can't be meant, or an integer that doesn't follow from its decimal string.
+    """
+    policy = policy_from_message(message.policy, int(message.subset_samples or message.num_samples))
+    schedule = Schedule(epochs=message.epochs, delta=message.delta, anneal=policy.anneal)
+    spec = RunSpec(
+        run=message.run,
+        manifest_fingerprint=message.manifest_fingerprint,
+        shard_sizes=shard_sizes,
+        schedule=schedule,
+        seed=message.seed,
+        policy=policy,
+        order=order_params(message.order, message.order_default),
+        score_name=message.score_name,
+        subset=subset,
+        order_version=message.order_version,
+    )
+    for name in ("num_samples", "num_shards", "subset_samples", "subset_sha256"):
+        if getattr(message, name) != getattr(spec, name):
+            raise ConfigError(f"{name}={getattr(message, name)!r}, but the parts say {getattr(spec, name)!r}")
+    if message.anneal_epoch != schedule.anneal_epoch:
+        raise ConfigError(
+            f"anneal_epoch={message.anneal_epoch}, but ⌊{message.delta}·{message.epochs}⌋ (anneal={policy.anneal}) "
+            f"is {schedule.anneal_epoch}"
+        )
+    return spec
+
+
+def policy_message(policy: Policy, num_samples: int) -> pb.PolicySpec:
+    """A policy as a message; `num_samples` are those it may choose from."""
+    values = {**policy.params(), **policy.derived_params(num_samples)}
+    return pb.PolicySpec(
+        name=policy.name,
+        params=[_param(name, value) for name, value in sorted(values.items())],
+        columns=[
+            pb.ColumnSpec(name=column.name, dtype=column.dtype, fold=column.fold, ema_weight=column.ema_weight)
+            for column in policy.columns
+        ],
+    )
+
+
+def policy_from_message(message: pb.PolicySpec, num_samples: int) -> Policy:
+    """The policy of a message.
+
+    Raises:
+        ConfigError: unknown policy or setting, settings out of order or repeated, or a derived integer that is wrong.
+    """
+    names = [param.name for param in message.params]
+    if names != sorted(set(names)):
+        raise ConfigError(f"policy params must be sorted and each there once; they are {names}")
+    values: dict[str, Any] = {}
+    for param in message.params:
+        kind = param.WhichOneof("value")
+        if kind is None:
+            raise ConfigError(f"policy param {param.name!r} has no value of a kind that this server knows")
+        value = getattr(param, kind)
+        values[param.name] = tuple(value.values) if kind == "doubles_value" else value
+    derived = {name: values.pop(name) for name in _DERIVED if name in values}
+    policy = make_policy(message.name, **values)
+    if derived != policy.derived_params(num_samples):
+        raise ConfigError(
+            f"policy {message.name!r} came with {derived}, but its settings give {policy.derived_params(num_samples)}"
+        )
+    if policy_message(policy, num_samples).columns != message.columns:
+        raise ConfigError(f"policy {message.name!r} declares other columns than {list(message.columns)}")
+    return policy
+
+
+def order_choice(message: pb.OrderSpec) -> OrderChoice:
+    """What is set in a message."""
+    return OrderChoice(**{name: getattr(message, name) for name in _ORDER_FIELDS if message.HasField(name)})
+
+
+def order_params(message: pb.OrderSpec, default: pb.OrderSpec | None = None) -> OrderParams:
+    """All four numbers: from `message`, what it leaves open from `default`.
+
+    Raises:
+        ConfigError: a number that neither has.
+    """
+    values = {}
+    for name in _ORDER_FIELDS:
+        source = message if message.HasField(name) or default is None else default
+        if not source.HasField(name):
+            raise ConfigError(f"order: {name} is neither set nor has a default")
+        values[name] = getattr(source, name)
+    return OrderParams(**values)
+
+
+def plan_header(plan: EpochPlan) -> pb.PlanHeader:
+    """A plan's header with id and digest (both empty while it has no id)."""
+    header = pb.PlanHeader(
+        plan_id=plan.plan_id,
+        digest=bytes.fromhex(plan.plan_id.rsplit("-", 1)[1]) if "-" in plan.plan_id else b"",
+        run_id=plan.run_id,
+        generation=plan.generation,
+        epoch=plan.epoch,
+        num_samples=plan.num_samples,
+        kept=plan.kept,
+        num_shards=len(plan.shard_kept),
+        seed=plan.seed,
+        order=pb.OrderSpec(**{name: getattr(plan.order, name) for name in _ORDER_FIELDS}),
+        order_version=plan.order_version,
+        journal_position=plan.journal_position,
+        chunk_samples=CHUNK_SAMPLES,
+        biased=plan.biased,
+        unpruned=plan.unpruned,
+        never_scored=plan.never_scored,
+        prune_requested=plan.prune_requested,
+    )
+    if plan.threshold is not None:
+        header.threshold = plan.threshold
+    if plan.low_share is not None:
+        header.low_share = plan.low_share
+    header.classes.extend(plan_class_message(row) for row in plan.classes)
+    return header
+
+
+def plan_class_message(row: PlanClass) -> pb.PlanClass:
+    """A class of a plan as a message."""
+    return pb.PlanClass(
+        name=row.name,
+        keep_65536=row.keep_65536,
+        keep_count=row.keep_count,
+        size=row.size,
+        kept=row.kept,
+        weight=row.weight,
+    )
+
+
+def plan_from_header(
+    header: pb.PlanHeader,
+    shard_kept: npt.NDArray[np.int64],
+    keep_bits: npt.NDArray[np.uint8],
+    class_plane: npt.NDArray[np.uint8] | None,
+) -> EpochPlan:
+    """The plan of a header and its arrays, under the id that the header claims; `seal` says if it is right.
+
+    Raises:
+        ConfigError: the header's order can't be meant.
+        PlanError: the arrays don't fit the header.
+    """
+    plan = EpochPlan(
+        plan_id=header.plan_id,
+        run_id=header.run_id,
+        generation=header.generation,
+        epoch=header.epoch,
+        seed=header.seed,
+        num_samples=header.num_samples,
+        classes=tuple(_plan_class(row) for row in header.classes),
+        keep_bits=keep_bits,
+        class_plane=class_plane,
+        shard_kept=shard_kept,
+        order=order_params(header.order),
+        order_version=header.order_version,
+        threshold=header.threshold if header.HasField("threshold") else None,
+        low_share=header.low_share if header.HasField("low_share") else None,
+        never_scored=header.never_scored,
+        prune_requested=header.prune_requested,
+        journal_position=header.journal_position,
+        biased=header.biased,
+        unpruned=header.unpruned,
+    )
+    check_arrays(plan, header.num_shards)
+    return plan
+
+
+def seal(plan: EpochPlan) -> EpochPlan:
+    """The plan under the id that its bytes give it; a plan received is right iff this gives the id it came with."""
+    header = plan_header(replace(plan, plan_id=""))
+    return plan.named(plan_digest(header.SerializeToString(deterministic=True), plan))
+
+
+def reject_unknown_fields(message: Any) -> None:
+    """Raises ConfigError "server too old" where a message has fields or enum values that this code doesn't know."""
+    from google.protobuf.unknown_fields import UnknownFieldSet
+
+    unknown = UnknownFieldSet(message)
+    if len(unknown):
+        numbers = sorted({unknown[place].field_number for place in range(len(unknown))})
+        raise ConfigError(
+            f"server too old: {message.DESCRIPTOR.name} has fields {numbers} that this server doesn't know; "
+            "upgrade the server, or use a client of its version"
+        )
+    for field, value in message.ListFields():
+        parts = value if isinstance(value, Iterable) and not isinstance(value, str | bytes) else [value]
+        if field.type == field.TYPE_MESSAGE:
+            for part in parts:
+                reject_unknown_fields(part)
+        elif field.type == field.TYPE_ENUM:
+            for number in parts:
+                if number not in field.enum_type.values_by_number:
+                    raise ConfigError(
+                        f"server too old: {message.DESCRIPTOR.name}.{field.name} has the value {number}, which this "
+                        "server doesn't know; upgrade the server, or use a client of its version"
+                    )
+
+
+def _param(name: str, value: object) -> pb.Param:
+    if isinstance(value, bool):
+        return pb.Param(name=name, bool_value=value)
+    if isinstance(value, int):
+        return pb.Param(name=name, int64_value=value)
+    if isinstance(value, str):
+        return pb.Param(name=name, string_value=value)
+    if isinstance(value, float):
+        return pb.Param(name=name, double_value=value)
+    assert isinstance(value, tuple)
+    return pb.Param(name=name, doubles_value=pb.Doubles(values=value))
+
+
+def _plan_class(row: pb.PlanClass) -> PlanClass:
+    kind = row.WhichOneof("keep")
+    return PlanClass(
+        name=row.name,
+        keep_65536=row.keep_65536 if kind == "keep_65536" else None,
+        keep_count=row.keep_count if kind == "keep_count" else None,
+        size=row.size,
+        kept=row.kept,
+        weight=row.weight,
+    )

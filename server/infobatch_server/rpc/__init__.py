@@ -1,0 +1,1 @@
+"""gRPC: messages in, answers out. No state."""

@@ -1,0 +1,70 @@
+"""Reads PushScores: lengths, dtypes and indices are checked before anything is allocated or stored."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from infobatch_server.state.score_batch import ScoreBatch
+from infobatch_stream.errors import ConfigError
+from infobatch_stream.scores.table import ColumnSpec
+from infobatch_stream.v1 import score_service_pb2 as pb
+
+__all__ = ["batch_from_message"]
+
+
+def batch_from_message(
+    message: pb.PushScoresRequest, *, num_samples: int, epochs: int, declared: Sequence[ColumnSpec]
+) -> ScoreBatch:
+    """The batch of a push; its arrays are views of the message's bytes.
+
+    Raises:
+        ConfigError: lengths, an epoch, an index or columns that can't be meant.
+    """
+    if len(message.client_id) != 16:
+        raise ConfigError(f"client_id has {len(message.client_id)} bytes, not 16")
+    if message.sequence < 1:
+        raise ConfigError("sequence numbers begin at 1")
+    if message.epoch >= epochs:
+        raise ConfigError(f"epoch={message.epoch} is outside the run's schedule of {epochs} epochs")
+    count, rest = divmod(len(message.indices), 8)
+    if rest:
+        raise ConfigError(f"indices has {len(message.indices)} bytes: int64 takes 8 each")
+    indices = np.frombuffer(message.indices, "<i8")
+    scores = _packed("scores", message.scores, np.dtype("<f4"), count)
+    if count and not 0 <= (low := int(indices.min())) <= (high := int(indices.max())) < num_samples:
+        raise ConfigError(f"sample index {low if low < 0 else high} is outside [0, {num_samples})")
+    return ScoreBatch(
+        generation=message.generation,
+        client_id=message.client_id,
+        sequence=message.sequence,
+        epoch=message.epoch,
+        indices=indices.astype(np.int64, copy=False),
+        scores=scores,
+        columns=_columns(message.columns, declared, count),
+    )
+
+
+def _columns(
+    messages: Sequence[pb.Column], declared: Sequence[ColumnSpec], count: int
+) -> Mapping[str, npt.NDArray[Any]]:
+    given, wanted = [column.name for column in messages], [column.name for column in declared]
+    if sorted(given) != sorted(wanted):
+        raise ConfigError(f"columns {given} were pushed, the run's policy declares {wanted}")
+    dtypes = {column.name: column.dtype for column in declared}
+    for column in messages:
+        if column.dtype != dtypes[column.name]:
+            raise ConfigError(f"column {column.name}: dtype {column.dtype!r}, the run has {dtypes[column.name]!r}")
+    return {
+        column.name: _packed(f"column {column.name}", column.data, np.dtype(column.dtype).newbyteorder("<"), count)
+        for column in messages
+    }
+
+
+def _packed(name: str, data: bytes, dtype: np.dtype[Any], count: int) -> npt.NDArray[Any]:
+    if len(data) != count * dtype.itemsize:
+        raise ConfigError(f"{name} has {len(data)} bytes; {count} indices need {count * dtype.itemsize}")
+    return np.frombuffer(data, dtype).astype(dtype.newbyteorder("="), copy=False)

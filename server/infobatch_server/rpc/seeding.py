@@ -1,0 +1,63 @@
+"""Reads the stream of SeedRun into a run: scores as they come, and a plan once it is whole."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from infobatch_server.runs.registry import Registry
+from infobatch_server.runs.run import Run
+from infobatch_stream.errors import ConfigError
+from infobatch_stream.scores.table import MAX_EPOCHS
+from infobatch_stream.v1 import score_service_pb2 as pb
+from infobatch_stream.wire.plan_reader import PlanReader
+
+__all__ = ["seed_run"]
+
+
+def seed_run(registry: Registry, messages: Iterator[pb.SeedRunRequest]) -> pb.SeedRunResponse:
+    """Seeds the run that the first message names.
+
+    A stream that breaks off leaves the scores that had come; seeding again puts all of them.
+
+    Raises:
+        ConfigError: messages out of turn, or values that can't be meant.
+        PlanError: a plan whose bytes don't match its id.
+        RunBusyError: a job holds the run.
+        RunNotFoundError: there is no such run.
+    """
+    first = next(messages, None)
+    if first is None or first.WhichOneof("part") != "run_id":
+        raise ConfigError("the first message of SeedRun must have `run_id`")
+    run = registry.by_id(first.run_id)
+    reader = PlanReader(run.spec)
+    answer = pb.SeedRunResponse()
+    for message in messages:
+        part = message.WhichOneof("part")
+        if part == "scores":
+            _seed_scores(run, message.scores, answer)
+        elif part == "plan":
+            reader.add(message.plan)
+        else:
+            raise ConfigError("after `run_id`, SeedRun takes `scores` and `plan`, each message with one of them")
+    if reader.begun:
+        plan = reader.plan()
+        run.seed_plan(plan)
+        answer.plan_id = plan.plan_id
+    return answer
+
+
+def _seed_scores(run: Run, part: pb.SeedRunRequest.Scores, answer: pb.SeedRunResponse) -> None:
+    count, rest = divmod(len(part.scores), 4)
+    if rest:
+        raise ConfigError(f"scores has {len(part.scores)} bytes: float32 takes 4 each")
+    if part.stamps and len(part.stamps) != 2 * count:
+        raise ConfigError(f"stamps has {len(part.stamps)} bytes; {count} scores need {2 * count}")
+    scores = np.frombuffer(part.scores, "<f4").astype(np.float32, copy=False)
+    stamps = np.frombuffer(part.stamps, "<u2").astype(np.uint16, copy=False) if part.stamps else None
+    if stamps is not None and count and int(stamps.max()) > MAX_EPOCHS:
+        raise ConfigError(f"stamp {int(stamps.max())} is over {MAX_EPOCHS}")
+    counts = run.seed_scores(part.first_sample, scores, stamps)
+    answer.scored += counts.accepted
+    answer.non_finite += counts.non_finite

@@ -1,0 +1,119 @@
+"""Reads the stream of CreateRun: a spec, then shard sizes and a mask in parts, each checked before it is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from infobatch_server.state.limits import Limits
+from infobatch_stream.errors import ConfigError
+from infobatch_stream.plan.order_params import ORDER_VERSION, OrderChoice
+from infobatch_stream.run_spec import RunSpec, check_run_name
+from infobatch_stream.v1 import score_service_pb2 as pb
+from infobatch_stream.wire.specs import order_choice, spec_from_messages
+
+__all__ = ["read_spec"]
+
+
+def read_spec(messages: Iterator[pb.CreateRunRequest], limits: Limits) -> tuple[RunSpec, OrderChoice]:
+    """The spec that a stream stands for, and what the user set of the order.
+
+    Raises:
+        ConfigError: a value that can't be meant, a part that is missing, out of turn or too much, or a limit.
+    """
+    first = next(messages, None)
+    if first is None or first.WhichOneof("part") != "spec":
+        raise ConfigError("the first message of CreateRun must have `spec`")
+    message = first.spec
+    _check_bounds(message, limits)
+    parts = _Parts(message)
+    for later in messages:
+        parts.add(later)
+    sizes, bits = parts.whole()
+    subset = None
+    if bits is not None:
+        subset = np.unpackbits(bits, count=message.num_samples, bitorder="little").astype(bool)
+    return spec_from_messages(message, sizes, subset), order_choice(message.order)
+
+
+def _check_bounds(message: pb.RunSpec, limits: Limits) -> None:
+    check_run_name(message.run)
+    if not 1 <= message.num_samples <= limits.max_samples:
+        raise ConfigError(
+            f"num_samples={message.num_samples} is outside [1, {limits.max_samples}], this server's limit"
+        )
+    if not 1 <= message.num_shards <= limits.max_shards:
+        raise ConfigError(f"num_shards={message.num_shards} is outside [1, {limits.max_shards}], this server's limit")
+    if message.subset_samples > message.num_samples:
+        raise ConfigError(f"subset_samples={message.subset_samples} is over num_samples={message.num_samples}")
+    if message.order_version != ORDER_VERSION:
+        raise ConfigError(
+            f"order_version={message.order_version}: this server knows {ORDER_VERSION}; use versions that match"
+        )
+
+
+class _Parts:
+    """Shard sizes and mask bits that come in parts, in order and without gaps, up to what the spec announced."""
+
+    def __init__(self, spec: pb.RunSpec) -> None:
+        self._num_shards = spec.num_shards
+        self._num_samples = spec.num_samples
+        self._mask_bytes = -(-spec.num_samples // 8) if spec.subset_samples else 0
+        self._sizes = bytearray()
+        self._mask = bytearray()
+        self._total = 0
+
+    def add(self, message: pb.CreateRunRequest) -> None:
+        part = message.WhichOneof("part")
+        if part == "shard_sizes":
+            self._add_sizes(message.shard_sizes)
+        elif part == "mask":
+            self._add_mask(message.mask)
+        else:
+            raise ConfigError("after `spec`, CreateRun takes `shard_sizes` and `mask`, each message with one of them")
+
+    def whole(
+        self,
+    ) -> tuple[np.ndarray[tuple[int], np.dtype[np.int64]], np.ndarray[tuple[int], np.dtype[np.uint8]] | None]:
+        """Sizes int64 (S,), and the mask's packed bits where the spec has one."""
+        if len(self._sizes) != 8 * self._num_shards:
+            raise ConfigError(f"sizes of {len(self._sizes) // 8} shards came, the spec says {self._num_shards}")
+        if len(self._mask) != self._mask_bytes:
+            raise ConfigError(f"{len(self._mask)} bytes of mask came, the spec needs {self._mask_bytes}")
+        sizes = np.frombuffer(self._sizes, "<i8").astype(np.int64)
+        return sizes, np.frombuffer(self._mask, np.uint8) if self._mask_bytes else None
+
+    def _add_sizes(self, part: pb.ShardSizes) -> None:
+        seen, count = len(self._sizes) // 8, len(part.sizes) // 8
+        if len(part.sizes) % 8:
+            raise ConfigError(f"shard_sizes has {len(part.sizes)} bytes: int64 takes 8 each")
+        if part.first_shard != seen:
+            raise ConfigError(f"shard_sizes from shard {part.first_shard} came where {seen} is next")
+        if seen + count > self._num_shards:
+            raise ConfigError(f"sizes of {seen + count} shards came, the spec says {self._num_shards}")
+        sizes = np.frombuffer(part.sizes, "<i8")
+        if count:
+            low, high = int(sizes.min()), int(sizes.max())
+            if low < 0:
+                raise ConfigError(f"shard {seen + int(sizes.argmin())} has {low} samples")
+            # With no size over N, the sum of one message's sizes is far from an overflow.
+            if high > self._num_samples:
+                raise ConfigError(
+                    f"shard {seen + int(sizes.argmax())} has {high} samples, all have {self._num_samples}"
+                )
+            self._total += int(sizes.sum())
+            if self._total > self._num_samples:
+                raise ConfigError(f"{seen + count} shards have {self._total} samples, all have {self._num_samples}")
+        self._sizes += part.sizes
+
+    def _add_mask(self, part: pb.MaskBits) -> None:
+        seen = len(self._mask)
+        if part.first_sample != 8 * seen:
+            raise ConfigError(f"mask from sample {part.first_sample} came where {8 * seen} is next")
+        if seen + len(part.bits) > self._mask_bytes:
+            raise ConfigError(f"{seen + len(part.bits)} bytes of mask came, the spec needs {self._mask_bytes}")
+        self._mask += part.bits
+        pad = -self._num_samples % 8
+        if pad and len(self._mask) == self._mask_bytes and self._mask[-1] >> (8 - pad):
+            raise ConfigError("the mask's pad bits are not zero")

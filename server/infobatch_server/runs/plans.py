@@ -1,0 +1,239 @@
+"""A run's plans: when one is drawn, that it stays the same, and how long it is kept."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+
+import numpy as np
+
+from infobatch_server.runs.attach import MAX_GENERATION
+from infobatch_server.runs.barrier import NotReady
+from infobatch_server.runs.core import RunCore
+from infobatch_server.state.run_state import PlanLine, PlanSummary, RunState
+from infobatch_stream.errors import ConfigError, RunConflictError, RunNotFoundError
+from infobatch_stream.plan.epoch_plan import EpochPlan, full_plan_id, kept_by_shard, unpruned_plan
+from infobatch_stream.planner import draw_plan
+from infobatch_stream.pruning.policies.pruned_class import ODD_SHARE_ADVICE
+from infobatch_stream.wire.specs import seal
+
+__all__ = ["RunPlans"]
+
+log = logging.getLogger(__name__)
+
+_DRAW_RETRY_MS = 100
+
+
+class RunPlans:
+    """The plans of one run. Safe to call from many threads.
+
+    Args:
+        core: the run's.
+    """
+
+    def __init__(self, core: RunCore) -> None:
+        self._core = core
+
+    def named(self, plan_id: str, *, epoch: int | None = None, generation: int = 0) -> EpochPlan:
+        """The plan of an id, kept or unpruned; never a new one.
+
+        Args:
+            plan_id: its id.
+            epoch: the epoch that it must be of; None for any.
+            generation: who asks; 0 reads without being attached.
+
+        Raises:
+            RunNotFoundError: no such plan is kept.
+        """
+        core = self._core
+        with core.turn:
+            core.check_exists()
+            if generation:
+                core.admit(generation)
+            for at, kept in core.state.plan_ids.items():
+                if kept == plan_id and epoch in (None, at):
+                    return core.store.get_plan(core.run_id, plan_id)
+            for at in core.state.unpruned:
+                if plan_id == full_plan_id(core.run_id, at) and epoch in (None, at):
+                    return self._full_plan(at)
+        of = "" if epoch is None else f" of epoch {epoch}"
+        raise RunNotFoundError(f"run {core.spec.run!r} keeps no plan {plan_id!r}{of}")
+
+    def get(self, generation: int, epoch: int) -> EpochPlan | NotReady:
+        """The plan of an epoch: drawn at the first call that the barrier lets through, the same one ever after.
+
+        Never waits: who is missing is the answer. While a plan is drawn, other calls are told to come again.
+
+        Raises:
+            RunConflictError: the epoch can't be opened yet.
+            RunNotFoundError: the epoch was opened, and its plan is no longer kept.
+        """
+        core = self._core
+        with core.turn:
+            lease = core.admit(generation)
+            core.check_epoch(epoch)
+            found = self._frozen(epoch)
+            if found is not None:
+                return found
+            if core.feed.held:
+                return NotReady((), _DRAW_RETRY_MS)
+            missing = None
+            if epoch > core.state.start_epoch and self._depends_on_scores(epoch):
+                missing = core.barrier.before(epoch, generation, lease.world_size)
+            if missing is not None and not missing.timed_out:
+                return missing
+            core.feed.hold()
+        return self._freeze(generation, epoch, missing)
+
+    def mark_unpruned(self, generation: int, epoch: int) -> None:
+        """The job trains an epoch unpruned; wins over a plan frozen meanwhile.
+
+        Raises:
+            RunConflictError: epochs before it were not opened.
+        """
+        core = self._core
+        with core.turn:
+            core.admit(generation)
+            core.check_epoch(epoch)
+            core.check_opened(epoch, ahead=1)
+            state = core.state
+            if epoch in state.unpruned:
+                return
+            core.save(
+                replace(
+                    state,
+                    last_epoch=max(state.last_epoch, epoch),
+                    unpruned=state.unpruned | {epoch},
+                    newest_plan=_newest(state, self._full_plan(epoch)),
+                )
+            )
+        log.info("run %s: generation %d trains epoch %d unpruned", core.spec.run, generation, epoch)
+
+    def seed(self, plan: EpochPlan) -> None:
+        """Puts a plan of another server, or of another run, into a run that no job holds. `turn` is held.
+
+        The run's generations go on from the plan's: a uniform that decided it decides nothing again.
+        """
+        core = self._core
+        _check_seeded(core, plan)
+        core.check_epoch(plan.epoch)
+        core.store.put_plan(core.run_id, plan)
+        state = replace(core.state, generation=max(core.state.generation, plan.generation))
+        core.save(self._with_plan(state, plan))
+
+    def _frozen(self, epoch: int) -> EpochPlan | None:
+        core = self._core
+        state = core.state
+        if epoch in state.unpruned:
+            return self._full_plan(epoch)
+        if epoch in state.plan_ids:
+            return core.store.get_plan(core.run_id, state.plan_ids[epoch])
+        if epoch <= state.last_epoch:
+            raise RunNotFoundError(
+                f"run {core.spec.run!r} no longer keeps a plan of epoch {epoch} (newest epoch: {state.last_epoch}; "
+                f"{core.limits.keep_plans} plans are kept)"
+            )
+        if epoch > state.last_epoch + 1:
+            raise RunConflictError(
+                f"epoch {epoch} of run {core.spec.run!r} can't be opened: the newest epoch is {state.last_epoch}, "
+                f"so that {state.last_epoch + 1} is next"
+            )
+        return None
+
+    def _depends_on_scores(self, epoch: int) -> bool:
+        spec = self._core.spec
+        return spec.policy.uses_scores and spec.policy.name != "full" and epoch < spec.schedule.anneal_epoch
+
+    def _freeze(self, generation: int, epoch: int, missing: NotReady | None) -> EpochPlan:
+        core = self._core
+        try:
+            plan = seal(
+                draw_plan(
+                    core.spec,
+                    core.feed.table,
+                    run_id=core.run_id,
+                    generation=generation,
+                    epoch=epoch,
+                    journal_position=core.feed.applied_position,
+                )
+            )
+            core.store.put_plan(core.run_id, plan)
+            with core.turn:
+                state = self._with_plan(core.state, plan)
+                late = missing is not None
+                unusual = core.spec.policy.finds_odd(plan.low_share)
+                core.save(
+                    replace(
+                        state,
+                        barrier_timeouts=state.barrier_timeouts + late,
+                        unusual_low_classes=state.unusual_low_classes + unusual,
+                    )
+                )
+                wins = self._full_plan(epoch) if epoch in state.unpruned else plan
+        finally:
+            with core.turn:
+                core.feed.release()
+        self._tell(plan, missing)
+        return wins
+
+    def _with_plan(self, state: RunState, plan: EpochPlan) -> RunState:
+        kept = sorted({**state.plan_ids, plan.epoch: plan.plan_id}.items())[-self._core.limits.keep_plans :]
+        marked = plan.epoch in state.unpruned
+        return replace(
+            state,
+            last_epoch=max(state.last_epoch, plan.epoch),
+            plan_ids=dict(kept),
+            drawn={**state.drawn, plan.epoch: PlanLine.of(plan)},
+            newest_plan=state.newest_plan if marked else _newest(state, plan),
+        )
+
+    def _full_plan(self, epoch: int) -> EpochPlan:
+        spec = self._core.spec
+        return unpruned_plan(
+            run_id=self._core.run_id,
+            epoch=epoch,
+            seed=spec.seed,
+            shard_sizes=spec.shard_sizes,
+            order=spec.order,
+            subset=spec.subset,
+        )
+
+    def _tell(self, plan: EpochPlan, missing: NotReady | None) -> None:
+        run = self._core.spec.run
+        log.info("run %s: plan of epoch %d keeps %d of %d", run, plan.epoch, plan.kept, plan.num_samples)
+        if missing is not None:
+            log.warning(
+                "run %s: the plan of epoch %d went out after the time-out; ranks %s had not ended epoch %d",
+                *(run, plan.epoch, list(missing.missing_ranks), plan.epoch - 1),
+            )
+        if self._core.spec.policy.finds_odd(plan.low_share):
+            log.warning(
+                "run %s: in epoch %d the pruned class is %.3g of the scored samples: %s",
+                *(run, plan.epoch, plan.low_share, ODD_SHARE_ADVICE),
+            )
+
+
+def _newest(state: RunState, plan: EpochPlan) -> PlanSummary:
+    """What statistics show once `plan` is there: it, unless that of a later epoch is."""
+    shown = state.newest_plan
+    # One beyond the newest epoch is of before a rewind.
+    if shown is not None and plan.epoch < shown.epoch <= state.last_epoch:
+        return shown
+    return PlanSummary.of(plan)
+
+
+def _check_seeded(core: RunCore, plan: EpochPlan) -> None:
+    spec = core.spec
+    if plan.generation > MAX_GENERATION:
+        raise ConfigError(f"the plan is of generation {plan.generation}; {MAX_GENERATION} is the last there is")
+    for name, own, other in (
+        ("samples", spec.num_samples, plan.num_samples),
+        ("shards", len(spec.shard_sizes), len(plan.shard_kept)),
+        ("seed", spec.seed, plan.seed),
+        ("order", spec.order, plan.order),
+        ("order_version", spec.order_version, plan.order_version),
+    ):
+        if own != other:
+            raise ConfigError(f"the plan is of another run: {name} {other}, and run {spec.run!r} has {own}")
+    if not np.array_equal(kept_by_shard(plan.keep_bits, spec.shard_sizes), plan.shard_kept):
+        raise ConfigError("the plan's kept counts by shard are not those of its keep bits")

@@ -1,0 +1,91 @@
+"""What a run shows of itself: one snapshot of one moment."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from infobatch_server.runs.run import Run
+from infobatch_server.state.run_state import Lease, PlanLine, RunState
+from infobatch_stream.run_spec import RunSpec
+
+__all__ = ["RunSnapshot", "Savings", "snapshot"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Savings:
+    """Of the epochs that every rank has ended, as the ranks counted them.
+
+    Args:
+        epochs_ended: those epochs.
+        trained: samples trained in them.
+        full: samples that they would have trained without pruning.
+    """
+
+    epochs_ended: int
+    trained: int
+    full: int
+
+    @property
+    def saved(self) -> int:
+        """Samples that were not trained."""
+        return max(0, self.full - self.trained)
+
+    @property
+    def share(self) -> float | None:
+        """`saved` by `full`, in [0, 1]; None before the first such epoch."""
+        return self.saved / self.full if self.full else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSnapshot:
+    """A run at one moment.
+
+    Args:
+        run_id: 16 bytes.
+        spec: what it is.
+        full_samples: samples that an unpruned epoch trains.
+        state: of the last transaction.
+        lease: the job that holds it now; None where none does.
+        stored_scores: accepted since the run was created.
+        rejected_scores: NaN and infinite ones since then.
+        stale_scores: older than what the sample had, since the server started.
+    """
+
+    run_id: bytes
+    spec: RunSpec
+    full_samples: int
+    state: RunState
+    lease: Lease | None
+    stored_scores: int
+    rejected_scores: int
+    stale_scores: int
+
+    @property
+    def savings(self) -> Savings:
+        """What pruning has saved so far."""
+        ended = self.state.ended
+        return Savings(epochs_ended=len(ended), trained=sum(ended.values()), full=len(ended) * self.full_samples)
+
+    @property
+    def history(self) -> list[tuple[int, PlanLine]]:
+        """Every epoch's plan so far, (epoch, what the job trains by)."""
+        full = PlanLine(kept=self.full_samples, pruned=0, threshold=None, unpruned=True)
+        state = self.state
+        return sorted((state.drawn | dict.fromkeys(state.unpruned, full)).items(), key=lambda entry: entry[0])
+
+
+def snapshot(run: Run) -> RunSnapshot:
+    """The run as it is now."""
+    core = run.core
+    with core.turn:
+        state = core.state
+        return RunSnapshot(
+            run_id=core.run_id,
+            spec=core.spec,
+            full_samples=core.full_samples,
+            state=state,
+            lease=state.lease if core.lease_left_s > 0 else None,
+            stored_scores=core.feed.stored_scores,
+            rejected_scores=core.feed.rejected_scores,
+            stale_scores=core.feed.stale_scores,
+        )

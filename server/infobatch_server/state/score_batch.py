@@ -1,0 +1,40 @@
+"""A push as arrays: the scores of one PushScores, and who sent them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["ScoreBatch"]
+
+
+@dataclass(frozen=True, eq=False)
+class ScoreBatch:
+    """The scores of one push, and who sent it.
+
+    Args:
+        generation: the generation that pushed.
+        client_id: 16 bytes by pusher.
+        sequence: from 1, by pusher.
+        epoch: the epoch in which the samples were trained.
+        indices: int64 (n,), each in [0, N).
+        scores: float32 (n,).
+        columns: by declared name, (n,) each.
+    """
+
+    generation: int
+    client_id: bytes
+    sequence: int
+    epoch: int
+    indices: npt.NDArray[np.int64]
+    scores: npt.NDArray[np.float32]
+    columns: Mapping[str, npt.NDArray[Any]] = field(default_factory=dict)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the arrays."""
+        return self.indices.nbytes + self.scores.nbytes + sum(values.nbytes for values in self.columns.values())

@@ -1,0 +1,1 @@
+"""REST: a run's statistics over HTTP, read-only. No state."""

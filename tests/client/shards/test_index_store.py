@@ -1,0 +1,224 @@
+"""Index files are made once, found again, and never trusted for a shard that isn't theirs."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import stat
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+import infobatch_client.shards.index_store as store
+from infobatch_client.shards.index import ShardIndex
+from infobatch_client.shards.index_store import IndexedShards, index_shards, load_index
+from infobatch_stream.errors import (
+    ConfigError,
+    CorruptShardError,
+    EmptyShardError,
+    ShardChangedError,
+    ShardError,
+)
+from tests.shards import image_files, write_tar
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def shards(tmp_path: Path) -> list[str]:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    return [str(write_tar(folder / f"{n}.tar", image_files(10 * n, n + 1))) for n in range(3)]
+
+
+@pytest.fixture
+def scans(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Paths of the shards that were scanned."""
+    scanned: list[str] = []
+
+    def scan(path: str) -> ShardIndex:
+        scanned.append(path)
+        return original(path)
+
+    original = store.scan_shard
+    monkeypatch.setattr(store, "scan_shard", scan)
+    return scanned
+
+
+def refuse_beside(monkeypatch: pytest.MonkeyPatch, *folders: object) -> None:
+    """Makes folders read-only, also for root."""
+    original = store.tempfile.mkstemp
+
+    def mkstemp(*args: object, dir: str, **options: object) -> tuple[int, str]:
+        if any(dir.startswith(str(folder)) for folder in folders):
+            raise PermissionError(13, "Permission denied")
+        return original(*args, dir=dir, **options)  # type: ignore[call-overload, no-any-return]
+
+    monkeypatch.setattr(store.tempfile, "mkstemp", mkstemp)
+
+
+def test_the_manifest_counts_and_names(shards: list[str]) -> None:
+    indexed = index_shards(shards)
+    assert indexed.manifest.names == indexed.urls == indexed.paths == tuple(shards)
+    assert indexed.manifest.counts == (1, 2, 3)
+    assert indexed.index_paths == tuple(f"{path}.index.arrow" for path in shards)
+    assert indexed.total_bytes == sum(os.path.getsize(path) for path in shards)
+
+
+def test_the_second_time_nothing_is_scanned(shards: list[str], scans: list[str]) -> None:
+    first = index_shards(shards)
+    assert sorted(scans) == shards
+    scans.clear()
+    assert index_shards(shards) == first
+    assert scans == []
+
+
+def test_force_scans_again(shards: list[str], scans: list[str]) -> None:
+    index_shards(shards)
+    index_shards(shards, force=True)
+    assert sorted(scans) == sorted(shards * 2)
+
+
+def test_a_touched_shard_is_scanned_again_and_stays_the_same_data_set(shards: list[str], scans: list[str]) -> None:
+    first = index_shards(shards)
+    scans.clear()
+    os.utime(shards[1], ns=(1, 1))
+    assert index_shards(shards).manifest.fingerprint == first.manifest.fingerprint
+    assert scans == [shards[1]]
+    scans.clear()
+    index_shards(shards)
+    assert scans == []
+
+
+def test_a_rewritten_shard_is_another_data_set(shards: list[str], caplog: pytest.LogCaptureFixture) -> None:
+    first = index_shards(shards)
+    write_tar(shards[1], image_files(77, 2))
+    second = index_shards(shards)
+    assert second.manifest.counts == first.manifest.counts
+    assert second.manifest.fingerprint != first.manifest.fingerprint
+    assert f"{shards[1]}: its contents differ from those indexed before" in caplog.text
+
+
+def test_copies_elsewhere_are_the_same_data_set(shards: list[str], tmp_path: Path) -> None:
+    copies = [tmp_path / f"copy-{Path(shard).name}" for shard in shards]
+    for shard, copy in zip(shards, copies, strict=True):
+        copy.write_bytes(Path(shard).read_bytes())
+    ours, theirs = index_shards(shards), index_shards([copy.as_uri() for copy in copies])
+    assert ours.manifest.fingerprint == theirs.manifest.fingerprint
+    assert theirs.paths == tuple(map(str, copies))
+    assert theirs.urls == tuple(copy.as_uri() for copy in copies)
+
+
+def test_where_shards_are_read_only_the_cache_is_used(
+    shards: list[str], cache: Path, scans: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refuse_beside(monkeypatch, Path(shards[0]).parent)
+    indexed = index_shards(shards)
+    assert all(path.startswith(f"{cache}/infobatch/index/") for path in indexed.index_paths)
+    scans.clear()
+    assert index_shards(shards) == indexed
+    assert scans == []
+    assert load_index(indexed.index_paths[2]).keys == ["000020", "000021", "000022"]
+
+
+def test_nowhere_to_write_is_an_error_that_says_so(
+    shards: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refuse_beside(monkeypatch, tmp_path)
+    with pytest.raises(ConfigError, match=r"neither beside it nor to .*Permission denied.*set XDG_CACHE_HOME"):
+        index_shards(shards)
+
+
+def test_a_failed_write_leaves_nothing_behind(shards: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def replace(source: str, target: str) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(store.os, "replace", replace)
+    with pytest.raises(ConfigError, match="No space left on device"):
+        index_shards(shards)
+    assert sorted(os.listdir(Path(shards[0]).parent)) == ["0.tar", "1.tar", "2.tar"]
+
+
+def test_index_files_are_readable_by_others(shards: list[str]) -> None:
+    mode = os.stat(index_shards(shards).index_paths[0]).st_mode
+    assert stat.S_IMODE(mode) == 0o644
+
+
+@pytest.mark.parametrize("junk", [b"", b"junk", b"ARROW1\0\0" + bytes(100)])
+def test_a_damaged_index_file_is_made_again(shards: list[str], junk: bytes) -> None:
+    first = index_shards(shards)
+    Path(first.index_paths[0]).write_bytes(junk)
+    with pytest.raises(ShardChangedError, match=r"this index file can't be used .*re-run `infobatch index`"):
+        load_index(first.index_paths[0])
+    assert index_shards(shards) == first
+    assert load_index(first.index_paths[0]).head.count == 1
+
+
+def test_writers_at_once_leave_one_whole_index(shards: list[str]) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        every = list(pool.map(lambda _: index_shards(shards, force=True, progress=False), range(16)))
+    assert all(indexed == every[0] for indexed in every)
+    assert [load_index(path).head.count for path in every[0].index_paths] == [1, 2, 3]
+    assert len(os.listdir(Path(shards[0]).parent)) == 6
+
+
+def test_a_mapped_index_outlives_its_replacement_and_holds_no_descriptor(shards: list[str]) -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    index = load_index(index_shards(shards).index_paths[2])
+    assert len(os.listdir("/proc/self/fd")) == before
+    index_shards(shards, force=True)
+    os.unlink(f"{shards[2]}.index.arrow")
+    assert index.keys == ["000020", "000021", "000022"]
+    assert index.members(0)[1][3] == b"0"
+
+
+def test_indexed_shards_pickle(shards: list[str]) -> None:
+    indexed = index_shards(shards)
+    back = pickle.loads(pickle.dumps(indexed))
+    assert isinstance(back, IndexedShards)
+    assert back == indexed
+
+
+def test_progress_is_shown_only_when_asked_for(shards: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    index_shards(shards, force=True)
+    assert capsys.readouterr().err == ""
+
+
+def test_what_is_wrong_with_a_shard_is_said_by_name(shards: list[str], tmp_path: Path) -> None:
+    empty = write_tar(tmp_path / "empty.tar", [])
+    with pytest.raises(EmptyShardError, match=r"empty\.tar: no sample in this shard"):
+        index_shards([*shards, str(empty)])
+    os.truncate(shards[2], 1000)
+    with pytest.raises(CorruptShardError, match=r"2\.tar: at byte 1000"):
+        index_shards(shards)
+    with pytest.raises(ShardError, match=r"gone\.tar: this shard can't be read: No such file"):
+        index_shards([str(tmp_path / "gone.tar")])
+
+
+def test_a_shard_that_grows_while_it_is_indexed_is_refused(shards: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    original = store.scan_tar
+
+    def scan(fd: int, shard: str) -> object:
+        found = original(fd, shard)
+        with open(shard, "ab") as file:
+            file.write(b"more")
+        return found
+
+    monkeypatch.setattr(store, "scan_tar", scan)
+    with pytest.raises(ShardChangedError, match="was written to while it was indexed; wait until it is complete"):
+        index_shards(shards)
+
+
+def test_an_index_file_with_a_damaged_body_is_refused_by_name(shards: list[str]) -> None:
+    path = index_shards(shards).index_paths[0]
+    whole = bytearray(Path(path).read_bytes())
+    for byte in range(64, len(whole) - 64):
+        whole[byte] ^= 0xFF
+    Path(path).write_bytes(whole)
+    with pytest.raises(ShardChangedError, match=r"index file can't be used .*infobatch index"):
+        load_index(path)

@@ -1,0 +1,267 @@
+"""The scan finds what tarfile finds, and calls damage by its byte."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import os
+import tarfile
+import tempfile
+from pathlib import Path
+
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from infobatch_client.shards.tar_scan import INLINE_BYTES, TarMembers, scan_tar
+from infobatch_stream.errors import CorruptShardError, ShardError
+from tests.shards import image_files, write_tar
+
+FORMATS = [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT]
+KINDS = [
+    tarfile.REGTYPE,
+    tarfile.AREGTYPE,
+    tarfile.CONTTYPE,
+    tarfile.DIRTYPE,
+    tarfile.SYMTYPE,
+    tarfile.LNKTYPE,
+    tarfile.FIFOTYPE,
+    tarfile.CHRTYPE,
+]
+
+
+def scan(path: str | os.PathLike[str]) -> TarMembers:
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        return scan_tar(fd, os.fspath(path))
+    finally:
+        os.close(fd)
+
+
+def scan_bytes(data: bytes, name: str = "x.tar") -> TarMembers:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / name
+        path.write_bytes(data)
+        return scan(path)
+
+
+def expected(data: bytes) -> list[tuple[str, int, int, bytes | None]]:
+    found = []
+    with tarfile.open(fileobj=io.BytesIO(data)) as archive:
+        for member in archive:
+            if member.isreg():
+                body = data[member.offset_data : member.offset_data + member.size]
+                found.append((member.name, member.offset_data, member.size, body if len(body) <= 64 else None))
+    return found
+
+
+def rows(members: TarMembers) -> list[tuple[str, int, int, bytes | None]]:
+    return list(zip(members.names, members.data_offsets, members.sizes, members.inline, strict=True))
+
+
+part = st.text(st.characters(codec="utf-8", exclude_characters="\0/"), min_size=1, max_size=12)
+long_part = st.builds(lambda text, times: (text * times)[:90], part, st.integers(1, 60))
+member_name = st.builds("/".join, st.lists(st.one_of(part, long_part), min_size=1, max_size=4))
+member = st.tuples(member_name, st.sampled_from(KINDS), st.binary(max_size=1200))
+
+
+@given(
+    st.sampled_from(FORMATS),
+    st.lists(member, max_size=8),
+    st.dictionaries(st.sampled_from(["comment", "uname", "mtime"]), part, max_size=2),
+)
+@settings(max_examples=120, deadline=None)
+def test_scan_finds_what_tarfile_finds(
+    format: int, members: list[tuple[str, bytes, bytes]], global_headers: dict[str, str]
+) -> None:
+    buffer = io.BytesIO()
+    written = 0
+    pax = global_headers if format == tarfile.PAX_FORMAT else None
+    with tarfile.open(fileobj=buffer, mode="w", format=format, pax_headers=pax) as archive:
+        for name, kind, body in members:
+            info = tarfile.TarInfo(name)
+            info.type = kind
+            if kind == tarfile.AREGTYPE and len(name.encode()) >= 100:
+                continue  # cut at a slash, tarfile takes it for a folder and loses its place
+            is_file = kind in (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE)
+            info.size = len(body) if is_file else 0
+            info.linkname = name if kind in (tarfile.SYMTYPE, tarfile.LNKTYPE) else ""
+            try:
+                archive.addfile(info, io.BytesIO(body) if is_file else None)
+            except ValueError:
+                continue  # a name that this format can't hold
+            written += 1
+    assume(written)  # tarfile can't read an archive of a global header alone
+    assert rows(scan_bytes(buffer.getvalue())) == expected(buffer.getvalue())
+
+
+def test_many_members_need_several_rounds_of_checksums(tmp_path: Path) -> None:
+    path = write_tar(tmp_path / "a.tar", image_files(0, 2500, 20))
+    assert rows(scan(path)) == expected(path.read_bytes())
+
+
+def test_small_members_come_with_their_bytes(tmp_path: Path) -> None:
+    files = [(f"{size}.x", bytes([size % 251]) * size) for size in (0, 1, INLINE_BYTES, INLINE_BYTES + 1, 5000)]
+    inline = scan(write_tar(tmp_path / "a.tar", files)).inline
+    assert inline == [files[0][1], files[1][1], files[2][1], None, None]
+
+
+def header(name: bytes = b"a.x", size: bytes = b"00000000003\0", kind: bytes = b"0", **fields: bytes) -> bytes:
+    """One header block, its checksum right."""
+    block = bytearray(512)
+    block[: len(name)] = name
+    block[124:136] = size
+    block[156:157] = kind
+    block[148:156] = b" " * 8
+    prefix = fields.get("prefix", b"")
+    block[345 : 345 + len(prefix)] = prefix
+    block[148:156] = b"%06o\0 " % sum(block)
+    return bytes(block)
+
+
+END = bytes(1024)
+
+
+@pytest.mark.parametrize(
+    "size",
+    [
+        b"00000000003\0",
+        b"         3 \0",
+        b"000000000003",
+        b"\x80" + bytes(10) + b"\3",
+        b"3\0junk      ",
+        b"3           ",
+    ],
+)
+def test_every_way_to_write_a_size_is_read(size: bytes) -> None:
+    data = header(size=size) + b"abc".ljust(512, b"\0") + END
+    assert rows(scan_bytes(data)) == expected(data) == [("a.x", 512, 3, b"abc")]
+
+
+def test_an_old_tar_folder_is_no_file() -> None:
+    data = header(b"folder/", b"00000000000\0", b"\0") + header() + b"abc".ljust(512, b"\0") + END
+    assert rows(scan_bytes(data)) == expected(data)
+
+
+def test_unknown_kinds_of_members_are_skipped_with_their_data() -> None:
+    data = header(b"odd", kind=b"Q") + bytes(512) + header() + b"abc".ljust(512, b"\0") + END
+    assert rows(scan_bytes(data)) == expected(data) == [("a.x", 1536, 3, b"abc")]
+
+
+def test_checksums_over_signed_bytes_are_accepted() -> None:
+    block = bytearray(header("ü.x".encode()))
+    block[148:156] = b" " * 8
+    block[148:156] = b"%06o\0 " % sum(byte - 256 if byte > 127 else byte for byte in block)
+    data = bytes(block) + b"abc".ljust(512, b"\0") + END
+    assert rows(scan_bytes(data)) == expected(data)
+
+
+def pax_header(records: bytes, kind: bytes = b"x") -> bytes:
+    return header(b"pax", b"%011o\0" % len(records), kind) + records.ljust(-(-len(records) // 512) * 512, b"\0")
+
+
+def test_a_pax_size_overrules_the_header() -> None:
+    data = pax_header(b"10 size=3\n") + header(size=b"00000000000\0") + b"abc".ljust(512, b"\0") + END
+    assert rows(scan_bytes(data)) == expected(data) == [("a.x", 1536, 3, b"abc")]
+
+
+def test_a_global_pax_path_names_the_members_behind_it() -> None:
+    data = pax_header(b"12 path=b.y\n", b"g") + header() + b"abc".ljust(512, b"\0") + END
+    assert rows(scan_bytes(data)) == expected(data) == [("b.y", 1536, 3, b"abc")]
+
+
+def test_what_stands_behind_the_end_marker_is_ignored(tmp_path: Path) -> None:
+    one = write_tar(tmp_path / "a.tar", image_files(0, 2)).read_bytes()
+    assert rows(scan_bytes(one + one)) == expected(one)
+
+
+@given(st.integers(0, 10_000), st.sampled_from(FORMATS))
+@settings(max_examples=60, deadline=None)
+def test_a_shard_cut_short_anywhere_is_an_error(cut: int, format: int) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        files = [*image_files(0, 3, 700), ("long" * 50 + ".x", b"y" * 90)]
+        if format == tarfile.USTAR_FORMAT:
+            files.pop()
+        data = write_tar(Path(folder) / "a.tar", files, format=format).read_bytes()
+    *_, last = expected(data)
+    cut = min(cut, last[1] + -(-last[2] // 512) * 512 + 511)
+    with pytest.raises(CorruptShardError, match=r"x\.tar: at byte \d+: .*copy or write this shard again"):
+        scan_bytes(data[:cut])
+
+
+def test_a_member_that_goes_beyond_the_file_is_named(tmp_path: Path) -> None:
+    data = write_tar(tmp_path / "a.tar", image_files(0, 2, 5000)).read_bytes()
+    with pytest.raises(CorruptShardError, match=r"byte 3000: the file ends inside member '000000\.jpg', whose 5000 "):
+        scan_bytes(data[:3000])
+
+
+def test_a_missing_end_marker_is_an_error(tmp_path: Path) -> None:
+    data = write_tar(tmp_path / "a.tar", [("a.x", b"abc")]).read_bytes()
+    with pytest.raises(CorruptShardError, match="byte 1024: the file ends without an end-of-archive marker"):
+        scan_bytes(data[:1024])
+
+
+@given(st.integers(0, 511), st.integers(1, 255))
+@settings(max_examples=60, deadline=None)
+def test_a_damaged_header_is_named_by_its_byte(at: int, flip: int) -> None:
+    good = header() + b"abc".ljust(512, b"\0")
+    data = bytearray(good + good + good + END)
+    data[1024 + at] ^= flip
+    try:
+        as_it_was = rows(scan_bytes(bytes(data))) == expected(good + good + good + END)
+    except CorruptShardError as error:
+        assert "at byte 1024: " in str(error) or "at byte 4096: " in str(error)  # noqa: PT017
+    else:
+        assert as_it_was
+        assert 148 <= at < 156  # another way to write the same checksum
+
+
+def test_a_damaged_size_is_blamed_on_its_header_and_not_on_where_it_led() -> None:
+    good = header() + b"abc".ljust(512, b"\0")
+    data = bytearray(good + good + END)
+    data[512 + 512 + 124 : 512 + 512 + 130] = b"777777"
+    with pytest.raises(CorruptShardError, match="at byte 1024: no valid tar header"):
+        scan_bytes(bytes(data))
+
+
+@pytest.mark.parametrize("junk", [b"hello, this is not a tar file".ljust(2048), b"\x89PNG" + bytes(2000)])
+def test_a_file_that_is_no_tar_is_an_error(junk: bytes) -> None:
+    with pytest.raises(CorruptShardError, match=r"at byte 0: .*"):
+        scan_bytes(junk)
+
+
+def test_an_empty_file_is_an_error() -> None:
+    with pytest.raises(CorruptShardError, match="at byte 0: the file ends without"):
+        scan_bytes(b"")
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (pax_header(b"99 path=b.y\n") + header() + END, "a PAX header with a record of 99 bytes"),
+        (pax_header(b"10 size=x\n") + header() + END, "a PAX header whose size reads b'x'"),
+        (
+            pax_header(b"10 size=3\n", b"g") + header() + END,
+            "a global PAX header that gives every member one size",
+        ),
+        (pax_header(b"12 path=b.y\n") + END, "ends where a long name or a PAX header announced a member"),
+        (header(size=b"\xff" * 12) + END, "size"),
+        (header(size=b"zzz\0        ") + END, r"a header whose size field reads b'zzz"),
+    ],
+)
+def test_headers_that_make_no_sense_are_errors(data: bytes, message: str) -> None:
+    with pytest.raises(CorruptShardError, match=message):
+        scan_bytes(data)
+
+
+def test_sparse_members_are_refused() -> None:
+    for data in (header(kind=b"S") + END, pax_header(b"22 GNU.sparse.major=1\n") + header() + END):
+        with pytest.raises(ShardError, match=r"stored sparse.*without tar --sparse"):
+            scan_bytes(data)
+
+
+def test_compressed_shards_are_refused_with_advice(tmp_path: Path) -> None:
+    data = gzip.compress(write_tar(tmp_path / "a.tar", image_files(0, 2)).read_bytes())
+    for name in ("a.tar", "a.tar.gz"):
+        with pytest.raises(ShardError, match=rf"{name}: this shard is compressed.*unpack it to a plain \.tar"):
+            scan_bytes(data, name)

@@ -1,0 +1,89 @@
+"""What a policy takes, refuses, and says about itself."""
+
+import pickle
+import re
+
+import numpy as np
+import pytest
+
+from infobatch_stream.errors import ConfigError
+from infobatch_stream.planner import draw_plan
+from infobatch_stream.pruning.policies import POLICIES, make_policy
+from tests.core.worlds import RUN_ID, make_spec, make_table
+
+EXAMPLES = [
+    ("infobatch", {}),
+    ("infobatch", {"prune_fraction": "0.3", "threshold": "quantile:0.4", "condition": "high"}),
+    ("full", {}),
+    ("random", {"prune_ratio": "0.25", "draw": "exact"}),
+    ("hard", {"prune_fraction": "0.1", "rescale": False}),
+    ("levels", {"levels": "0.20:0.75,0.85:0.5", "anneal": False}),
+]
+
+
+@pytest.mark.parametrize(("name", "settings"), EXAMPLES)
+def test_params_make_the_same_policy_again(name, settings):
+    policy = make_policy(name, **settings)
+    assert make_policy(name, **policy.params()) == policy
+    assert list(policy.params()) == sorted(policy.params())
+    assert pickle.loads(pickle.dumps(policy)) == policy
+
+
+def test_every_policy_has_an_example_here():
+    assert {name for name, _ in EXAMPLES} == set(POLICIES)
+
+
+def test_defaults_are_the_papers():
+    policy = make_policy("infobatch")
+    assert policy.params() == {
+        "anneal": True,
+        "condition": "low",
+        "draw": "bernoulli",
+        "prune_ratio": "0.5",
+        "rescale": True,
+        "threshold": "mean",
+    }
+    assert not policy.biased
+
+
+def test_biased_says_what_no_weight_makes_up_for():
+    assert make_policy("hard").biased
+    assert make_policy("random", rescale=False).biased
+    assert not make_policy("levels", levels="0.2:0.5").biased
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "message"),
+    [
+        ("infobach", {}, "policy='infobach' is none of infobatch, full, random, hard, levels"),
+        ("infobatch", {"ratio": "0.5"}, "policy 'infobatch' has no setting 'ratio'; it has anneal, condition, draw"),
+        ("infobatch", {"prune_ratio": 0.5}, "prune_ratio=0.5 is no str"),
+        ("infobatch", {"anneal": 1}, "anneal=1 is no bool"),
+        ("infobatch", {"draw": "Exact"}, "draw='Exact' is neither"),
+        ("infobatch", {"condition": "lower"}, "condition='lower' is neither 'low' nor 'high'"),
+        ("infobatch", {"threshold": "median"}, "threshold='median' is neither 'mean' nor"),
+        ("infobatch", {"threshold": "quantile:0"}, "threshold='quantile:0' is neither"),
+        ("infobatch", {"threshold": "quantile:x"}, "threshold quantile='x' is not a finite decimal"),
+        ("infobatch", {"prune_ratio": "0.5", "prune_fraction": "0.2"}, "exclude each other"),
+        ("infobatch", {"prune_fraction": "0.2", "draw": "bernoulli"}, "leave draw unset, or draw='exact'"),
+        ("infobatch", {"prune_fraction": "1"}, "prune_fraction=1 is outside [0, 1)"),
+        ("random", {"prune_ratio": "1.5"}, "prune_ratio=1.5 is outside [0, 1)"),
+        ("levels", {}, "levels='' is not 'quantile:ratio,"),
+        ("levels", {"levels": "0.5:0.5,0.2:0.5"}, "quantiles must ascend"),
+        ("levels", {"levels": "0:0.5"}, "a quantile is outside (0, 1]"),
+        ("levels", {"levels": "0.5:1"}, "levels prune ratio=1 is outside [0, 1)"),
+        ("levels", {"levels": ",".join(f"0.{i:03}:0.5" for i in range(1, 202))}, "201 entries; 200 are allowed"),
+    ],
+)
+def test_what_can_not_be_meant_is_refused(name, settings, message):
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        make_policy(name, **settings)
+
+
+@pytest.mark.parametrize("policy", ["hard", "random", "infobatch"])
+def test_an_epoch_always_has_a_sample(policy):
+    spec = make_spec([10], policy, prune_fraction="0.99")  # ⌊9.9 + ½⌋ = 10
+    plan = draw_plan(spec, make_table(np.arange(10, dtype=np.float32)), run_id=RUN_ID, generation=1, epoch=1)
+    assert plan.kept >= 1
+    assert plan.prune_requested == 10
+    assert plan.pruned < 10
