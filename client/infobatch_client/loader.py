@@ -20,7 +20,7 @@ from infobatch_client.ranks.exchange import Agree
 from infobatch_client.ranks.ranks import RankChoice, Ranks
 from infobatch_client.run.options import Timeouts
 from infobatch_client.tie.ticket import Ticket, checked_ticket
-from infobatch_client.tie.weighting import Losses, checked_losses, host_copy, weighted_mean
+from infobatch_client.tie.weighting import Losses, checked_losses, host_scores, weighted_mean
 from infobatch_client.workers.pass_control import Pass
 from infobatch_client.workers.pool import WorkerPool
 from infobatch_stream.errors import ConfigError, LossError
@@ -224,7 +224,7 @@ class InfoBatchLoader:
         checked = checked_losses(losses, len(part.weight))
         pushed = checked if scores is None else checked_losses(scores, len(part.weight), "scores")
         value = weighted_mean(checked, part.weight)
-        self._source.push(part, *host_copy(pushed))
+        self._source.push(part, host_scores(pushed))
         self._epochs.settle(opened, ticket, rows)
         return value
 
@@ -236,7 +236,7 @@ class InfoBatchLoader:
             batch, rows: as for `update`.
         """
         opened, ticket, part = self._epochs.due(batch, rows)
-        self._source.push(part, *host_copy(checked_losses(scores, len(part.weight), "scores")))
+        self._source.push(part, host_scores(checked_losses(scores, len(part.weight), "scores")))
         self._epochs.settle(opened, ticket, rows)
 
     def skip(self, batch: Ticket | None = None) -> None:

@@ -6,10 +6,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any
 
-import torch
-
 from infobatch_client.epochs.open_epoch import OpenEpoch
 from infobatch_client.tie.ticket import Ticket
+from infobatch_client.tie.weighting import HostScores
 from infobatch_stream.plan.epoch_plan import EpochPlan
 
 __all__ = ["EpochSource"]
@@ -59,8 +58,8 @@ class EpochSource(ABC):
         self.next_epoch = opened.number + 1
 
     @abstractmethod
-    def push(self, ticket: Ticket, scores: torch.Tensor, ready: Any) -> None:
-        """Takes the scores (B,) of a batch; `ready` is an event after which they are in host memory, or None."""
+    def push(self, ticket: Ticket, pushed: HostScores) -> None:
+        """Takes the scores of a batch, or of some of its rows."""
 
     @abstractmethod
     def end(self, opened: OpenEpoch, *, wait: bool = True) -> None:

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import torch
 
 from infobatch_client.epochs.open_epoch import OpenEpoch
 from infobatch_client.epochs.source import EpochSource
@@ -17,6 +16,7 @@ from infobatch_client.run.joining import Joined
 from infobatch_client.run.options import RunOptions
 from infobatch_client.run.resume_state import ResumeState
 from infobatch_client.tie.ticket import Ticket
+from infobatch_client.tie.weighting import HostScores
 from infobatch_stream.errors import ConfigError, StateError
 from infobatch_stream.manifest import Manifest
 from infobatch_stream.plan.epoch_plan import EpochPlan
@@ -102,10 +102,10 @@ class TrainingEpochs(EpochSource):
             )
         return self.next_epoch, plan, path, state.positions if state and inside else 0
 
-    def push(self, ticket: Ticket, scores: torch.Tensor, ready: Any) -> None:
+    def push(self, ticket: Ticket, pushed: HostScores) -> None:
         """Queues scores."""
         assert self._run is not None
-        self._run.push(ticket, scores, ready)
+        self._run.push(ticket, pushed)
 
     def advance(self, opened: OpenEpoch) -> None:
         """The state that was loaded is used up."""

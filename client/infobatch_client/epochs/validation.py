@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import torch
-
 from infobatch_client.epochs.open_epoch import OpenEpoch
 from infobatch_client.epochs.source import EpochSource
 from infobatch_client.plans.files import PlanFiles
 from infobatch_client.plans.validation import validation_plan
 from infobatch_client.tie.ticket import Ticket
+from infobatch_client.tie.weighting import HostScores
 from infobatch_stream.errors import ConfigError
 from infobatch_stream.manifest import Manifest
 from infobatch_stream.plan.epoch_plan import EpochPlan
@@ -53,7 +52,7 @@ class ValidationEpochs(EpochSource):
         """There is always another pass."""
         self.next_epoch = 0
 
-    def push(self, ticket: Ticket, scores: torch.Tensor, ready: Any) -> None:
+    def push(self, ticket: Ticket, pushed: HostScores) -> None:
         """Never called: nothing is trained here."""
         raise AssertionError(ticket)
 

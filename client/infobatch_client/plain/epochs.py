@@ -22,7 +22,7 @@ from infobatch_client.ranks.ranks import Ranks
 from infobatch_client.run.options import RunOptions
 from infobatch_client.tie.checks import checked_index, checked_weights
 from infobatch_client.tie.ticket import Ticket
-from infobatch_client.tie.weighting import Losses, checked_losses, host_copy, weighted_mean
+from infobatch_client.tie.weighting import Losses, checked_losses, host_scores, weighted_mean
 from infobatch_client.workers.pass_control import Pass, PassControl
 from infobatch_stream.errors import ConfigError, LossError, StateError
 from infobatch_stream.manifest import Manifest
@@ -132,7 +132,7 @@ class PlainEpochs:
         pushed = checked if scores is None else checked_losses(scores, rows, "scores")
         weights = checked_weights(weight, samples, opened.plan)
         value = weighted_mean(checked, weights)
-        self._source.push(Ticket(opened.number, opened.given, samples, weights), *host_copy(pushed))
+        self._source.push(Ticket(opened.number, opened.given, samples, weights), host_scores(pushed))
         self._settle_once(opened, samples)
         return value
 
@@ -141,7 +141,7 @@ class PlainEpochs:
         opened, samples = self._batch(index)
         checked = checked_losses(scores, len(samples), "scores")
         ticket = Ticket(opened.number, opened.given, samples, np.zeros(len(samples), np.float32))
-        self._source.push(ticket, *host_copy(checked))
+        self._source.push(ticket, host_scores(checked))
         self._settle_once(opened, samples)
 
     def skip(self) -> None:

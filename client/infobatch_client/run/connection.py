@@ -11,7 +11,6 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import torch
 
 from infobatch_client.embedded.server import EmbeddedServer
 from infobatch_client.plans.fetch import fetch_plan
@@ -23,6 +22,7 @@ from infobatch_client.run.options import RunOptions
 from infobatch_client.run.resume_state import ResumeState
 from infobatch_client.run.score_pusher import ScorePusher
 from infobatch_client.tie.ticket import Ticket
+from infobatch_client.tie.weighting import HostScores
 from infobatch_stream import errors
 from infobatch_stream.manifest import Manifest
 from infobatch_stream.plan.epoch_plan import EpochPlan, full_plan_id, unpruned_plan
@@ -101,7 +101,7 @@ class TrainingRun:
         if (end := self._server_end()) is not None:
             raise end
 
-    def push(self, ticket: Ticket, scores: torch.Tensor, ready: Any) -> None:
+    def push(self, ticket: Ticket, pushed: HostScores) -> None:
         """Queues scores (B,), where this process is the one of its replicas that pushes.
 
         Raises:
@@ -110,7 +110,7 @@ class TrainingRun:
         self._check_process()
         if self.pusher is not None:
             self.pusher.check()
-            self.pusher.put_scores(ticket.epoch, ticket.index, scores, ready)
+            self.pusher.put_scores(ticket.epoch, ticket.index, pushed.scores, pushed.ready)
 
     def plan(self, epoch: int, plan_id: str = "") -> tuple[EpochPlan, str]:
         """An epoch's plan and its file; unpruned where a node can't have it in `plan_timeout_s`. All ranks together.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -11,9 +12,24 @@ import torch
 
 from infobatch_stream.errors import LossError
 
-__all__ = ["Losses", "checked_losses", "host_copy", "weighted_mean"]
+__all__ = ["HostScores", "Losses", "checked_losses", "host_copy", "host_scores", "weighted_mean"]
 
 Losses = torch.Tensor | Mapping[str, torch.Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class HostScores:
+    """What is pushed of a batch, in host memory of our own.
+
+    Args:
+        scores: float32 (B,).
+        ready: a CUDA event after which all of it is filled; None if it is filled.
+        columns: the policy's columns by name, (B,) each.
+    """
+
+    scores: torch.Tensor
+    ready: Any = None
+    columns: Mapping[str, torch.Tensor] = field(default_factory=dict)
 
 
 def checked_losses(losses: Losses, rows: int, name: str = "losses") -> torch.Tensor:
@@ -71,3 +87,8 @@ def host_copy(scores: torch.Tensor) -> tuple[torch.Tensor, Any]:
     event = torch.cuda.Event()  # type: ignore[no-untyped-call]
     event.record(torch.cuda.current_stream(scores.device))
     return host, event
+
+
+def host_scores(scores: torch.Tensor) -> HostScores:
+    """A copy of a batch's scores (B,) on its way into host memory; no sync."""
+    return HostScores(*host_copy(scores))
