@@ -1,1 +1,1 @@
-"""Samples from the bytes of indexed shards, by positioned reads. No webdataset stages."""
+"""Reads samples of indexed shards, by positioned reads. No webdataset stages."""

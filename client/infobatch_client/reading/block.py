@@ -1,4 +1,4 @@
-"""A block of samples about to be read: which bytes of which shards, worked out before the first read."""
+"""Plans the reads of a block of samples: shard, first byte and size of each, before the first read."""
 
 from __future__ import annotations
 
@@ -18,35 +18,35 @@ from infobatch_client.shards.index import Layout, ShardIndex
 
 __all__ = ["MixedBlock", "UniformBlock", "plan_block"]
 
-_HINT_BYTES = 128 * 1024  # the kernel cuts a longer hint to its readahead limit
-_COLD_SECONDS = 30e-6  # a byte from the page cache takes 1 µs, the fastest disk 60
+_HINT_BYTES = 128 * 1024  # the kernel shortens longer hints to its readahead limit
+_COLD_SECONDS = 30e-6  # reading a byte takes 1 µs from the page cache, 60 µs from the fastest disk
 _PROBES = 8
-_GROUPED_FROM = 24  # samples per shard from which numpy over each shard beats Python over each sample
+_GROUPED_FROM = 24  # from this many samples per shard on, numpy by shard is faster than Python by sample
 
 
 @dataclass(frozen=True)
 class _Places:
-    """The reads that cover the large members: shard, first byte, number of bytes; lists of one length."""
+    """The reads that cover the large members: shard, first byte, number of bytes; lists of equal length."""
 
     shards: list[OpenShard]
     firsts: list[int]
     sizes: list[int]
 
     def hint_if_cold(self) -> None:
-        """Asks the kernel to read ahead what isn't in its page cache, if a few probes say that some isn't."""
+        """Asks the kernel to read ahead if a few probes find bytes that aren't in the page cache."""
         if not hasattr(os, "posix_fadvise"):
             return  # macOS
         step = max(1, len(self.firsts) // _PROBES)
         rows = range(len(self.firsts) - 1, -1, -step)
         slow = 0
         for row in rows:
-            begun = time.perf_counter()
+            start_s = time.perf_counter()
             try:
                 os.pread(self.shards[row].fd, 1, self.firsts[row] + max(0, self.sizes[row] - 1))
             except OSError:
-                return  # the read itself will say what is wrong
-            slow += time.perf_counter() - begun > _COLD_SECONDS
-            if slow == min(2, len(rows)):  # a single one may be the scheduler's doing
+                return  # the read itself will raise the error
+            slow += time.perf_counter() - start_s > _COLD_SECONDS
+            if slow == min(2, len(rows)):  # the scheduler may cause a single slow probe
                 self._hint()
                 return
 
@@ -65,13 +65,13 @@ class UniformBlock:
     places: _Places
 
     def samples(self, failed: Failed) -> Iterator[dict[str, Any]]:
-        """Reads them in order; one dict each."""
+        """Reads the samples in order and yields a dict for each."""
         return sample_loop(self.layout)(self.columns, failed)
 
 
 @dataclass(frozen=True)
 class MixedBlock:
-    """Samples whose members differ."""
+    """Samples that have different members."""
 
     indices: list[int]
     weights: list[float]
@@ -80,7 +80,7 @@ class MixedBlock:
     places: _Places
 
     def samples(self, failed: Failed) -> Iterator[dict[str, Any]]:
-        """Reads them in order; one dict each."""
+        """Reads the samples in order and yields a dict for each."""
         places = self.places
         for index, weight, position, members, shard, first, size in zip(
             self.indices,
@@ -115,58 +115,58 @@ def plan_block(
     weights: NDArray[np.float32],
     numbers: NDArray[np.int64],
     positions: NDArray[np.int64],
-    opened: Mapping[int, OpenShard],
+    shards: Mapping[int, OpenShard],
 ) -> UniformBlock | MixedBlock:
-    """Works out the reads of a block.
+    """Plans the reads of a block.
 
     Args:
         indices: sample indices, int64 (n,), n > 0.
         weights: float32 (n,).
-        numbers: the shard of each sample, int64 (n,).
-        positions: its position there, int64 (n,).
-        opened: the shards of these numbers.
+        numbers: the shard number of each sample, int64 (n,).
+        positions: the sample's position in its shard, int64 (n,).
+        shards: the shards with these numbers.
     """
-    shards = [opened[number] for number in numbers.tolist()]
-    layout = shards[0].index.head.layout
-    if layout is None or any(shard.index.head.layout != layout for shard in opened.values()):
-        return _plan_mixed(indices, weights, shards, positions.tolist())
-    if len(opened) * _GROUPED_FROM <= len(shards):
-        parts = _columns_by_shard(layout, numbers, positions, opened)
+    row_shards = [shards[number] for number in numbers.tolist()]
+    layout = row_shards[0].index.head.layout
+    if layout is None or any(shard.index.head.layout != layout for shard in shards.values()):
+        return _plan_mixed(indices, weights, row_shards, positions.tolist())
+    if len(shards) * _GROUPED_FROM <= len(row_shards):
+        parts = _columns_by_shard(layout, numbers, positions, shards)
     else:
-        parts = _columns_by_sample(layout, shards, positions.tolist())
-    columns: list[list[Any]] = [indices.tolist(), weights.tolist(), parts[0], shards, *parts[1:]]
+        parts = _columns_by_sample(layout, row_shards, positions.tolist())
+    columns: list[list[Any]] = [indices.tolist(), weights.tolist(), parts[0], row_shards, *parts[1:]]
     first_column = 4 + sum(is_inline for _, is_inline in layout)
     extents = columns[first_column : first_column + 2] or [[], []]
-    return UniformBlock(layout, columns, _Places(shards, extents[0], extents[1]))
+    return UniformBlock(layout, columns, _Places(row_shards, extents[0], extents[1]))
 
 
 def _columns_by_shard(
-    layout: Layout, numbers: NDArray[np.int64], positions: NDArray[np.int64], opened: Mapping[int, OpenShard]
+    layout: Layout, numbers: NDArray[np.int64], positions: NDArray[np.int64], shards: Mapping[int, OpenShard]
 ) -> list[list[Any]]:
-    """Keys, inline members, first bytes, sizes, begins, ends: with numpy over all samples of a shard."""
-    if len(opened) == 1:
-        (shard,) = opened.values()
+    """Keys, inline members, first bytes, sizes, begins, ends: with numpy, shard by shard."""
+    if len(shards) == 1:
+        (shard,) = shards.values()
         objects, extents = _shard_columns(layout, shard.index, positions)
         return [*objects, *(extent.tolist() for extent in extents)]
     order = np.argsort(numbers, kind="stable")
     ends = np.flatnonzero(np.diff(numbers[order])) + 1
     columns: list[list[Any]] = []
     for rows in np.split(order, ends):
-        objects, extents = _shard_columns(layout, opened[int(numbers[rows[0]])].index, positions[rows])
+        objects, extents = _shard_columns(layout, shards[int(numbers[rows[0]])].index, positions[rows])
         columns.append([*objects, *(extent.tolist() for extent in extents)])
     joined = [list(chain.from_iterable(pieces)) for pieces in zip(*columns, strict=True)]
     if np.array_equal(order, np.arange(len(order))):
         return joined
-    back = np.empty_like(order)
-    back[order] = np.arange(len(order))
-    rows_back = back.tolist()
-    return [[column[row] for row in rows_back] for column in joined]
+    inverse = np.empty_like(order)
+    inverse[order] = np.arange(len(order))
+    original_rows = inverse.tolist()
+    return [[column[row] for row in original_rows] for column in joined]
 
 
 def _shard_columns(
     layout: Layout, index: ShardIndex, positions: NDArray[np.int64]
 ) -> tuple[list[list[Any]], list[NDArray[np.int64]]]:
-    """The columns of samples of one shard: keys and inline members, then numbers."""
+    """The columns of samples of one shard: keys and inline members, then the integer columns."""
     first_members = positions * len(layout)
     objects: list[list[Any]] = [index.keys_of(positions)]
     begins, ends = [], []
@@ -187,7 +187,7 @@ def _shard_columns(
 
 
 def _columns_by_sample(layout: Layout, shards: list[OpenShard], positions: list[int]) -> list[list[Any]]:
-    """As `_columns_by_shard`, for blocks that take only a few samples from each shard."""
+    """The same as `_columns_by_shard`, for blocks with only a few samples per shard."""
     indices = [shard.index for shard in shards]
     views = [index.views for index in indices]
     columns: list[list[Any]] = [[index.key(at) for index, at in zip(indices, positions, strict=True)]]
@@ -222,8 +222,8 @@ def _plan_mixed(
 ) -> MixedBlock:
     members = [shard.index.members(at) for shard, at in zip(shards, positions, strict=True)]
     firsts, sizes = [], []
-    for found in members:
-        large = [(offset, size) for _, offset, size, inline in found if inline is None]
+    for sample_members in members:
+        large = [(offset, size) for _, offset, size, inline in sample_members if inline is None]
         firsts.append(large[0][0] if large else 0)
         sizes.append(large[-1][0] + large[-1][1] - large[0][0] if large else 0)
     return MixedBlock(indices.tolist(), weights.tolist(), positions, members, _Places(shards, firsts, sizes))

@@ -1,4 +1,4 @@
-"""The shards that one process has open: a bounded number of descriptors and of mapped indices."""
+"""The shards that one process has open: a bounded number of descriptors and of mapped indexes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _MAX_INDICES = 8192
 
 
 class OpenShard:
-    """A descriptor of a shard with its index. The descriptor closes when nobody refers to this any more."""
+    """A descriptor of a shard with its index. The descriptor closes with the last reference to this object."""
 
     __slots__ = ("fd", "index", "path", "url")
 
@@ -29,19 +29,18 @@ class OpenShard:
         self.path = path
 
     def __del__(self, close: Callable[[int], None] = os.close) -> None:
-        close(self.fd)  # bound early: at the end of the interpreter `os` may be gone
+        close(self.fd)  # a default argument: `os` may be gone when the interpreter exits
 
 
 class OpenShards:
-    """Opens shards when they are first needed, and keeps those opened last.
+    """Opens shards on first use, and keeps the most recently opened ones.
 
-    At most a quarter of the process's limit of open files, and at most 4,096, are kept open. Not for use by
-    several threads at once. Descriptors are only ever read at given positions, so a forked child may go on
-    with its parent's; a pickled copy starts with none.
+    Keeps at most a quarter of the process's limit of open files, and at most 4,096, open. Not thread-safe. All
+    reads are positioned, so a forked child may use the descriptors of its parent; a pickled copy starts with none.
 
     Args:
         indexed: the shards.
-        max_descriptors: a smaller bound.
+        max_descriptors: another limit of open shards.
     """
 
     def __init__(self, indexed: IndexedShards, max_descriptors: int | None = None) -> None:
@@ -54,21 +53,22 @@ class OpenShards:
         self._indices: dict[int, ShardIndex] = {}
 
     def get(self, shard: int) -> OpenShard:
-        """The shard of this number, opened and checked against its index if it isn't open yet.
+        """The shard with this number; if it isn't open, opens it and checks it against its index.
 
         Raises:
-            ShardChangedError: shard or index file are gone or not those that were indexed.
+            ShardChangedError: the shard or its index file is missing or has changed since it was indexed.
+            CorruptShardError: the shard can't be read.
         """
-        found = self._open.get(shard)
-        if found is None:
-            found = self._open_shard(shard)
-            self._open[shard] = found
+        open_shard = self._open.get(shard)
+        if open_shard is None:
+            open_shard = self._open_shard(shard)
+            self._open[shard] = open_shard
             if len(self._open) > self.limit:
                 del self._open[next(iter(self._open))]
-        return found
+        return open_shard
 
     def close(self) -> None:
-        """Forgets everything; the next `get` opens anew."""
+        """Drops all shards and indexes; the next `get` opens its shard again."""
         self._open.clear()
         self._indices.clear()
 
@@ -81,34 +81,34 @@ class OpenShards:
         try:
             fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
-            raise _changed(path, f"it can't be opened any more ({error.strerror})") from error
-        opened = OpenShard(fd, index, self._indexed.urls[shard], path)
+            raise _changed(path, f"it can no longer be opened ({error.strerror})") from error
+        open_shard = OpenShard(fd, index, self._indexed.urls[shard], path)
         try:
-            self._check(opened, is_first_time)
+            self._check(open_shard, is_first_time)
         except OSError as error:
             raise CorruptShardError(f"{path}: this shard can't be read: {error.strerror}; check its disk") from error
-        return opened
+        return open_shard
 
     def _load_index(self, shard: int) -> ShardIndex:
         index = load_index(self._indexed.index_paths[shard])
         if index.head.fingerprint != self._indexed.manifest.shard_fingerprints[shard]:
-            raise _changed(self._indexed.paths[shard], "its index file is that of other contents now")
+            raise _changed(self._indexed.paths[shard], "its index file describes other contents now")
         self._indices[shard] = index
         if len(self._indices) > _MAX_INDICES:
             del self._indices[next(iter(self._indices))]
         return index
 
-    def _check(self, opened: OpenShard, is_first_time: bool) -> None:
-        head, stat = opened.index.head, os.fstat(opened.fd)
+    def _check(self, shard: OpenShard, is_first_time: bool) -> None:
+        head, stat = shard.index.head, os.fstat(shard.fd)
         if stat.st_size != head.shard_bytes:
-            raise _changed(opened.path, f"it has {stat.st_size} bytes, {head.shard_bytes} were indexed")
+            raise _changed(shard.path, f"it has {stat.st_size} bytes, but {head.shard_bytes} when it was indexed")
         if stat.st_mtime_ns != head.mtime_ns:
-            if scan_shard(opened.path).head.fingerprint != head.fingerprint:
-                raise _changed(opened.path, "its members are not those that were indexed")
+            if scan_shard(shard.path).head.fingerprint != head.fingerprint:
+                raise _changed(shard.path, "its members have changed")
         elif is_first_time:
-            at, size = int(opened.index.offsets[-1]), int(opened.index.sizes[-1])
-            if not check_header(os.pread(opened.fd, BLOCK_BYTES, at - BLOCK_BYTES), size):
-                raise _changed(opened.path, f"no header of a member of {size} bytes at byte {at - BLOCK_BYTES}")
+            at, size = int(shard.index.offsets[-1]), int(shard.index.sizes[-1])
+            if not check_header(os.pread(shard.fd, BLOCK_BYTES, at - BLOCK_BYTES), size):
+                raise _changed(shard.path, f"no header of a member of {size} bytes at byte {at - BLOCK_BYTES}")
 
 
 def _changed(path: str, what: str) -> ShardChangedError:

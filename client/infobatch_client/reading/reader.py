@@ -1,4 +1,4 @@
-"""Reads samples of local shards by their index, in any order, at the price of one positioned read each."""
+"""Reads samples of local shards by sample index, in any order, with one positioned read per sample."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ _BLOCK_BYTES = 32 * 2**20
 
 
 class ShardReader:
-    """Gives samples as webdataset makes them, by sample index.
+    """Reads samples by sample index, as the dicts that webdataset makes.
 
-    Picklable, and may be used after fork: what it has open is opened by each process for itself, or safely
-    shared. Iterators of one reader may be interleaved, but only in one thread.
+    Picklable, and usable after fork: each process opens its own files, or shares those opened before the fork,
+    safely. Iterators of one reader may be interleaved, but only in one thread.
 
     Args:
-        indexed: what `index_shards` returned.
-        max_descriptors: keep at most so many shards open; default a quarter of the process's limit of open
+        indexed: the result of `index_shards`.
+        max_descriptors: number of shards to keep open at most; default a quarter of the process's limit of open
             files, and at most 4,096.
 
     Example:
@@ -55,25 +55,25 @@ class ShardReader:
         return self.indexed.manifest
 
     def samples(self, chunks: Iterable[Chunk], on_unreadable: Unreadable | None = None) -> Iterator[dict[str, Any]]:
-        """Reads samples in the order given.
+        """Reads samples in the order of `chunks`.
 
-        Reading is one block of at most 512 samples behind what has been taken from `chunks`, so that the
-        kernel can fetch what isn't in its page cache while the samples before it are used.
+        Takes one block of at most 512 samples from `chunks` in advance, so that the kernel can load it into its
+        page cache while the samples before it are used.
 
         Args:
             chunks: (sample indices, int64 (n,); weights, float32 (n,)), any number, of any length.
-            on_unreadable: called with (sample index, error) for a sample that can't be read, which is then
-                left out. Default: the error is raised.
+            on_unreadable: called with (sample index, error) for each unreadable sample, which is then skipped.
+                Default: the error is raised.
 
         Yields:
             One dict per sample: `__key__`, `__url__`, `__local_path__` and the members by extension (bytes,
-            in tar order) exactly as webdataset gives them, and `__index__` (int) and `__weight__` (float that
-            holds the float32 value).
+            in tar order), exactly as in webdataset, and `__index__` (int) and `__weight__` (a float with the
+            float32 value).
 
         Raises:
-            ConfigError: an index out of range, or arrays of other shapes or types.
-            ShardChangedError: a shard isn't the one that was indexed.
-            CorruptShardError: a shard can't be read; the message gives the byte.
+            ConfigError: an index is out of range, or an array has the wrong shape or dtype.
+            ShardChangedError: a shard has changed since it was indexed.
+            CorruptShardError: a shard can't be read; the message names the byte.
         """
 
         def failed(index: int, error: OSError | None) -> None:
@@ -92,11 +92,11 @@ class ShardReader:
             yield from current.samples(failed)
 
     def close(self) -> None:
-        """Closes what is open. The reader stays usable, and opens it again when needed."""
+        """Closes all shards. The reader stays usable, and opens them again when needed."""
         self._shards.close()
 
     def __getstate__(self) -> dict[str, Any]:
-        """What is open stays behind."""
+        """The state without open shards."""
         return {"indexed": self.indexed, "max_descriptors": self._max_descriptors}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -125,22 +125,22 @@ class ShardReader:
         positions: NDArray[np.int64],
         on_unreadable: Unreadable | None,
     ) -> UniformBlock | MixedBlock | None:
-        opened: dict[int, OpenShard] = {}
+        shards: dict[int, OpenShard] = {}
         for number in dict.fromkeys(numbers.tolist()):
             try:
-                opened[number] = self._shards.get(number)
+                shards[number] = self._shards.get(number)
             except ShardError as error:
                 if on_unreadable is None:
                     raise
-                is_lost = numbers == number
-                for index in indices[is_lost].tolist():
+                is_unreadable = numbers == number
+                for index in indices[is_unreadable].tolist():
                     on_unreadable(index, error)
-                indices, weights = indices[~is_lost], weights[~is_lost]
-                numbers, positions = numbers[~is_lost], positions[~is_lost]
-        return plan_block(indices, weights, numbers, positions, opened) if opened else None
+                indices, weights = indices[~is_unreadable], weights[~is_unreadable]
+                numbers, positions = numbers[~is_unreadable], positions[~is_unreadable]
+        return plan_block(indices, weights, numbers, positions, shards) if shards else None
 
     def _problem(self, index: int, error: OSError | None) -> ShardError:
-        """What is wrong with a sample that couldn't be read."""
+        """The error for an unreadable sample; `error` is None if the file ended early."""
         numbers, positions = self.manifest.locate([index])
         try:
             shard = self._shards.get(int(numbers[0]))
@@ -149,11 +149,13 @@ class ShardReader:
         key = shard.index.key(int(positions[0]))
         first = shard.index.members(int(positions[0]))[0][1]
         if error is not None:
-            what = f"reading failed ({error.strerror})"
-            return CorruptShardError(f"{shard.path}: {what} in sample {key!r}, which begins at byte {first}")
+            return CorruptShardError(
+                f"{shard.path}: reading failed ({error.strerror}) in sample {key!r}, which begins at byte {first}; "
+                "check its disk"
+            )
         size = os.fstat(shard.fd).st_size
         return CorruptShardError(
             f"{shard.path}: the file ends at byte {size}, inside sample {key!r}, which begins at byte "
-            f"{first}; it was cut short since it was indexed; copy or write it again, and re-run "
+            f"{first}; it was truncated after it was indexed; copy or write it again, and re-run "
             "`infobatch index`"
         )

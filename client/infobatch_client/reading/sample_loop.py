@@ -1,8 +1,8 @@
-"""The inner loop of reading: one positioned read and one dict literal per sample.
+"""Generates the inner loop of reading: one positioned read and one dict literal per sample.
 
-Shards whose samples all have the same members, which is nearly every data set, are read by a loop that is
-written for exactly that layout. It is generated as `dataclasses` generates `__init__`: from the number of
-members and which of them are inline. Names of extensions are arguments and never part of the source.
+In nearly every data set all samples have the same members. Such shards are read by a loop for exactly that
+layout, generated as `dataclasses` generates `__init__`: from the number of members and which of them are inline.
+Extensions are arguments and never part of the generated source.
 """
 
 from __future__ import annotations
@@ -17,18 +17,19 @@ from infobatch_client.shards.index import Layout
 __all__ = ["Failed", "SampleLoop", "complete", "sample_loop"]
 
 Failed = Callable[[int, "OSError | None"], None]
-"""Told of a sample, by its index, whose bytes couldn't be read; raises, or the row is left out."""
+"""Called with the index of an unreadable sample and the error (None: the file ended early); if it returns, the sample
+is skipped."""
 
 SampleLoop = Callable[[Sequence[Sequence[Any]], Failed], Iterator[dict[str, Any]]]
 
 
 @lru_cache(maxsize=256)
 def sample_loop(layout: Layout) -> SampleLoop:
-    """The loop for samples of a layout.
+    """The loop for samples with this layout.
 
-    It takes columns, one list each, all of one length: sample index, weight, key, `OpenShard`, and then per
-    member that is inline, its bytes; if any isn't, first byte and number of bytes of the read that covers
-    them; if several aren't, begin and end of each within that read.
+    Its columns are lists of equal length: sample index, weight, key, `OpenShard`; then the bytes of each inline
+    member; then, if there are larger members, first byte and size of the read that covers them; then, if there
+    are several, begin and end of each within that read.
 
     Args:
         layout: (extension, whether inline) of every member, in tar order.
@@ -44,14 +45,14 @@ def sample_loop(layout: Layout) -> SampleLoop:
 
 
 def complete(data: bytes, fd: int, size: int, first: int) -> bytes | None:
-    """Reads what a short read left out: one call gives 2 GiB at most. None if the file ends before."""
-    parts, have = [data], len(data)
-    while have < size:
-        data = os.pread(fd, size - have, first + have)
+    """Completes a short read (one call reads at most 2 GiB); None if the file ends before `size` bytes."""
+    parts, num_read = [data], len(data)
+    while num_read < size:
+        data = os.pread(fd, size - num_read, first + num_read)
         if not data:
             return None
         parts.append(data)
-        have += len(data)
+        num_read += len(data)
     return b"".join(parts)
 
 

@@ -1,1 +1,1 @@
-"""Shards before they are opened for training: names, tar headers, scanning, the index and its files. No torch."""
+"""Shards on disk: their URLs, tar headers, scanning, indexes and index files. No torch."""

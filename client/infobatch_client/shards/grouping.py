@@ -1,8 +1,8 @@
-"""Forms samples of the files of a shard, as webdataset does, and indexes them.
+"""Groups the files of a shard into samples, as webdataset does, and indexes them.
 
-The key is the path up to the first dot of the file name, the extension is the rest in lower case, consecutive
-files of one key are one sample, and files without an extension or under `__name__` are not part of any. What
-webdataset would make several samples or an error of is an error here.
+The key is the path up to the first dot of the file name; the extension is the rest, in lower case. Consecutive
+files with the same key form one sample. Files without an extension or under `__name__` belong to no sample.
+A shard from which webdataset would form two samples with one key, or fail, raises an error here.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from infobatch_stream.manifest import shard_fingerprint
 __all__ = ["RESERVED_EXTENSIONS", "index_members", "split_name"]
 
 RESERVED_EXTENSIONS = frozenset({"__key__", "__url__", "__local_path__", "__index__", "__weight__", "__bad__"})
-"""What a member can't be called, because every sample uses it, or webdataset drops samples for it."""
+"""Extensions that members can't have: they are keys of every sample, or make webdataset drop the sample."""
 
 _SPLIT = re.compile(r"(?P<key>(?:.*/)?[^.]+)\.(?P<extension>[^/]*)\Z")
 _SKIPPED = re.compile(r"__[^/]*__(?:/|$)")
 
 
 def split_name(name: str) -> tuple[str, str] | None:
-    """Gives (key, extension) of a member, None if webdataset takes it for no sample's."""
+    """Returns (key, extension) of a member, None if webdataset assigns it to no sample."""
     if name.startswith("__") and _SKIPPED.match(name):
         return None
     match = _SPLIT.match(name)
@@ -39,14 +39,14 @@ def index_members(members: TarMembers, shard: str, *, shard_bytes: int, mtime_ns
 
     Args:
         members: the shard's files in tar order.
-        shard: its name, for messages.
-        shard_bytes: its size.
-        mtime_ns: its modification time, nanoseconds since 1970.
+        shard: the shard's name, for messages.
+        shard_bytes: the shard's size.
+        mtime_ns: the shard's modification time, nanoseconds since 1970.
 
     Raises:
-        EmptyShardError: no sample in it.
-        DuplicateKeyError: an extension twice in a sample, or a key that comes again later in the shard.
-        ShardError: an extension that a sample dict needs for itself, or too many of them.
+        EmptyShardError: the shard has no sample.
+        DuplicateKeyError: a sample has two members with one extension, or two samples have the same key.
+        ShardError: an extension is reserved, or there are more than 65,536 extensions.
     """
     grouped = _Grouping(shard)
     for name, offset, size, inline in zip(
@@ -55,8 +55,8 @@ def index_members(members: TarMembers, shard: str, *, shard_bytes: int, mtime_ns
         grouped.add(name, offset, size, inline)
     if not grouped.keys:
         raise EmptyShardError(
-            f"{shard}: no sample in this shard (of its {len(members.names)} files none is named "
-            "key.extension); remove it from the list of shards, or check how it was written"
+            f"{shard}: no sample in this shard: none of its {len(members.names)} files is named "
+            "key.extension; remove it from the list of shards, or check how it was written"
         )
     return grouped.index(shard_bytes, mtime_ns)
 
@@ -72,7 +72,7 @@ class _Grouping:
         self.current: set[str] = set()
 
     def add(self, name: str, offset: int, size: int, inline: bytes | None) -> None:
-        """Takes the next file of the shard."""
+        """Adds the next file of the shard."""
         parts = split_name(name)
         if parts is None:
             return
@@ -84,28 +84,28 @@ class _Grouping:
         if extension in self.current:
             raise DuplicateKeyError(
                 f"{self.shard}: sample {key!r} has two members {extension!r} (the second at byte {offset}); "
-                "write the shard again with one of them"
+                "write the shard again with only one of them"
             )
         if extension in RESERVED_EXTENSIONS:
             raise ShardError(
-                f"{self.shard}: member {name!r} would take the name {extension!r}, which samples use for "
-                "something else; write the shard again with another extension"
+                f"{self.shard}: member {name!r} has the reserved extension {extension!r}; write the shard again "
+                "with another extension"
             )
         self.current.add(extension)
         self.records.append((key, extension, offset, size, inline))
 
     def index(self, shard_bytes: int, mtime_ns: int) -> ShardIndex:
-        """Makes columns of what was collected."""
+        """Builds the index from the collected members."""
         self.refuse_repeated_keys()
         extensions = tuple(sorted({record[1] for record in self.records}))
         if len(extensions) > 2**16:
             raise ShardError(
-                f"{self.shard}: {len(extensions)} different extensions, of 65536 at most; the part of a file "
-                "name behind its first dot is the extension, so names like 0.1234.jpg need another separator"
+                f"{self.shard}: {len(extensions)} different extensions; at most 65536 are allowed. The extension "
+                "is everything after the first dot of a file name, so names like 0.1234.jpg need another separator"
             )
         code_of = {extension: code for code, extension in enumerate(extensions)}
         encoded = [key.encode("utf-8", "surrogateescape") for key in self.keys]
-        kept = [record[4] for record in self.records]
+        inline = [record[4] for record in self.records]
         return ShardIndex(
             head=IndexHead(
                 shard_bytes=shard_bytes,
@@ -121,22 +121,22 @@ class _Grouping:
             extension_codes=np.array([code_of[record[1]] for record in self.records], dtype=np.uint16),
             offsets=np.array([record[2] for record in self.records], dtype=np.int64),
             sizes=np.array([record[3] for record in self.records], dtype=np.int64),
-            inline_bounds=self.bounds([len(data) if data is not None else 0 for data in kept]),
-            inline_bytes=b"".join(data for data in kept if data is not None),
+            inline_bounds=self.bounds([len(data) if data is not None else 0 for data in inline]),
+            inline_bytes=b"".join(data for data in inline if data is not None),
         )
 
     def bounds(self, lengths: list[int]) -> NDArray[np.int32]:
-        """Where pieces of these lengths begin, one after the other; int32 (len + 1,)."""
+        """The bounds of consecutive pieces with these lengths, int32 (len + 1,)."""
         ends = np.cumsum(np.array([0, *lengths], dtype=np.int64))
         if int(ends[-1]) >= 2**31:
             raise ShardError(
-                f"{self.shard}: keys or small members of {int(ends[-1])} bytes in one shard, of 2 GiB at "
-                "most; split the shard"
+                f"{self.shard}: its keys or small members take {int(ends[-1])} bytes; at most 2 GiB are allowed "
+                "in one shard; split the shard"
             )
         return ends.astype(np.int32)
 
     def layout(self) -> Layout | None:
-        """The members that every sample has, None if they differ."""
+        """The layout that all samples share, None if they differ."""
         width = len(self.records) // len(self.keys)
         if width * len(self.keys) != len(self.records):
             return None
@@ -150,13 +150,13 @@ class _Grouping:
     def refuse_repeated_keys(self) -> None:
         if len(set(self.keys)) == len(self.keys):
             return
-        seen: dict[str, int] = {}
+        first_number: dict[str, int] = {}
         for number, key in enumerate(self.keys):
-            if key in seen:
+            if key in first_number:
                 at_byte = self.records[self.first_members[number]][2]
                 raise DuplicateKeyError(
-                    f"{self.shard}: key {key!r} comes twice, as sample {seen[key]} and again as sample "
-                    f"{number} (at byte {at_byte}); files of one sample must follow each other, so write the "
-                    "shard sorted by name, with every key once"
+                    f"{self.shard}: key {key!r} appears twice, as sample {first_number[key]} and again as sample "
+                    f"{number} (at byte {at_byte}); the files of a sample must be consecutive and its key unique, "
+                    "so write the shard again, sorted by name"
                 )
-            seen[key] = number
+            first_number[key] = number

@@ -1,4 +1,4 @@
-"""The index of one shard: its samples' keys, and where the bytes of their members are."""
+"""The index of one shard: the keys of its samples, and the offsets and sizes of their members."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["FORMAT_VERSION", "IndexHead", "IndexViews", "Layout", "ShardIndex"]
 
 FORMAT_VERSION = 1
 Layout = tuple[tuple[str, bool], ...]
-"""What all samples of a shard have in common: (extension, whether it is kept inline) of each member."""
+"""The members that every sample of a shard has, in tar order: (extension, whether the index holds its bytes)."""
 
 _METADATA_KEY = b"infobatch_index"
 _MEMBER_FIELDS = (
@@ -32,15 +32,15 @@ _SCHEMA = pa.schema([("key", pa.binary()), ("members", pa.list_(pa.struct(list(_
 
 @dataclass(frozen=True)
 class IndexHead:
-    """What an index file says of itself, readable without its columns.
+    """The head of an index file, readable without its columns.
 
     Attributes:
         shard_bytes: size of the shard when it was indexed.
-        mtime_ns: its modification time then, nanoseconds since 1970.
+        mtime_ns: modification time of the shard when it was indexed, nanoseconds since 1970.
         fingerprint: shard fingerprint, 32 bytes.
         count: samples in the shard.
-        extensions: what the extension codes stand for.
-        layout: the members of every sample, None if samples differ in them.
+        extensions: the extension of each extension code.
+        layout: the members of every sample, None if samples have different members.
     """
 
     shard_bytes: int
@@ -51,8 +51,8 @@ class IndexHead:
     layout: Layout | None
 
     def to_metadata(self) -> dict[bytes, bytes]:
-        """Arrow schema metadata that holds this head."""
-        stated: dict[str, Any] = {
+        """This head as Arrow schema metadata."""
+        fields: dict[str, Any] = {
             "format_version": FORMAT_VERSION,
             "shard_bytes": self.shard_bytes,
             "mtime_ns": self.mtime_ns,
@@ -61,22 +61,22 @@ class IndexHead:
             "extensions": self.extensions,
             "layout": self.layout,
         }
-        return {_METADATA_KEY: json.dumps(stated).encode("ascii")}
+        return {_METADATA_KEY: json.dumps(fields).encode("ascii")}
 
     @classmethod
     def from_schema(cls, schema: pa.Schema) -> IndexHead | None:
-        """Reads the head of an index file; None if it was written by another version or is none."""
+        """Reads the head of an index file; None if another version wrote it, or it is not an index file."""
         try:
-            stated = json.loads((schema.metadata or {})[_METADATA_KEY])
-            if stated["format_version"] != FORMAT_VERSION:
+            fields = json.loads((schema.metadata or {})[_METADATA_KEY])
+            if fields["format_version"] != FORMAT_VERSION:
                 return None
-            layout = stated["layout"]
+            layout = fields["layout"]
             return cls(
-                shard_bytes=stated["shard_bytes"],
-                mtime_ns=stated["mtime_ns"],
-                fingerprint=bytes.fromhex(stated["fingerprint"]),
-                count=stated["count"],
-                extensions=tuple(stated["extensions"]),
+                shard_bytes=fields["shard_bytes"],
+                mtime_ns=fields["mtime_ns"],
+                fingerprint=bytes.fromhex(fields["fingerprint"]),
+                count=fields["count"],
+                extensions=tuple(fields["extensions"]),
                 layout=None if layout is None else tuple((name, inline) for name, inline in layout),
             )
         except (KeyError, TypeError, ValueError):
@@ -85,7 +85,7 @@ class IndexHead:
 
 @dataclass(frozen=True, slots=True)
 class IndexViews:
-    """Columns of a `ShardIndex` as memoryviews, three times as fast as arrays to read one element of.
+    """Columns of a `ShardIndex` as memoryviews: reading one element is three times as fast as from an array.
 
     Attributes:
         key_text: `key_bytes` as text if it is ASCII, else None.
@@ -105,15 +105,15 @@ class ShardIndex:
     """The samples of one shard: n of them, with m members in all.
 
     Attributes:
-        head: fingerprint, count, extensions, and the shard's size and time.
-        key_bounds: int32 (n + 1,), where each key begins in `key_bytes`.
-        key_bytes: all keys, UTF-8 with surrogate escapes, one after the other.
-        member_bounds: int32 (n + 1,), the first member of each sample.
-        extension_codes: uint16 (m,), into `head.extensions`.
+        head: fingerprint, count, extensions, and the shard's size and modification time.
+        key_bounds: int32 (n + 1,), offset of each key in `key_bytes`.
+        key_bytes: all keys, concatenated; UTF-8 with surrogate escapes.
+        member_bounds: int32 (n + 1,), number of each sample's first member.
+        extension_codes: uint16 (m,), positions in `head.extensions`.
         offsets: int64 (m,), first data byte in the shard.
         sizes: int64 (m,), bytes.
-        inline_bounds: int32 (m + 1,), where each inline member begins in `inline_bytes`.
-        inline_bytes: the bytes of the inline members (those of at most 64 bytes), one after the other.
+        inline_bounds: int32 (m + 1,), offset of each inline member in `inline_bytes`.
+        inline_bytes: the bytes of the inline members (those of at most 64 bytes), concatenated.
     """
 
     head: IndexHead
@@ -128,7 +128,7 @@ class ShardIndex:
 
     @cached_property
     def views(self) -> IndexViews:
-        """The columns for reading element by element."""
+        """The columns as memoryviews, for reading single elements."""
         is_ascii = self.key_bytes.isascii()
         return IndexViews(
             key_bounds=self.key_bounds.data,
@@ -141,7 +141,7 @@ class ShardIndex:
         )
 
     def keys_of(self, samples: NDArray[np.int64]) -> list[str]:
-        """The keys of samples, given by their positions in the shard, int64 (k,)."""
+        """The keys of the samples at these positions in the shard, int64 (k,)."""
         begins, ends = self.key_bounds[samples].tolist(), self.key_bounds[samples + 1].tolist()
         text, spans = self.views.key_text, zip(begins, ends, strict=True)
         if text is not None:
@@ -149,7 +149,7 @@ class ShardIndex:
         return [self.key_bytes[begin:end].decode("utf-8", "surrogateescape") for begin, end in spans]
 
     def inline_of(self, members: NDArray[np.int64]) -> list[bytes]:
-        """The bytes of inline members, given by their numbers in the shard, int64 (k,)."""
+        """The bytes of the inline members with these numbers in the shard, int64 (k,)."""
         begins, ends = self.inline_bounds[members].tolist(), self.inline_bounds[members + 1].tolist()
         data = self.inline_bytes
         return [data[begin:end] for begin, end in zip(begins, ends, strict=True)]
@@ -170,10 +170,10 @@ class ShardIndex:
     def members(self, sample: int) -> list[tuple[str, int, int, bytes | None]]:
         """(extension, data offset, size, inline bytes or None) of the members of one sample, in tar order."""
         views, extensions = self.views, self.head.extensions
-        bounds, found = views.inline_bounds, []
+        bounds, members = views.inline_bounds, []
         for member in range(views.member_bounds[sample], views.member_bounds[sample + 1]):
             size = views.sizes[member]
-            found.append(
+            members.append(
                 (
                     extensions[views.extension_codes[member]],
                     views.offsets[member],
@@ -181,7 +181,7 @@ class ShardIndex:
                     self.inline_bytes[bounds[member] : bounds[member + 1]] if size <= INLINE_BYTES else None,
                 )
             )
-        return found
+        return members
 
     def to_arrow(self) -> pa.RecordBatch:
         """One record batch: `key`, and `members`, a list of (extension code, offset, size, inline bytes)."""
@@ -206,10 +206,10 @@ class ShardIndex:
 
     @classmethod
     def from_arrow(cls, batch: pa.RecordBatch) -> ShardIndex:
-        """Reads what `to_arrow` made; number columns are views of its buffers, so a mapped file stays mapped.
+        """Reads the result of `to_arrow`; number columns are views of its buffers, so a mapped file stays mapped.
 
         Raises:
-            ShardChangedError: not an index of this version.
+            ShardChangedError: the batch is not an index of this version.
         """
         head = IndexHead.from_schema(batch.schema)
         if head is None or not batch.schema.equals(_SCHEMA) or batch.num_rows != head.count:
@@ -232,7 +232,7 @@ class ShardIndex:
 
 
 def _binary_parts(column: pa.BinaryArray) -> tuple[NDArray[np.int32], bytes]:
-    """Bounds and bytes of a binary column; the bytes are copied, slicing them must be fast."""
+    """Bounds and bytes of a binary column; the bytes are copied, because slicing them must be fast."""
     _, bounds, data = column.buffers()
     view = np.frombuffer(bounds, dtype=np.int32, count=len(column) + 1)
     return view, b"" if data is None else data.slice(0, int(view[-1])).to_pybytes()

@@ -1,4 +1,4 @@
-"""Keeps index files: makes them once, beside the shards or in the user's cache, and finds them again."""
+"""Index files: writes them once, beside the shards or in the user's cache, and finds and reads them later."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class IndexedShards:
 
     Attributes:
         manifest: names, counts and fingerprints.
-        urls: the shards as listed; what samples have as `__url__`.
+        urls: the shards as listed; a sample's `__url__`.
         paths: their local paths.
         index_paths: their index files.
         total_bytes: size of all shards together.
@@ -47,30 +47,29 @@ class IndexedShards:
 
 
 class _Bar(tqdm):  # type: ignore[type-arg]
-    """A progress bar without tqdm's monitor thread, which would live on when workers are forked."""
+    """A progress bar without tqdm's monitor thread, which would still run when workers are forked."""
 
     monitor_interval = 0
 
 
 def index_shards(urls: Sequence[str], *, progress: bool | None = None, force: bool = False) -> IndexedShards:
-    """Gives the indices of shards, scanning those that have no valid index file.
+    """Finds the index files of shards, and indexes the shards that have no valid one.
 
-    An index file is valid while its shard has the size and the modification time that it had when it was
-    indexed. Several processes may do this at once; index files appear whole or not at all.
+    An index file is valid while the size and the modification time of its shard are those it had when it was
+    indexed. Several processes may index the same shards at once; index files appear whole or not at all.
 
     Args:
-        urls: what `expand_shards` returned.
-        progress: a progress bar when scanning takes more than a second: True and False say so, None means on
-            a terminal only.
-        force: scan all of them again.
+        urls: the result of `expand_shards`.
+        progress: whether to show a progress bar if scanning takes more than a second; None: on a terminal only.
+        force: scan all shards again.
 
     Raises:
-        ShardError: a shard that is missing, empty, damaged, compressed, or has a key twice; named.
-        ConfigError: no place to write an index file.
+        ShardError: a shard is missing, empty, damaged or compressed, or has a duplicate key; the message names it.
+        ConfigError: an index file can be written neither beside its shard nor in the cache.
     """
     paths = [local_path(url) for url in urls]
-    found = [None if force else _find_valid(path) for path in paths]
-    missing = [number for number, entry in enumerate(found) if entry is None]
+    index_files = [None if force else _find_valid(path) for path in paths]
+    missing = [number for number, entry in enumerate(index_files) if entry is None]
     if missing:
         disable = None if progress is None else not progress
         with (
@@ -78,13 +77,14 @@ def index_shards(urls: Sequence[str], *, progress: bool | None = None, force: bo
             _Bar(total=len(missing), desc="indexing", unit="shard", delay=1.0, disable=disable) as bar,
         ):
             try:
-                for number, entry in zip(missing, pool.map(_make, [paths[n] for n in missing]), strict=True):
-                    found[number] = entry
+                indexed = pool.map(_index_shard, [paths[number] for number in missing])
+                for number, entry in zip(missing, indexed, strict=True):
+                    index_files[number] = entry
                     bar.update()
             except BaseException:
                 pool.shutdown(cancel_futures=True)
                 raise
-    entries = [entry for entry in found if entry is not None]
+    entries = [entry for entry in index_files if entry is not None]
     heads = [head for _, head in entries]
     return IndexedShards(
         manifest=Manifest(
@@ -100,16 +100,18 @@ def index_shards(urls: Sequence[str], *, progress: bool | None = None, force: bo
 
 
 def scan_shard(path: str) -> ShardIndex:
-    """Indexes one shard by walking its headers, whatever index files there are.
+    """Indexes one shard from its tar headers; ignores existing index files.
 
     Raises:
-        ShardChangedError: it was written to meanwhile.
-        ShardError: missing, empty, damaged, compressed, or a key twice.
+        ShardChangedError: the shard was written to during the scan.
+        ShardError: the shard is missing, empty, damaged or compressed, or has a duplicate key.
     """
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError as error:
-        raise ShardError(f"{path}: this shard can't be opened: {error.strerror}; check path and rights") from error
+        raise ShardError(
+            f"{path}: this shard can't be opened: {error.strerror}; check its path and permissions"
+        ) from error
     try:
         before = os.fstat(fd)
         members = scan_tar(fd, path)
@@ -117,7 +119,7 @@ def scan_shard(path: str) -> ShardIndex:
     finally:
         os.close(fd)
     if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
-        raise ShardChangedError(f"{path}: this shard was written to while it was indexed; wait until it is complete")
+        raise ShardChangedError(f"{path}: this shard changed while it was indexed; wait until it is complete")
     return index_members(members, path, shard_bytes=after.st_size, mtime_ns=after.st_mtime_ns)
 
 
@@ -125,7 +127,7 @@ def load_index(index_path: str) -> ShardIndex:
     """Maps an index file into memory.
 
     Raises:
-        ShardChangedError: it is gone, damaged, or of another version.
+        ShardChangedError: the file is missing, damaged, or of another version.
     """
     try:
         with pa.memory_map(index_path) as source:
@@ -141,7 +143,9 @@ def _find_valid(path: str) -> tuple[str, IndexHead] | None:
     try:
         stat = os.stat(path)
     except OSError as error:
-        raise ShardError(f"{path}: this shard can't be read: {error.strerror}; check path and rights") from error
+        raise ShardError(
+            f"{path}: this shard can't be read: {error.strerror}; check its path and permissions"
+        ) from error
     for index_path in _places(path):
         head = _read_head(index_path)
         if head is not None and (head.shard_bytes, head.mtime_ns) == (stat.st_size, stat.st_mtime_ns):
@@ -149,12 +153,12 @@ def _find_valid(path: str) -> tuple[str, IndexHead] | None:
     return None
 
 
-def _make(path: str) -> tuple[str, IndexHead]:
+def _index_shard(path: str) -> tuple[str, IndexHead]:
     index = scan_shard(path)
     for place in _places(path):
         before = _read_head(place)
         if before is not None and before.fingerprint != index.head.fingerprint:
-            _log.warning("%s: its contents differ from those indexed before; this is another data set now", path)
+            _log.warning("%s: the contents of this shard have changed; the data set is a different one now", path)
             break
     return _write(index, path), index.head
 
@@ -168,7 +172,7 @@ def _read_head(index_path: str) -> IndexHead | None:
 
 
 def _places(path: str) -> Iterator[str]:
-    """Where the index file of a shard may be: beside it, or in the user's cache."""
+    """The possible paths of a shard's index file: beside the shard, then in the user's cache."""
     yield path + _SUFFIX
     full = os.path.realpath(path)
     cache = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
@@ -182,7 +186,7 @@ def _write(index: ShardIndex, path: str) -> str:
         _write_atomically(index, beside)
         return beside
     except OSError:
-        pass  # a read-only folder: the cache is for that
+        pass  # a read-only folder: use the cache
     try:
         os.makedirs(os.path.dirname(cached), exist_ok=True)
         _write_atomically(index, cached)
@@ -190,7 +194,7 @@ def _write(index: ShardIndex, path: str) -> str:
     except OSError as error:
         raise ConfigError(
             f"{path}: its index can be written neither beside it nor to {os.path.dirname(cached)} "
-            f"({error.strerror}); set XDG_CACHE_HOME to a folder that is writable"
+            f"({error.strerror}); set XDG_CACHE_HOME to a writable folder"
         ) from error
 
 

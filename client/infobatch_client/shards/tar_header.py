@@ -1,4 +1,4 @@
-"""One header block of a tar file: its number fields, its checksum, its text."""
+"""Decodes header blocks of tar files: number fields, checksums and text."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ BLOCK_BYTES = 512
 
 
 def check_header(block: bytes, size: int) -> bool:
-    """Says whether `block` (512 bytes) is a valid tar header of a member of `size` bytes."""
+    """Whether `block` (512 bytes) is a valid tar header of a member of `size` bytes."""
     if len(block) != BLOCK_BYTES or not checksums_hold(block)[0]:
         return False
-    stated = parse_number(block[124:136])
-    return stated == size or stated == 0  # PAX may state the size elsewhere
+    header_size = parse_number(block[124:136])
+    return header_size == size or header_size == 0  # PAX may state the size elsewhere
 
 
 def checksums_hold(headers: bytes) -> NDArray[np.bool_]:
-    """Says of n header blocks, one after the other, whether their checksums are right: bool (n,)."""
+    """Whether the checksum of each of n consecutive header blocks is correct, bool (n,)."""
     blocks = np.frombuffer(headers, dtype=np.uint8).reshape(-1, BLOCK_BYTES)
     fields = blocks[:, 148:156]
     stated = _stated_checksums(fields)
-    as_blanks = 8 * ord(" ")  # what the field itself counts as
+    as_blanks = 8 * ord(" ")  # the checksum field itself counts as blanks
     holds = _row_sums(blocks) - fields.sum(axis=1, dtype=np.int64) + as_blanks == stated
-    if not holds.all():  # ancient tars summed signed chars
+    if not holds.all():  # ancient tar programs summed signed chars
         signed = blocks.view(np.int8)
         sums = signed.sum(axis=1, dtype=np.int64) - signed[:, 148:156].sum(axis=1, dtype=np.int64)
         holds |= sums + as_blanks == stated
@@ -33,7 +33,7 @@ def checksums_hold(headers: bytes) -> NDArray[np.bool_]:
 
 
 def _row_sums(blocks: NDArray[np.uint8]) -> NDArray[np.int64]:
-    """Sums of bytes per row, int64 (n,): four at a time, in lanes of 16 bits that a row can't overflow."""
+    """The sum of each row's bytes, int64 (n,): added in four 16-bit lanes, which a row can't overflow."""
     words = blocks.view(np.uint64)
     lanes = np.uint64(0x00FF00FF00FF00FF)
     sums = ((words & lanes) + ((words >> np.uint64(8)) & lanes)).sum(axis=1)
@@ -42,7 +42,7 @@ def _row_sums(blocks: NDArray[np.uint8]) -> NDArray[np.int64]:
 
 
 def _stated_checksums(fields: NDArray[np.uint8]) -> NDArray[np.int64]:
-    """What header blocks give as their checksums, int64 (n,); -1 where that isn't a number."""
+    """The checksums stated in header blocks, int64 (n,); -1 for a field that is not a number."""
     digits = fields[:, :6].astype(np.int64) - ord("0")
     stated = digits @ (8 ** np.arange(5, -1, -1, dtype=np.int64))
     is_usual = ((digits >= 0) & (digits <= 7)).all(axis=1) & (fields[:, 6] == 0)
@@ -53,7 +53,7 @@ def _stated_checksums(fields: NDArray[np.uint8]) -> NDArray[np.int64]:
 
 
 def parse_number(text: bytes) -> int | None:
-    """A number field of a header: octal text, or base-256 behind a marker byte; None if neither."""
+    """The value of a number field: octal text, or base-256 after a marker byte; None if neither."""
     if text[0] in (0o200, 0o377):
         return int.from_bytes(text[1:], "big") - (256 ** (len(text) - 1) if text[0] == 0o377 else 0)
     try:
@@ -63,5 +63,5 @@ def parse_number(text: bytes) -> int | None:
 
 
 def decode(text: bytes) -> str:
-    """Text of a header; bytes that aren't UTF-8 become surrogate escapes."""
+    """The text of header bytes; bytes that aren't UTF-8 become surrogate escapes."""
     return text.decode("utf-8", "surrogateescape")

@@ -1,9 +1,9 @@
-"""Walks the headers of a tar file: where every regular file's bytes are, without reading them.
+"""Scans the headers of a tar file for the offset and size of every regular file, without reading the files.
 
-Reads old tar, ustar, GNU (long names and links, base-256 numbers) and PAX (extended and global headers), and
-takes them as Python's `tarfile` does, at about a tenth of its time: one small positioned read covers a
-header, the small member behind it and the next header, and checksums are verified for many headers at once.
-Stricter than `tarfile`, which quietly ends at damage: whatever is wrong is an error that names the byte.
+Understands old tar, ustar, GNU (long names and links, base-256 numbers) and PAX (extended and global headers),
+with the same results as Python's `tarfile` in about a tenth of the time: one small positioned read covers a
+header, the small member after it and the next header, and checksums are verified for many headers at once.
+Stricter than `tarfile`, which silently stops at damage: any damage raises an error that names the byte.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from infobatch_stream.errors import CorruptShardError, ShardError
 __all__ = ["INLINE_BYTES", "TarMembers", "scan_tar"]
 
 INLINE_BYTES = 64
-"""Members up to this size, in bytes, are read along with the headers and kept in the index."""
+"""Members up to this size, in bytes, are read with the headers and stored in the index."""
 
 _WINDOW = 4096
 _ZERO_BLOCK = bytes(BLOCK_BYTES)
@@ -37,11 +37,11 @@ _COMPRESSED_STARTS = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd", b
 
 @dataclass
 class TarMembers:
-    """The regular files of a tar file, in tar order: four columns of one length.
+    """The regular files of a tar file, in tar order: four columns of equal length.
 
     Attributes:
-        names: full member names; bytes that aren't UTF-8 as surrogate escapes.
-        data_offsets: byte in the tar file at which the member's data begin.
+        names: full member names; bytes that aren't UTF-8 are surrogate escapes.
+        data_offsets: offset of the member's first data byte in the tar file.
         sizes: bytes of data.
         inline: the data of members of at most `INLINE_BYTES`, None for larger ones.
     """
@@ -56,25 +56,25 @@ def scan_tar(fd: int, shard: str) -> TarMembers:
     """Lists the regular files of a tar file.
 
     Args:
-        fd: descriptor of the tar file, open for reading; its position is neither used nor moved.
+        fd: descriptor of the tar file, open for reading; its position is neither used nor changed.
         shard: the name of the shard, for messages.
 
     Raises:
-        CorruptShardError: cut short or damaged; the message names the shard and the byte.
-        ShardError: compressed, or holding sparse members.
+        CorruptShardError: the file is truncated or damaged; the message names the shard and the byte.
+        ShardError: the file is compressed, or has sparse members.
     """
     _refuse_compressed(fd, shard)
     return _Walk(fd, shard).members()
 
 
 class _Walk:
-    """One pass over one tar file."""
+    """One scan of one tar file."""
 
     def __init__(self, fd: int, shard: str) -> None:
         self.fd = fd
         self.shard = shard
         self.file_size = os.fstat(fd).st_size
-        self.found = TarMembers()
+        self.files = TarMembers()
         self.raw_names: list[bytes] = []
         self.unchecked: list[bytes] = []
         self.unchecked_at: list[int] = []
@@ -83,7 +83,7 @@ class _Walk:
         self.global_pax: dict[str, bytes] = {}
 
     def members(self) -> TarMembers:
-        """Walks from the first header to the end-of-archive marker."""
+        """Scans from the first header to the end-of-archive marker."""
         position = 0
         while True:
             if not self.global_pax:
@@ -95,19 +95,19 @@ class _Walk:
             if len(self.unchecked) >= _HEADERS_PER_CHECK:
                 self.verify_checksums()
         self.verify_checksums()
-        self.found.names = [decode(name.partition(b"\0")[0]) for name in self.raw_names]
-        return self.found
+        self.files.names = [decode(name.partition(b"\0")[0]) for name in self.raw_names]
+        return self.files
 
     def take_plain_files(self, position: int) -> int:
-        """Notes regular files from `position` on, as long as nothing about them needs a second look.
+        """Adds plain regular files from `position` on, up to the first header that needs more work.
 
-        The hot path of a scan. What it can't take, errors included, it leaves to `take`.
+        The hot path of a scan. It leaves every other header, damaged ones included, to `take`.
 
         Returns:
-            The position of the first header that it left.
+            The position of the first header that it leaves.
         """
         fd, file_size, window, window_at = self.fd, self.file_size, self.window, self.window_at
-        found, names, unchecked, unchecked_at = self.found, self.raw_names, self.unchecked, self.unchecked_at
+        files, names, unchecked, unchecked_at = self.files, self.raw_names, self.unchecked, self.unchecked_at
         while len(unchecked) < _HEADERS_PER_CHECK:
             at = position - window_at
             if not 0 <= at <= len(window) - BLOCK_BYTES - INLINE_BYTES:
@@ -126,15 +126,15 @@ class _Walk:
             unchecked.append(header)
             unchecked_at.append(position)
             names.append(header[:100])
-            found.data_offsets.append(data_at)
-            found.sizes.append(size)
-            found.inline.append(window[data_in_window : data_in_window + size] if size <= INLINE_BYTES else None)
+            files.data_offsets.append(data_at)
+            files.sizes.append(size)
+            files.inline.append(window[data_in_window : data_in_window + size] if size <= INLINE_BYTES else None)
             position = data_at + (size + BLOCK_BYTES - 1 & -BLOCK_BYTES)
         self.window, self.window_at = window, window_at
         return position
 
     def header_at(self, position: int) -> bytes | None:
-        """The header block at `position`, None for the end-of-archive marker."""
+        """The header block at `position`; None if it is the end-of-archive marker."""
         at = position - self.window_at
         if not 0 <= at <= len(self.window) - BLOCK_BYTES:
             self.window = os.pread(self.fd, _WINDOW, position)
@@ -143,7 +143,7 @@ class _Walk:
         if len(header) < BLOCK_BYTES:
             self.fail(
                 min(position + len(header), self.file_size),
-                "the file ends without an end-of-archive marker: cut short, or its writer was never closed",
+                "the file ends without an end-of-archive marker: it was truncated, or its writer was never closed",
             )
         if not header[0] and header == _ZERO_BLOCK:
             return None
@@ -152,21 +152,21 @@ class _Walk:
         return header
 
     def add(self, name: bytes, data_at: int, size: int) -> int:
-        """Notes a regular file; gives the position of the next header."""
+        """Adds a regular file; returns the position of the next header."""
         end = data_at + size
         if size < 0 or end > self.file_size:
             self.fail(
                 self.file_size,
-                f"the file ends inside member {_shown(name)}, whose {size} bytes begin at byte {data_at}",
+                f"the file ends inside member {_quote(name)}, whose {size} bytes begin at byte {data_at}",
             )
         self.raw_names.append(name)
-        self.found.data_offsets.append(data_at)
-        self.found.sizes.append(size)
-        self.found.inline.append(self.data(data_at, size) if size <= INLINE_BYTES else None)
+        self.files.data_offsets.append(data_at)
+        self.files.sizes.append(size)
+        self.files.inline.append(self.data(data_at, size) if size <= INLINE_BYTES else None)
         return data_at + (size + BLOCK_BYTES - 1) // BLOCK_BYTES * BLOCK_BYTES
 
     def take(self, header: bytes, position: int) -> int:
-        """Notes the member whose header is at `position`; gives the position of the next header.
+        """Adds the member whose header is at `position`; returns the position of the next header.
 
         Follows long names and PAX headers to the member that they describe.
         """
@@ -186,18 +186,18 @@ class _Walk:
             position += BLOCK_BYTES + (size + BLOCK_BYTES - 1) // BLOCK_BYTES * BLOCK_BYTES
             following = self.header_at(position)
             if following is None:
-                self.fail(position, "the archive ends where a long name or a PAX header announced a member")
+                self.fail(position, "the archive ends after a long name or a PAX header, before its member")
             header = following
         return self.take_member(header, position, long_name, pax)
 
     def take_member(self, header: bytes, position: int, long_name: bytes | None, pax: dict[str, bytes]) -> int:
-        """Notes the member at `position` under what the headers before it said of it."""
+        """Adds the member at `position`, with the name and the PAX records of the headers before it."""
         name = header[:100].partition(b"\0")[0]
         kind = header[156]
         if kind == _SPARSE or any(key.startswith("GNU.sparse.") for key in pax):
             raise ShardError(
-                f"{self.shard}: member {_shown(name)} at byte {position} is stored sparse, so it can't be "
-                "read in one piece; write the shard again without tar --sparse"
+                f"{self.shard}: member {_quote(name)} at byte {position} is sparse, so one read can't cover it; "
+                "write the shard again without tar --sparse"
             )
         if header[345] and kind not in b"LKS":
             name = header[345:500].partition(b"\0")[0] + b"/" + name
@@ -216,7 +216,7 @@ class _Walk:
         return position + BLOCK_BYTES + (size + BLOCK_BYTES - 1) // BLOCK_BYTES * BLOCK_BYTES
 
     def data(self, at: int, size: int) -> bytes:
-        """The `size` bytes at `at`, from the window if they are in it."""
+        """The `size` bytes at offset `at`, from the window if it holds them."""
         if at + size > self.file_size:
             self.fail(self.file_size, f"the file ends inside the {size} bytes that begin at byte {at}")
         start = at - self.window_at
@@ -225,15 +225,15 @@ class _Walk:
         return os.pread(self.fd, size, at)
 
     def size_of(self, header: bytes, position: int) -> int:
-        """The size that a header states."""
+        """The size stated in a header."""
         size = parse_number(header[124:136])
         if size is None or size < 0:
-            self.fail(position, f"a header whose size field reads {header[124:136]!r}")
+            self.fail(position, f"the header has an invalid size field {header[124:136]!r}")
         return size
 
     def pax_size(self, text: bytes, position: int) -> int:
         if not text.isdigit():
-            self.fail(position, f"a PAX header whose size reads {text!r}")
+            self.fail(position, f"the PAX header has an invalid size {text!r}")
         return int(text)
 
     def pax_records(self, body: bytes, position: int) -> dict[str, bytes]:
@@ -243,43 +243,43 @@ class _Walk:
         while match := _PAX_RECORD.match(body, at):
             length = int(match[1])
             if length <= match.end() - at or at + length > len(body):
-                self.fail(position, f"a PAX header with a record of {length} bytes")
+                self.fail(position, f"the PAX header has a record with an invalid length of {length} bytes")
             records[decode(match[2])] = body[match.end() : at + length - 1]
             at += length
         return records
 
     def note_global(self, body: bytes, position: int) -> None:
-        """Remembers a global PAX header for the members behind it."""
+        """Stores a global PAX header, which applies to all members after it."""
         records = self.pax_records(body, position)
         if "size" in records:
-            self.fail(position, "a global PAX header that gives every member one size")
+            self.fail(position, "a global PAX header sets the same size for every member")
         self.global_pax.update(records)
 
     def verify_checksums(self) -> None:
-        """Checks the headers read since the last call; the first bad one is the error."""
+        """Checks the headers read since the last call, and raises for the first invalid one."""
         if not self.unchecked:
             return
         holds = checksums_hold(b"".join(self.unchecked))
         if not holds.all():
-            bad = self.unchecked_at[int(np.argmin(holds))]
+            invalid_at = self.unchecked_at[int(np.argmin(holds))]
             self.unchecked.clear()
-            self.fail(bad, "no valid tar header (its checksum doesn't match): damaged, or not a tar file")
+            self.fail(invalid_at, "no valid tar header (its checksum doesn't match): damaged, or not a tar file")
         self.unchecked.clear()
         self.unchecked_at.clear()
 
     def fail(self, byte: int, what: str) -> NoReturn:
-        """Raises for what is wrong at `byte`, or for an earlier header that led there."""
+        """Raises an error about `byte`, or about an earlier header with a wrong checksum, the likely cause."""
         self.verify_checksums()
         raise CorruptShardError(f"{self.shard}: at byte {byte}: {what}; copy or write this shard again")
 
 
-def _shown(name: bytes) -> str:
+def _quote(name: bytes) -> str:
     return repr(decode(name))
 
 
 def _refuse_compressed(fd: int, shard: str) -> None:
     if os.pread(fd, 6, 0).startswith(_COMPRESSED_STARTS) or shard.lower().endswith(_COMPRESSED_NAMES):
         raise ShardError(
-            f"{shard}: this shard is compressed, so its samples can't be read one by one; unpack it to a "
+            f"{shard}: this shard is compressed, so its samples can't be read individually; decompress it to a "
             "plain .tar (images and audio are compressed already)"
         )

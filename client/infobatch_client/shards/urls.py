@@ -1,4 +1,4 @@
-"""Turns what a user calls "my shards" into the ordered list of shard URLs."""
+"""Expands the user's `shards` argument (paths, patterns, folders) into the ordered list of shard URLs."""
 
 from __future__ import annotations
 
@@ -21,34 +21,34 @@ _REMOTE = re.compile(r"(?!file:)(?:[A-Za-z][A-Za-z0-9+.-]*://|pipe:)")
 
 
 def expand_shards(shards: ShardsArgument) -> list[str]:
-    """Lists the shards in the order that numbers their samples.
+    """Lists the shards, in the order in which their samples are numbered.
 
     Args:
         shards: a file, a `file:` URL, a brace pattern (`data/train-{0000..0049}.tar`), a glob
             (`data/train-*.tar`), a folder (its `*.tar`), or an iterable of any of these. Globs and folders
-            come sorted by full path; braces and iterables in the order given. `~` is the home folder.
+            are sorted by full path; braces and iterables keep their order. `~` is the home folder.
 
     Returns:
-        One string per shard, every one an existing file: paths, and `file:` URLs where such were given.
+        One string per shard, each an existing file: a path, or a `file:` URL if the entry was one.
 
     Raises:
-        ConfigError: nothing was given or found, a shard is listed twice, or a shard is remote.
-        ShardError: a file that was named doesn't exist.
+        ConfigError: the list is empty, a pattern matches nothing, a shard is listed twice, or a shard is remote.
+        ShardError: a listed file doesn't exist.
 
     Example:
         >>> expand_shards("data/train-{0000..0001}.tar")  # doctest: +SKIP
         ['data/train-0000.tar', 'data/train-0001.tar']
     """
     if isinstance(shards, (str, os.PathLike)):
-        given = [shards]
+        entries = [shards]
     elif isinstance(shards, Iterable) and not hasattr(shards, "decode"):
-        given = list(shards)
+        entries = list(shards)
     else:
         raise ConfigError(
-            f"shards must be a path, a pattern, a folder or a list of them; got {type(shards).__name__} {shards!r}"
+            f"shards must be a path, a pattern, a folder or a list of these; got {type(shards).__name__} {shards!r}"
         )
     urls: list[str] = []
-    for entry in given:
+    for entry in entries:
         if not isinstance(entry, (str, os.PathLike)) or not isinstance(os.fspath(entry), str):
             raise ConfigError(f"every shard must be a string or a path; got {type(entry).__name__} {entry!r}")
         urls.extend(_expand_entry(os.fspath(entry)))
@@ -59,10 +59,10 @@ def expand_shards(shards: ShardsArgument) -> list[str]:
 
 
 def local_path(url: str) -> str:
-    """Gives the path of the local file that a shard URL from `expand_shards` names.
+    """Returns the local path of a shard URL from `expand_shards`.
 
     Raises:
-        ConfigError: a `file:` URL with a host other than this machine.
+        ConfigError: a `file:` URL names another host.
     """
     if not url.startswith("file:"):
         return url
@@ -86,7 +86,7 @@ def _expand_entry(text: str) -> list[str]:
     try:
         patterns = list(braceexpand.braceexpand(text, escape=False))
     except ValueError:
-        raise ConfigError(f"{text}: its braces don't match; write ranges like train-{{0000..0049}}.tar") from None
+        raise ConfigError(f"{text}: unbalanced braces; write ranges like train-{{0000..0049}}.tar") from None
     return [url for pattern in patterns for url in _expand_path(pattern)]
 
 
@@ -97,22 +97,22 @@ def _expand_path(url: str) -> list[str]:
     if os.path.exists(path):
         return [url]
     if glob.has_magic(path):
-        found = sorted(match for match in glob.glob(path, recursive=True) if os.path.isfile(match))
-        if not found:
+        matches = sorted(match for match in glob.glob(path, recursive=True) if os.path.isfile(match))
+        if not matches:
             raise ConfigError(f"{path}: no file matches this pattern; check it, and the working folder {os.getcwd()}")
-        return found
+        return matches
     raise ShardError(f"{path}: no such shard; check the path, and the working folder {os.getcwd()}")
 
 
 def _list_folder(path: str) -> list[str]:
     names = [name for name in os.listdir(path) if name.endswith(".tar")]
-    found = sorted(full for name in names if os.path.isfile(full := os.path.join(path, name)))
-    if not found:
+    shards = sorted(full for name in names if os.path.isfile(full := os.path.join(path, name)))
+    if not shards:
         raise ConfigError(
             f"{path}: no *.tar file in this folder; name the folder that holds the shards, or a pattern like "
             f"{os.path.join(path, '**', '*.tar')}"
         )
-    return found
+    return shards
 
 
 def _refuse_duplicates(urls: list[str]) -> None:
@@ -121,7 +121,7 @@ def _refuse_duplicates(urls: list[str]) -> None:
         real = os.path.realpath(local_path(url))
         if real in first:
             raise ConfigError(
-                f"{url}: this shard is listed twice (also as {first[real]}), so its samples would have two "
-                "scores each; list every shard once"
+                f"{url}: this shard is listed twice (also as {first[real]}), so each of its samples would have two "
+                "scores; list every shard once"
             )
         first[real] = url

@@ -1,4 +1,4 @@
-"""Files become samples as webdataset makes them, and the index survives a round trip through Arrow."""
+"""Files are grouped into webdataset's samples, and the index survives a round trip through Arrow."""
 
 from __future__ import annotations
 
@@ -41,13 +41,13 @@ def test_names_split_as_webdataset_splits_them(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["__meta__/a.x", "__a.b__", "__meta__", "__x__.__", "README", ".hidden", "a/.", "x."])
-def test_odd_names_are_samples_just_where_webdataset_has_samples(name: str, tmp_path: Path) -> None:
+def test_odd_names_are_samples_exactly_when_webdataset_has_samples(name: str, tmp_path: Path) -> None:
     path = write_tar(tmp_path / "a.tar", [(name, b"1"), ("z.x", b"2")])
     theirs = [sample["__key__"] for sample in webdataset_samples(path)]
     assert scan_shard(str(path)).keys == theirs
 
 
-def test_samples_are_runs_of_one_key() -> None:
+def test_consecutive_files_with_one_key_are_a_sample() -> None:
     index = index_of("a.jpg", "a.Seg.PNG", "readme", "__x__/b.c", "a.cls", "d/a.jpg", "d/b.0.jpg")
     assert index.keys == ["a", "d/a", "d/b"]
     assert [[entry[0] for entry in index.members(n)] for n in range(3)] == [
@@ -58,18 +58,18 @@ def test_samples_are_runs_of_one_key() -> None:
     assert index.head.layout is None
 
 
-def test_the_layout_is_known_where_all_samples_have_one(tmp_path: Path) -> None:
+def test_the_layout_is_known_if_all_samples_share_it(tmp_path: Path) -> None:
     index = scan_shard(str(write_tar(tmp_path / "a.tar", image_files(0, 4))))
     assert index.head.layout == (("jpg", False), ("cls", True))
     assert index_of("a.x", "b.y").head.layout is None
 
 
-def test_the_fingerprint_is_that_of_the_members() -> None:
+def test_the_fingerprint_is_computed_from_the_members() -> None:
     expected = shard_fingerprint([("a", "x", 512, 1, b"x"), ("b", "x", 2560, 1, b"x")])
     assert index_of("a.x", "none", "b.X").head.fingerprint == expected
 
 
-def test_copies_have_one_fingerprint_and_other_contents_another(tmp_path: Path) -> None:
+def test_copies_have_the_same_fingerprint_and_other_contents_another(tmp_path: Path) -> None:
     one = scan_shard(str(write_tar(tmp_path / "a.tar", image_files(0, 4)))).head
     copy = scan_shard(str(write_tar(tmp_path / "b.tar", image_files(0, 4)))).head
     files = image_files(0, 4)
@@ -127,13 +127,13 @@ def test_an_index_of_another_version_is_refused() -> None:
         ShardIndex.from_arrow(other)
 
 
-def test_what_is_no_index_has_no_head() -> None:
+def test_a_file_that_is_not_an_index_has_no_head() -> None:
     assert IndexHead.from_schema(pa.schema([("a", pa.int8())])) is None
 
 
 @pytest.mark.parametrize("given_names", [("a.x", "b.x", "a.x"), ("a.x", "b.x", "a.y"), ("b.x", "a.x", "a.y", "b.y")])
-def test_a_key_that_comes_again_is_an_error(given_names: tuple[str, ...]) -> None:
-    with pytest.raises(DuplicateKeyError, match=r"s\.tar: key '[ab]' comes twice, as sample 0 and again as sample 2"):
+def test_a_duplicate_key_is_an_error(given_names: tuple[str, ...]) -> None:
+    with pytest.raises(DuplicateKeyError, match=r"s\.tar: key '[ab]' appears twice, as sample 0 and again as sample 2"):
         index_of(*given_names)
 
 
@@ -141,23 +141,23 @@ def test_interleaved_keys_are_two_samples_each_to_webdataset_and_an_error_to_us(
     files = [("a.x", b"1"), ("b.x", b"2"), ("a.y", b"3")]
     path = write_tar(tmp_path / "a.tar", files)
     assert len(webdataset_samples(path)) == 3
-    with pytest.raises(DuplicateKeyError, match="files of one sample must follow each other"):
+    with pytest.raises(DuplicateKeyError, match="the files of a sample must be consecutive"):
         scan_shard(str(path))
 
 
-def test_an_extension_twice_in_a_sample_is_an_error() -> None:
+def test_a_duplicate_extension_in_a_sample_is_an_error() -> None:
     with pytest.raises(DuplicateKeyError, match=r"s\.tar: sample 'a' has two members 'x' \(the second at byte 1536\)"):
         index_of("a.x", "a.X")
 
 
 @pytest.mark.parametrize("extension", sorted(RESERVED_EXTENSIONS))
-def test_extensions_that_samples_need_for_themselves_are_refused(extension: str) -> None:
-    with pytest.raises(ShardError, match=f"would take the name '{extension}'.*with another extension"):
+def test_reserved_extensions_are_refused(extension: str) -> None:
+    with pytest.raises(ShardError, match=f"has the reserved extension '{extension}'; .*with another extension"):
         index_of(f"a.{extension}")
 
 
 def test_a_shard_without_samples_is_an_error() -> None:
-    with pytest.raises(EmptyShardError, match=r"s\.tar: no sample in this shard \(of its 2 files none is named"):
+    with pytest.raises(EmptyShardError, match=r"s\.tar: no sample in this shard: none of its 2 files is named"):
         index_of("README", "__meta__/a.x")
 
 

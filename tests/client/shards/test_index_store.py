@@ -1,4 +1,4 @@
-"""Index files are made once, found again, and never trusted for a shard that isn't theirs."""
+"""Index files are written once, found later, and never used for another shard."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def test_a_rewritten_shard_is_another_data_set(shards: list[str], caplog: pytest
     second = index_shards(shards)
     assert second.manifest.counts == first.manifest.counts
     assert second.manifest.fingerprint != first.manifest.fingerprint
-    assert f"{shards[1]}: its contents differ from those indexed before" in caplog.text
+    assert f"{shards[1]}: the contents of this shard have changed" in caplog.text
 
 
 def test_copies_elsewhere_are_the_same_data_set(shards: list[str], tmp_path: Path) -> None:
@@ -114,7 +114,7 @@ def test_copies_elsewhere_are_the_same_data_set(shards: list[str], tmp_path: Pat
     assert theirs.urls == tuple(copy.as_uri() for copy in copies)
 
 
-def test_where_shards_are_read_only_the_cache_is_used(
+def test_the_cache_is_used_for_read_only_shards(
     shards: list[str], cache: Path, scans: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     refuse_beside(monkeypatch, Path(shards[0]).parent)
@@ -126,9 +126,7 @@ def test_where_shards_are_read_only_the_cache_is_used(
     assert load_index(indexed.index_paths[2]).keys == ["000020", "000021", "000022"]
 
 
-def test_nowhere_to_write_is_an_error_that_says_so(
-    shards: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_unwritable_cache_is_an_error(shards: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     refuse_beside(monkeypatch, tmp_path)
     with pytest.raises(ConfigError, match=r"neither beside it nor to .*Permission denied.*set XDG_CACHE_HOME"):
         index_shards(shards)
@@ -150,7 +148,7 @@ def test_index_files_are_readable_by_others(shards: list[str]) -> None:
 
 
 @pytest.mark.parametrize("junk", [b"", b"junk", b"ARROW1\0\0" + bytes(100)])
-def test_a_damaged_index_file_is_made_again(shards: list[str], junk: bytes) -> None:
+def test_a_damaged_index_file_is_replaced(shards: list[str], junk: bytes) -> None:
     first = index_shards(shards)
     Path(first.index_paths[0]).write_bytes(junk)
     with pytest.raises(ShardChangedError, match=r"this index file can't be used .*re-run `infobatch index`"):
@@ -159,7 +157,7 @@ def test_a_damaged_index_file_is_made_again(shards: list[str], junk: bytes) -> N
     assert load_index(first.index_paths[0]).head.count == 1
 
 
-def test_writers_at_once_leave_one_whole_index(shards: list[str]) -> None:
+def test_concurrent_writers_leave_one_whole_index(shards: list[str]) -> None:
     with ThreadPoolExecutor(8) as pool:
         every = list(pool.map(lambda _: index_shards(shards, force=True, progress=False), range(16)))
     assert all(indexed == every[0] for indexed in every)
@@ -184,12 +182,12 @@ def test_indexed_shards_pickle(shards: list[str]) -> None:
     assert back == indexed
 
 
-def test_progress_is_shown_only_when_asked_for(shards: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_progress_is_shown_only_on_request(shards: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     index_shards(shards, force=True)
     assert capsys.readouterr().err == ""
 
 
-def test_what_is_wrong_with_a_shard_is_said_by_name(shards: list[str], tmp_path: Path) -> None:
+def test_errors_name_the_shard(shards: list[str], tmp_path: Path) -> None:
     empty = write_tar(tmp_path / "empty.tar", [])
     with pytest.raises(EmptyShardError, match=r"empty\.tar: no sample in this shard"):
         index_shards([*shards, str(empty)])
@@ -210,7 +208,7 @@ def test_a_shard_that_grows_while_it_is_indexed_is_refused(shards: list[str], mo
         return found
 
     monkeypatch.setattr(store, "scan_tar", scan)
-    with pytest.raises(ShardChangedError, match="was written to while it was indexed; wait until it is complete"):
+    with pytest.raises(ShardChangedError, match="this shard changed while it was indexed; wait until it is complete"):
         index_shards(shards)
 
 

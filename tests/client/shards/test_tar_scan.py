@@ -1,4 +1,4 @@
-"""The scan finds what tarfile finds, and calls damage by its byte."""
+"""The scan finds the same files as tarfile, and its errors name the damaged byte."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def test_many_members_need_several_rounds_of_checksums(tmp_path: Path) -> None:
     assert rows(scan(path)) == expected(path.read_bytes())
 
 
-def test_small_members_come_with_their_bytes(tmp_path: Path) -> None:
+def test_small_members_have_their_bytes(tmp_path: Path) -> None:
     files = [(f"{size}.x", bytes([size % 251]) * size) for size in (0, 1, INLINE_BYTES, INLINE_BYTES + 1, 5000)]
     inline = scan(write_tar(tmp_path / "a.tar", files)).inline
     assert inline == [files[0][1], files[1][1], files[2][1], None, None]
@@ -160,24 +160,24 @@ def pax_header(records: bytes, kind: bytes = b"x") -> bytes:
     return header(b"pax", b"%011o\0" % len(records), kind) + records.ljust(-(-len(records) // 512) * 512, b"\0")
 
 
-def test_a_pax_size_overrules_the_header() -> None:
+def test_a_pax_size_overrides_the_header() -> None:
     data = pax_header(b"10 size=3\n") + header(size=b"00000000000\0") + b"abc".ljust(512, b"\0") + END
     assert rows(scan_bytes(data)) == expected(data) == [("a.x", 1536, 3, b"abc")]
 
 
-def test_a_global_pax_path_names_the_members_behind_it() -> None:
+def test_a_global_pax_path_names_the_members_after_it() -> None:
     data = pax_header(b"12 path=b.y\n", b"g") + header() + b"abc".ljust(512, b"\0") + END
     assert rows(scan_bytes(data)) == expected(data) == [("b.y", 1536, 3, b"abc")]
 
 
-def test_what_stands_behind_the_end_marker_is_ignored(tmp_path: Path) -> None:
+def test_bytes_after_the_end_marker_are_ignored(tmp_path: Path) -> None:
     one = write_tar(tmp_path / "a.tar", image_files(0, 2)).read_bytes()
     assert rows(scan_bytes(one + one)) == expected(one)
 
 
 @given(st.integers(0, 10_000), st.sampled_from(FORMATS))
 @settings(max_examples=60, deadline=None)
-def test_a_shard_cut_short_anywhere_is_an_error(cut: int, format: int) -> None:
+def test_a_truncated_shard_is_an_error(cut: int, format: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         files = [*image_files(0, 3, 700), ("long" * 50 + ".x", b"y" * 90)]
         if format == tarfile.USTAR_FORMAT:
@@ -189,7 +189,7 @@ def test_a_shard_cut_short_anywhere_is_an_error(cut: int, format: int) -> None:
         scan_bytes(data[:cut])
 
 
-def test_a_member_that_goes_beyond_the_file_is_named(tmp_path: Path) -> None:
+def test_a_member_that_extends_beyond_the_file_is_named(tmp_path: Path) -> None:
     data = write_tar(tmp_path / "a.tar", image_files(0, 2, 5000)).read_bytes()
     with pytest.raises(CorruptShardError, match=r"byte 3000: the file ends inside member '000000\.jpg', whose 5000 "):
         scan_bytes(data[:3000])
@@ -216,7 +216,7 @@ def test_a_damaged_header_is_named_by_its_byte(at: int, flip: int) -> None:
         assert 148 <= at < 156  # another way to write the same checksum
 
 
-def test_a_damaged_size_is_blamed_on_its_header_and_not_on_where_it_led() -> None:
+def test_a_damaged_size_is_reported_at_its_header_and_not_at_the_next_one() -> None:
     good = header() + b"abc".ljust(512, b"\0")
     data = bytearray(good + good + END)
     data[512 + 512 + 124 : 512 + 512 + 130] = b"777777"
@@ -238,30 +238,33 @@ def test_an_empty_file_is_an_error() -> None:
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (pax_header(b"99 path=b.y\n") + header() + END, "a PAX header with a record of 99 bytes"),
-        (pax_header(b"10 size=x\n") + header() + END, "a PAX header whose size reads b'x'"),
+        (
+            pax_header(b"99 path=b.y\n") + header() + END,
+            "the PAX header has a record with an invalid length of 99 bytes",
+        ),
+        (pax_header(b"10 size=x\n") + header() + END, "the PAX header has an invalid size b'x'"),
         (
             pax_header(b"10 size=3\n", b"g") + header() + END,
-            "a global PAX header that gives every member one size",
+            "a global PAX header sets the same size for every member",
         ),
-        (pax_header(b"12 path=b.y\n") + END, "ends where a long name or a PAX header announced a member"),
+        (pax_header(b"12 path=b.y\n") + END, "ends after a long name or a PAX header, before its member"),
         (header(size=b"\xff" * 12) + END, "size"),
-        (header(size=b"zzz\0        ") + END, r"a header whose size field reads b'zzz"),
+        (header(size=b"zzz\0        ") + END, r"the header has an invalid size field b'zzz"),
     ],
 )
-def test_headers_that_make_no_sense_are_errors(data: bytes, message: str) -> None:
+def test_invalid_headers_are_errors(data: bytes, message: str) -> None:
     with pytest.raises(CorruptShardError, match=message):
         scan_bytes(data)
 
 
 def test_sparse_members_are_refused() -> None:
     for data in (header(kind=b"S") + END, pax_header(b"22 GNU.sparse.major=1\n") + header() + END):
-        with pytest.raises(ShardError, match=r"stored sparse.*without tar --sparse"):
+        with pytest.raises(ShardError, match=r"is sparse.*without tar --sparse"):
             scan_bytes(data)
 
 
 def test_compressed_shards_are_refused_with_advice(tmp_path: Path) -> None:
     data = gzip.compress(write_tar(tmp_path / "a.tar", image_files(0, 2)).read_bytes())
     for name in ("a.tar", "a.tar.gz"):
-        with pytest.raises(ShardError, match=rf"{name}: this shard is compressed.*unpack it to a plain \.tar"):
+        with pytest.raises(ShardError, match=rf"{name}: this shard is compressed.*decompress it to a plain \.tar"):
             scan_bytes(data, name)

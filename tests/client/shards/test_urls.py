@@ -1,4 +1,4 @@
-"""What users call "my shards" becomes one ordered list."""
+"""Paths, patterns and folders are expanded into one ordered list of shards."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ def names(urls: list[str]) -> list[str]:
     return [Path(url).name for url in urls]
 
 
-def test_braces_come_in_the_order_given(folder: Path) -> None:
+def test_braces_keep_their_order(folder: Path) -> None:
     assert expand_shards(f"{folder}/t-{{2..0}}.tar") == [f"{folder}/t-{n}.tar" for n in (2, 1, 0)]
 
 
-def test_a_list_comes_in_the_order_given(folder: Path) -> None:
+def test_a_list_keeps_its_order(folder: Path) -> None:
     assert names(expand_shards([f"{folder}/t-10.tar", folder / "t-2.tar"])) == ["t-10.tar", "t-2.tar"]
 
 
-def test_a_glob_comes_sorted(folder: Path) -> None:
+def test_a_glob_is_sorted(folder: Path) -> None:
     assert names(expand_shards(f"{folder}/t-?.tar")) == ["t-0.tar", "t-1.tar", "t-2.tar"]
     assert expand_shards(f"{folder}/t-*.tar") == sorted(map(str, folder.glob("t-*.tar")))
 
 
 @pytest.mark.parametrize("make", [str, Path, lambda path: f"{path}/", lambda path: f"file://{path}"])
-def test_a_folder_gives_its_tar_files_sorted(folder: Path, make: type) -> None:
+def test_the_tar_files_of_a_folder_are_sorted(folder: Path, make: type) -> None:
     assert names(expand_shards(make(folder))) == ["t-0.tar", "t-1.tar", "t-10.tar", "t-2.tar"]
 
 
@@ -61,7 +61,7 @@ def test_a_file_whose_name_looks_like_a_pattern_is_that_file(folder: Path) -> No
     assert expand_shards(odd) == [str(odd)]
 
 
-def test_home_is_understood(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_home_is_expanded(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(folder))
     assert expand_shards("~/t-0.tar") == [f"{folder}/t-0.tar"]
 
@@ -99,15 +99,15 @@ def test_a_missing_file_is_named(folder: Path) -> None:
     [
         ([], "list of shards is empty"),
         ("", "an empty string is not a shard"),
-        (7, "a path, a pattern, a folder or a list of them; got int 7"),
-        (b"a.tar", "a path, a pattern, a folder or a list of them; got bytes"),
+        (7, "a path, a pattern, a folder or a list of these; got int 7"),
+        (b"a.tar", "a path, a pattern, a folder or a list of these; got bytes"),
         ([3], "every shard must be a string or a path; got int 3"),
         ("nothing-*.tar", r"nothing-\*\.tar: no file matches this pattern"),
-        ("t-{0..3.tar", "its braces don't match"),
+        ("t-{0..3.tar", "unbalanced braces"),
         ("file://host/a.tar", r"can't name another host \(host\)"),
     ],
 )
-def test_what_names_no_shards_is_refused(shards: object, message: str) -> None:
+def test_an_argument_without_shards_is_refused(shards: object, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         expand_shards(shards)  # type: ignore[arg-type]
 
