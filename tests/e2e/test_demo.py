@@ -56,7 +56,7 @@ def test_shards_and_state_are_kept_where_they_were_asked_for(tmp_path: Path) -> 
     assert {"train-0000.tar", "test-0001.tar", "state"} <= names
     again = demo("--epochs", "1", "--keep", "kept", cwd=tmp_path)
     assert again.returncode == 2
-    assert again.stderr == "infobatch: --keep kept is not an empty folder: name another\n"
+    assert again.stderr == "infobatch: --keep kept must be a new or an empty folder; choose another\n"
 
 
 def rows_of(done: subprocess.CompletedProcess[str]) -> dict[str, list[str]]:
@@ -87,7 +87,7 @@ def test_ranks_that_cannot_share_a_batch_are_refused(nproc: str, tmp_path: Path)
     done = demo("--nproc", nproc, "--keep", "kept", cwd=tmp_path)
     assert done.returncode == 2
     assert done.stderr == (
-        f"infobatch: --nproc {nproc} can't share batches of 64 evenly: give one of 1, 2, 4, 8, 16, 32, 64\n"
+        f"infobatch: --nproc must divide the batch size 64; got {nproc}, choose one of 1, 2, 4, 8, 16, 32, 64\n"
     )
     assert not (tmp_path / "kept").exists()
 

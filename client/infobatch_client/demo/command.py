@@ -1,4 +1,4 @@
-"""`infobatch demo`: makes shards of digits, trains twice on them, and prints the comparison."""
+"""`infobatch demo`: writes shards of digits, trains on them twice, and prints a comparison."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ HELP = "Train a small network on handwritten digits with and without pruning, an
 
 CAVEAT = (
     "One seed proves nothing about accuracy: on {num_test} test samples a few errors more or less are luck.\n"
-    "Try other seeds (--seed) and compare means. Wall time follows the samples trained where the network is\n"
-    "what takes the time; this one is so small that much else does."
+    "Try other seeds (--seed) and compare means. With a large network, wall time is proportional to the samples\n"
+    "trained; this one is so small that other work takes much of the time."
 )
 
 RANKS_CAVEAT = (
-    "{nproc} ranks train the samples that one does: the global batches are the same, and the network, in float64, has\n"
-    "no BatchNorm, which would see a rank's own rows alone. In yours, expect plans to differ by a few samples."
+    "{nproc} ranks train the same samples as one rank: the global batches are the same, and the network uses float64\n"
+    "and no BatchNorm, whose statistics depend on a rank's own rows. With your network, expect plans to differ by a\n"
+    "few samples."
 )
 
 
@@ -57,7 +58,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Trains twice and prints the table; 0."""
+    """Trains twice and prints the table; returns 0.
+
+    Raises:
+        ConfigError: an invalid argument.
+        RanksError: a rank failed or was killed.
+    """
     from infobatch_client.demo.ranks import on_ranks
     from infobatch_client.demo.shards import make_shards
     from infobatch_client.demo.table import side_by_side
@@ -65,10 +71,12 @@ def run(args: argparse.Namespace) -> int:
     from infobatch_client.embedded.server import EmbeddedServer
 
     if args.epochs < 1:
-        raise ConfigError(f"--epochs must be at least 1, not {args.epochs}")
+        raise ConfigError(f"--epochs must be at least 1; got {args.epochs}")
     if args.nproc < 1 or BATCH_SIZE % args.nproc:
         divisors = ", ".join(str(n) for n in range(1, BATCH_SIZE + 1) if BATCH_SIZE % n == 0)
-        raise ConfigError(f"--nproc {args.nproc} can't share batches of {BATCH_SIZE} evenly: give one of {divisors}")
+        raise ConfigError(
+            f"--nproc must divide the batch size {BATCH_SIZE}; got {args.nproc}, choose one of {divisors}"
+        )
     with _work_folder(args.keep) as folder:
         shards = make_shards(folder)
         print(
@@ -83,9 +91,8 @@ def run(args: argparse.Namespace) -> int:
             workers=args.workers,
             state_dir=folder / "state",
         )
-        server = EmbeddedServer.start(
-            settings.state_dir
-        )  # here: its start is in neither wall time, and all ranks find it
+        # Started here, so that no wall time includes the start, and all ranks find the server.
+        server = EmbeddedServer.start(settings.state_dir)
         try:
             full, pruned = on_ranks(args.nproc, train_both, shards, settings)
         finally:
@@ -101,12 +108,12 @@ def run(args: argparse.Namespace) -> int:
 
 @contextmanager
 def _work_folder(keep: Path | None) -> Iterator[Path]:
-    """The folder to work in: `keep` if it is empty or not there yet, else a temporary one."""
+    """The folder for shards and state: `keep`, which must be empty or missing, or by default a temporary folder."""
     if keep is None:
         with tempfile.TemporaryDirectory(prefix="infobatch-demo-", ignore_cleanup_errors=True) as temporary:
             yield Path(temporary)
         return
     if keep.exists() and (not keep.is_dir() or any(keep.iterdir())):
-        raise ConfigError(f"--keep {keep} is not an empty folder: name another")
+        raise ConfigError(f"--keep {keep} must be a new or an empty folder; choose another")
     keep.mkdir(parents=True, exist_ok=True)
     yield keep

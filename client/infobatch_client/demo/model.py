@@ -1,7 +1,7 @@
 """The demo's network: two convolutions and a linear layer, about 32,000 weights.
 
-In float64, and without BatchNorm: several ranks then compute what one does but for last bits too small to grow, in
-thirty epochs, into another plan.
+It uses float64 and no BatchNorm, so that several ranks compute the same as one, except for rounding differences that
+are too small to change a plan within thirty epochs.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ __all__ = ["make_model"]
 
 
 def make_model(seed: int) -> nn.Sequential:
-    """A network from images (B, 1, 8, 8) to logits (B, 10), float64, its weights drawn from `seed` alone."""
+    """A float64 network from images (B, 1, 8, 8) to logits (B, 10); its weights depend on `seed` alone."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return nn.Sequential(

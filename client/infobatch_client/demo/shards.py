@@ -1,4 +1,4 @@
-"""Makes webdataset shards of scikit-learn's digits: 1,797 scans of 8 × 8 pixels, for training and test."""
+"""Writes webdataset shards of scikit-learn's digits: 1,797 scans of 8 × 8 pixels, for training and test."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SPLIT_SEED = 0
 
 @dataclass(frozen=True, kw_only=True)
 class DigitShards:
-    """Where the shards are, as brace patterns, and how many samples they hold."""
+    """Brace patterns of the training and the test shards, and their numbers of samples."""
 
     train: str
     test: str
@@ -31,15 +31,15 @@ class DigitShards:
 def make_shards(folder: Path) -> DigitShards:
     """Writes `train-*.tar` and `test-*.tar` into `folder`; the same bytes every time.
 
-    A sample is `NNNN.png` (8 × 8, grey) and `NNNN.cls`. The split is a fixed permutation, so that both halves
-    hold all writers.
+    A sample is `NNNN.png` (8 × 8, grey) and `NNNN.cls`. The samples are split by a fixed permutation, so that both
+    splits contain digits of all writers.
     """
     digits = load_digits()
     shuffled = np.random.default_rng(SPLIT_SEED).permutation(len(digits.target))
     images = np.round(digits.images * (255 / 16)).astype(np.uint8)
     patterns = {}
-    for split, chosen in (("train", shuffled[:NUM_TRAIN]), ("test", shuffled[NUM_TRAIN:])):
-        pieces = [chosen[at : at + SAMPLES_PER_SHARD] for at in range(0, len(chosen), SAMPLES_PER_SHARD)]
+    for split, samples in (("train", shuffled[:NUM_TRAIN]), ("test", shuffled[NUM_TRAIN:])):
+        pieces = [samples[at : at + SAMPLES_PER_SHARD] for at in range(0, len(samples), SAMPLES_PER_SHARD)]
         for number, piece in enumerate(pieces):
             _write_shard(folder / f"{split}-{number:04d}.tar", piece, images, digits.target)
         patterns[split] = str(folder / f"{split}-{{0000..{len(pieces) - 1:04d}}}.tar")
@@ -51,9 +51,9 @@ def make_shards(folder: Path) -> DigitShards:
     )
 
 
-def _write_shard(path: Path, chosen: np.ndarray, images: np.ndarray, labels: np.ndarray) -> None:
+def _write_shard(path: Path, samples: np.ndarray, images: np.ndarray, labels: np.ndarray) -> None:
     with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as shard:
-        for digit in chosen.tolist():
+        for digit in samples.tolist():
             png = io.BytesIO()
             Image.fromarray(images[digit]).save(png, format="PNG")
             _add(shard, f"{digit:04d}.png", png.getvalue())

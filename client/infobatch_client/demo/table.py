@@ -1,4 +1,4 @@
-"""The demo's table: two trainings side by side."""
+"""The demo's table, which compares two trainings side by side."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ if TYPE_CHECKING:
 
 __all__ = ["side_by_side"]
 
-EPOCHS_A_ROW = 6
+EPOCHS_PER_ROW = 6
 
 
 def side_by_side(full: Outcome, pruned: Outcome, pruned_name: str) -> str:
-    """Both outcomes as a table of text: a row a figure, a column a training."""
+    """A text table of both outcomes, with a row per figure and a column per training."""
     saved = 1 - pruned.samples_trained / full.samples_trained
     rows = [
         ("", "full data", pruned_name),
@@ -37,7 +37,7 @@ def _accuracy(outcome: Outcome) -> str:
 
 
 def _rank_rows(full: Sequence[int], pruned: Sequence[int]) -> list[tuple[str, str, str]]:
-    """What each rank has trained; nothing for one."""
+    """The samples trained by each rank; no rows for a single rank."""
     if len(full) == 1:
         return []
     return [
@@ -46,10 +46,10 @@ def _rank_rows(full: Sequence[int], pruned: Sequence[int]) -> list[tuple[str, st
 
 
 def _pruned_rows(full: Sequence[float], pruned: Sequence[float]) -> list[tuple[str, str, str]]:
-    """The pruned shares in per cent, a few epochs a row."""
+    """The pruned shares in percent, EPOCHS_PER_ROW epochs per row."""
     rows = []
-    for first in range(0, max(len(full), len(pruned)), EPOCHS_A_ROW):
-        span = slice(first, first + EPOCHS_A_ROW)
+    for first in range(0, max(len(full), len(pruned)), EPOCHS_PER_ROW):
+        span = slice(first, first + EPOCHS_PER_ROW)
         last = min(span.stop, max(len(full), len(pruned))) - 1
         name = f"% pruned, epoch {first}" + (f" to {last}" if last > first else "")
         rows.append((name, _percents(full[span]), _percents(pruned[span])))

@@ -1,4 +1,4 @@
-"""One training of the demo: the three lines of the README in their place, and what is counted around them."""
+"""The trainings of the demo: the README's three lines in a real loop, with counts of samples and test errors."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from infobatch_client.progress_lr import ProgressLR, one_cycle
 __all__ = ["BATCH_SIZE", "Outcome", "Settings", "train", "train_both"]
 
 BATCH_SIZE = 64
-"""Of all ranks together."""
+"""Rows of a global batch, of all ranks together."""
 PEAK_LR = 0.05
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What both trainings share."""
+    """The settings that both trainings share."""
 
     epochs: int
     prune_ratio: float
@@ -41,33 +41,33 @@ class Settings:
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What one training came to."""
+    """The result of one training."""
 
     test_errors: int
     num_test: int
     samples_by_rank: list[int]
-    """Trained in all epochs by rank 0, 1, …"""
+    """Samples trained in all epochs by rank 0, 1, …"""
     pruned_shares: list[float]
-    """Per epoch, in [0, 1]."""
+    """Share of pruned samples in each epoch, in [0, 1]."""
     wall_s: float
-    """From the first epoch's plan to the last step, without the server's start and the test; rank 0's."""
+    """Seconds from the first epoch's plan to the last step on rank 0, without the server's start and the test."""
 
     @property
     def samples_trained(self) -> int:
-        """In all epochs, by all ranks."""
+        """Samples trained in all epochs, by all ranks."""
         return sum(self.samples_by_rank)
 
 
 def train_both(shards: DigitShards, settings: Settings) -> tuple[Outcome, Outcome]:
-    """The full training and then the pruned one; called by all ranks alike."""
-    torch.set_num_threads(1)  # layers this small gain little from two, and lose 20-fold where cores are busy
+    """Runs the full training and then the pruned one; called by every rank."""
+    torch.set_num_threads(1)  # a second thread gains little with layers this small, and costs 20-fold on busy cores
     return train("full", shards, settings), train("infobatch", shards, settings)
 
 
 def train(policy: str, shards: DigitShards, settings: Settings) -> Outcome:
-    """Trains on the train shards under `policy` ("full" or "infobatch"), then counts the errors in test.
+    """Trains under `policy` ("full" or "infobatch"), then counts the errors on the test shards.
 
-    With torch.distributed initialised, all ranks do it together.
+    If torch.distributed is initialised, all ranks train together.
     """
     world_size = dist.get_world_size() if dist.is_initialized() else 1
     model: nn.Module = make_model(settings.seed)
@@ -92,13 +92,13 @@ def train(policy: str, shards: DigitShards, settings: Settings) -> Outcome:
     )
     with InfoBatchLoader(dataset, batch_size=BATCH_SIZE // world_size, num_workers=settings.workers) as loader:
         schedule = ProgressLR(optimizer, one_cycle(), loader)
-        kept: list[int] = []
-        started = time.perf_counter()
+        num_trained: list[int] = []  # by epoch
+        start_s = time.perf_counter()
         # disable=None: a bar on a terminal only.
-        hidden = True if world_size > 1 and dist.get_rank() > 0 else None
-        with tqdm(total=settings.epochs, desc=policy, unit="epoch", disable=hidden) as bar:
+        no_bar = True if world_size > 1 and dist.get_rank() > 0 else None
+        with tqdm(total=settings.epochs, desc=policy, unit="epoch", disable=no_bar) as bar:
             for _ in loader.epochs():
-                kept.append(0)
+                num_trained.append(0)
                 for images, labels in loader:
                     losses = criterion(model(images), labels)
                     loss = loader.update(losses)
@@ -106,11 +106,11 @@ def train(policy: str, shards: DigitShards, settings: Settings) -> Outcome:
                     loss.backward()  # type: ignore[no-untyped-call]
                     optimizer.step()
                     schedule.step()
-                    kept[-1] += int((loader.weights() > 0).sum())
+                    num_trained[-1] += int((loader.weights() > 0).sum())
                 bar.update()
-                bar.set_postfix_str(f"trained {kept[-1] * world_size:,} of {shards.num_train:,}")
-        wall_s = time.perf_counter() - started
-    by_rank = of_all_ranks(kept)
+                bar.set_postfix_str(f"trained {num_trained[-1] * world_size:,} of {shards.num_train:,}")
+        wall_s = time.perf_counter() - start_s
+    by_rank = of_all_ranks(num_trained)
     return Outcome(
         test_errors=sum(of_all_ranks([count_errors(model, shards.test)]).flatten().tolist()),
         num_test=shards.num_test,
@@ -121,7 +121,7 @@ def train(policy: str, shards: DigitShards, settings: Settings) -> Outcome:
 
 
 def count_errors(model: nn.Module, shards: str) -> int:
-    """How many samples of this rank's share of `shards` the model gets wrong; rows of weight 0 don't count."""
+    """The model's errors on this rank's part of `shards`; rows of weight 0 don't count."""
     dataset = (
         InfoBatchStreamDataset(shards, policy=None, shuffle=False)
         .decode("pil")
@@ -138,12 +138,12 @@ def count_errors(model: nn.Module, shards: str) -> int:
 
 
 def of_all_ranks(counts: list[int]) -> torch.Tensor:
-    """Every rank's `counts`, int64 (ranks, counts)."""
-    own = torch.tensor(counts)
+    """The counts of every rank, int64 (ranks, counts)."""
+    rank_counts = torch.tensor(counts)
     if not dist.is_initialized():
-        return own.unsqueeze(0)
-    parts = [torch.empty_like(own) for _ in range(dist.get_world_size())]
-    dist.all_gather(parts, own)
+        return rank_counts.unsqueeze(0)
+    parts = [torch.empty_like(rank_counts) for _ in range(dist.get_world_size())]
+    dist.all_gather(parts, rank_counts)
     return torch.stack(parts)
 
 

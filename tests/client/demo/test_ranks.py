@@ -1,4 +1,4 @@
-"""Ranks of one machine: rank 0's result comes back, and whatever ends one of them ends all."""
+"""Ranks on one machine: rank 0's result is returned, and one rank's failure or an interrupt stops all."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def wait_for_rank_one(act: str) -> None:
 
 
 def interrupt_the_parent() -> None:
-    """Rank 1 sends Ctrl-C to the process that started it, and to nobody else; all ranks wait for ever."""
+    """Rank 1 sends Ctrl-C to its parent process only; all ranks wait forever."""
     dist.barrier()
     if dist.get_rank() == 1:
         os.kill(os.getppid(), signal.SIGINT)
@@ -52,20 +52,20 @@ def test_one_rank_is_this_process() -> None:
 
 
 @pytest.mark.parametrize(
-    ("act", "told"),
+    ("act", "message"),
     [
         ("refuse", r"^rank 1 of 2: nothing is right$"),
         ("fail", r"(?s)^rank 1 of 2: Traceback.*wait_for_rank_one.*ZeroDivisionError: of a user's"),
-        ("be killed", r"^rank 1 of 2 was ended by SIGKILL"),
+        ("be killed", r"^rank 1 of 2 was killed by SIGKILL"),
     ],
 )
-def test_a_failing_rank_ends_all_with_its_error(act: str, told: str) -> None:
-    with pytest.raises(RanksError, match=told):
+def test_a_failing_rank_stops_all_with_its_error(act: str, message: str) -> None:
+    with pytest.raises(RanksError, match=message):
         on_ranks(2, wait_for_rank_one, act)
     assert active_children() == []
 
 
-def test_an_interrupt_ends_all() -> None:
+def test_an_interrupt_stops_all() -> None:
     with pytest.raises(KeyboardInterrupt):
         on_ranks(2, interrupt_the_parent)
     assert active_children() == []

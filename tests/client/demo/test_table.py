@@ -1,4 +1,4 @@
-"""The demo's table says what the trainings came to."""
+"""The demo's table shows the results of both trainings."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def outcome(errors: int, pruned_shares: list[float], wall_s: float, ranks: int =
     )
 
 
-def test_both_trainings_stand_side_by_side() -> None:
+def test_both_trainings_are_side_by_side() -> None:
     full = outcome(5, [0.0] * 8, 12.34)
     pruned = outcome(6, [0.0, 0.25, 0.4, 0.4, 0.4, 0.4, 0.4, 0.0], 9.87)
     assert side_by_side(full, pruned, "pruned").splitlines() == [  # type: ignore[arg-type]
@@ -34,7 +34,7 @@ def test_both_trainings_stand_side_by_side() -> None:
     ]
 
 
-def test_several_ranks_are_told_apart() -> None:
+def test_each_rank_has_a_row() -> None:
     table = side_by_side(outcome(5, [0.0], 1.0, ranks=2), outcome(6, [0.5], 1.0, ranks=2), "pruned")  # type: ignore[arg-type]
     rows = [line.split() for line in table.splitlines()]
     assert ["ranks", "2", "2"] in rows
