@@ -93,7 +93,7 @@ class ScoreServer:
         if self._http is not None:
             ended &= self._http.stop(_STOP_GRACE_S)
         # A draw can't be interrupted: its thread outlives the call that it was for.
-        ended &= not any(run.core.feed.held for run in self.registry.runs())
+        ended &= not any(run.core.feed.is_paused for run in self.registry.runs())
         self._store.close()
         log.info("stopped")
         return ended

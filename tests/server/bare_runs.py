@@ -1,4 +1,4 @@
-"""Runs without a network, for tests of one run's state machine: a job's calls in one line each."""
+"""Runs without a network, for tests of one run's state machine, and a function for each call of a job."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def end(run: Run, generation: int, epoch: int, plan_id: str, rank: int = 0) -> t
 
 
 def train(run: Run, generation: int, epoch: int, seed: int = 0) -> EpochPlan:
-    """One epoch of a job with one rank."""
+    """Trains one epoch of a job with one rank."""
     got = plan(run, generation, epoch)
     push(run, generation, epoch, np.random.default_rng([seed, epoch]).random(run.spec.num_samples))
     assert end(run, generation, epoch, got.plan_id) == ()

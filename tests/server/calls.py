@@ -1,4 +1,4 @@
-"""What the server's tests share: specs, requests and a stub on a real channel."""
+"""Helpers of the server's tests: specs, requests and a stub on a real channel."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def make_spec(
     subset: npt.NDArray[np.bool_] | None = None,
     **settings: Any,
 ) -> RunSpec:
-    """A spec whose shards are about equal."""
+    """A spec with shards of nearly equal size."""
     sizes = np.diff(np.linspace(0, num_samples, num_shards + 1).astype(np.int64))
     made = make_policy(policy, **settings)
     return RunSpec(
@@ -62,7 +62,7 @@ def create_messages(spec: RunSpec, choice: OrderChoice | None = None) -> list[pb
 
 
 def attach_request(run_id: bytes, **fields: Any) -> pb.AttachRunRequest:
-    """A job's AttachRun; `resume` is new unless given."""
+    """A job's AttachRun; by default a new training."""
     defaults: dict[str, Any] = {
         "job": "none",
         "attempt": 0,
@@ -113,7 +113,7 @@ def end_request(
 
 
 def plan_of(messages: Iterable[pb.GetEpochPlanResponse]) -> EpochPlan:
-    """The plan that a stream stands for; fails where its bytes don't give its id."""
+    """The plan of a message stream; fails if its digest doesn't match its id."""
     parts: dict[int, list[bytes]] = {}
     kept = b""
     header = None
@@ -141,7 +141,7 @@ def plan_of(messages: Iterable[pb.GetEpochPlanResponse]) -> EpochPlan:
 
 @dataclass
 class Caller:
-    """A stub, and the few calls that nearly every test begins with."""
+    """A stub, and the calls that start nearly every test."""
 
     stub: Any
 
@@ -171,7 +171,7 @@ def caller_on(address: str) -> tuple[grpc.Channel, Caller]:
 
 @contextmanager
 def status(code: grpc.StatusCode, words: str, kind: str | None = None) -> Iterator[None]:
-    """What is called in it must end with this status and these words."""
+    """Calls inside must fail with this status and these words."""
     with pytest.raises(grpc.RpcError) as caught:
         yield
     error: Any = caught.value

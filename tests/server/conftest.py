@@ -13,7 +13,7 @@ from tests.server.calls import Caller, caller_on, make_spec
 
 @dataclass
 class Clock:
-    """Seconds that rise when a test says so."""
+    """A clock in seconds that only tests move."""
 
     now: float = 1000.0
 

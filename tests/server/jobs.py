@@ -1,4 +1,4 @@
-"""A job of several ranks through real calls: what each of them sends in an epoch."""
+"""A job of several ranks through real calls: the requests of each rank in an epoch."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SAMPLES = 1000
 
 
 def scores_of(epoch: int, salt: int = 0) -> npt.NDArray[np.float32]:
-    """Scores of all samples, others in each epoch and for each salt."""
+    """Scores of all samples, different for each epoch and salt."""
     return np.random.default_rng([salt, epoch]).random(SAMPLES).astype(np.float32)
 
 
@@ -36,7 +36,7 @@ def inside(epoch: int, plan_id: str) -> pb.Resume:
 
 @dataclass
 class Job:
-    """A job that is attached to a run; every rank pushes under a client id of its own."""
+    """A job that is attached to a run; every rank pushes under its own client id."""
 
     caller: Caller
     run: bytes
@@ -46,17 +46,17 @@ class Job:
 
     @classmethod
     def attach(cls, caller: Caller, run: bytes, world_size: int = 1, **fields: Any) -> Job:
-        """Attaches; fields as in AttachRunRequest."""
+        """Attaches a job; `fields` are those of AttachRunRequest."""
         return cls(caller, run, world_size, caller.attach(run, world_size=world_size, **fields))
 
     def plan(self, epoch: int) -> EpochPlan:
-        """The epoch's plan, which every rank must get the same."""
+        """The epoch's plan, which must be the same for every rank."""
         plans = [self.caller.plan(self.run, self.generation, epoch) for _ in range(self.world_size)]
         assert len({plan.plan_id for plan in plans}) == 1
         return plans[0]
 
     def not_ready(self, epoch: int) -> pb.NotReady:
-        """What keeps a plan from being ready; fails where it is."""
+        """The `NotReady` answer to a request for a plan; fails if the plan is ready."""
         request = pb.GetEpochPlanRequest(run_id=self.run, generation=self.generation, epoch=epoch)
         (message,) = self.caller.stub.GetEpochPlan(request, timeout=10)
         return message.not_ready  # type: ignore[no-any-return]
@@ -71,7 +71,7 @@ class Job:
         return self.caller.stub.PushScores(request, timeout=10)  # type: ignore[no-any-return]
 
     def end(self, epoch: int, plan_id: str, rank: int = 0) -> list[int]:
-        """Ends an epoch on a rank; gives those that have not."""
+        """Ends an epoch on a rank; returns the ranks that have not."""
         request = end_request(self.run, self.generation, epoch, plan_id, rank)
         return list(self.caller.stub.EndEpoch(request, timeout=10).missing_ranks)
 
@@ -87,12 +87,12 @@ class Job:
 
 @contextmanager
 def superseded(by: int) -> Iterator[None]:
-    """What is called in it must be told that a newer generation has taken over."""
+    """Calls inside must fail because a newer generation has taken over."""
     with pytest.raises(grpc.RpcError) as caught:
         yield
     error: Any = caught.value
     assert error.code() == ABORTED, error.details()
-    assert f"was followed by {by}" in error.details()
+    assert f"was replaced by {by}" in error.details()
     assert dict(error.trailing_metadata())["infobatch-error"] == "SupersededError"
 
 

@@ -80,8 +80,8 @@ def test_a_reader_that_stalls_does_not_hold_up_the_end(process: subprocess.Popen
 def test_a_draw_that_goes_on_is_not_waited_for() -> None:
     with ScoreServer() as server:
         run, _ = server.registry.create(make_spec(), OrderChoice())
-        with run.core.turn:
-            run.core.feed.hold()
+        with run.core.lock:
+            run.core.feed.pause()
         assert not server.stop()
 
 

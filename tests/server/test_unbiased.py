@@ -1,4 +1,4 @@
-"""After a rewind, over the run itself: the plan that is drawn again is as unbiased as the first."""
+"""A run's plan that is redrawn after a rewind is as unbiased as the first."""
 
 from __future__ import annotations
 
@@ -43,11 +43,11 @@ def sums_of_redrawn_plans(clock: Clock) -> np.ndarray:
     return np.array(sums)
 
 
-def test_a_plan_that_is_drawn_again_after_a_rewind_is_unbiased(clock: Clock) -> None:
+def test_a_plan_redrawn_after_a_rewind_is_unbiased(clock: Clock) -> None:
     assert check_unbiased(sums_of_redrawn_plans(clock), DIRECTIONS.sum(axis=0)) > 0
 
 
-def test_the_check_sees_uniforms_that_decide_twice(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_check_detects_reused_uniforms(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     draw = run_plans.draw_plan
 
     def without_generation(*args: Any, **fields: Any) -> EpochPlan:

@@ -43,7 +43,7 @@ def seed_run(registry: Registry, messages: Iterator[pb.SeedRunRequest]) -> pb.Se
             raise ConfigError("after `run_id`, SeedRun takes `scores` and `plan`, each message with one of them")
     if reader.begun:
         plan = reader.plan()
-        run.seed_plan(plan)
+        run.import_plan(plan)
         answer.plan_id = plan.plan_id
     return answer
 
@@ -58,6 +58,6 @@ def _seed_scores(run: Run, part: pb.SeedRunRequest.Scores, answer: pb.SeedRunRes
     stamps = np.frombuffer(part.stamps, "<u2").astype(np.uint16, copy=False) if part.stamps else None
     if stamps is not None and count and int(stamps.max()) > MAX_EPOCHS:
         raise ConfigError(f"stamp {int(stamps.max())} is over {MAX_EPOCHS}")
-    counts = run.seed_scores(part.first_sample, scores, stamps)
+    counts = run.import_scores(part.first_sample, scores, stamps)
     answer.scored += counts.accepted
     answer.non_finite += counts.non_finite

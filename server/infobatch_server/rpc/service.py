@@ -119,7 +119,7 @@ class ScoreService(pb_grpc.ScoreServiceServicer):
         try:
             plan: EpochPlan | NotReady
             if request.plan_id:
-                plan = run.plans.named(request.plan_id, epoch=request.epoch, generation=request.generation)
+                plan = run.plans.find(request.plan_id, epoch=request.epoch, generation=request.generation)
             else:
                 plan = run.plans.get(request.generation, request.epoch)
             if isinstance(plan, NotReady):

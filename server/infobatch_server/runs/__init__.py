@@ -1,1 +1,1 @@
-"""The rules of a run: leases, plans, the barrier, the way of scores into its table. No messages, no files."""
+"""The rules of a run: leases, plans, the barrier, and how scores reach its table. No messages, no files."""

@@ -1,4 +1,4 @@
-"""Who may attach to a run, and what the run is like afterwards: rules without a clock, a lock or a store."""
+"""The rules of attaching: whether a job may attach to a run, and the state that follows. No clock, lock or store."""
 
 from __future__ import annotations
 
@@ -12,19 +12,22 @@ from infobatch_stream.run_spec import RunSpec
 __all__ = ["MAX_GENERATION", "AttachRequest", "Rewind", "attach", "check_attach", "is_same_call"]
 
 MAX_GENERATION = 2**24 - 1
-"""24 bits of the draw's key."""
+"""The draw's key has 24 bits for the generation."""
 
 _MAX_RANKS = 2**20
 
 
 @dataclass(frozen=True, kw_only=True)
 class AttachRequest:
-    """A job that wants a run.
+    """A job's request to attach to a run.
 
     Args:
         lease: the job and its ranks.
-        resume: where its training begins.
-        takeover: takes the run from another job.
+        resume: where the job's training begins.
+        takeover: take the run from another job.
+
+    Raises:
+        ConfigError: the job, the host, the nonce or the world size is invalid.
     """
 
     lease: Lease
@@ -35,21 +38,21 @@ class AttachRequest:
         lease = self.lease
         for name, text in (("job", lease.job), ("host", lease.host)):
             if not 1 <= len(text) <= 255 or not text.isprintable():
-                raise ConfigError(f"{name}={text[:300]!r} must have 1 to 255 printable characters")
+                raise ConfigError(f"{name} must have 1 to 255 printable characters; got {text[:300]!r}")
         if len(lease.nonce) != 16:
-            raise ConfigError(f"nonce has {len(lease.nonce)} bytes, not 16")
+            raise ConfigError(f"nonce must have 16 bytes; got {len(lease.nonce)}")
         if not 1 <= lease.world_size <= _MAX_RANKS:
             raise ConfigError(f"world_size={lease.world_size} is outside [1, {_MAX_RANKS}]")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rewind:
-    """What attaching changes.
+    """The changes that attaching makes to a run.
 
     Args:
-        state: the run's from now on.
-        stamps_to: stamps are lowered to the start of this epoch.
-        marks_from: marks of this epoch and later ones are dropped.
+        state: the new state of the run.
+        stamps_to: lower the stamps to the start of this epoch.
+        marks_from: drop the marks of this epoch and of later ones.
     """
 
     state: RunState
@@ -58,49 +61,49 @@ class Rewind:
 
 
 def is_same_call(state: RunState, request: AttachRequest) -> bool:
-    """Whether the run's present job has sent this call before: its answer was lost."""
-    held, asked = state.lease, request.lease
-    if held is None or state.detached:
+    """Whether the attached job repeats the call that attached it, because the answer was lost."""
+    current, new = state.lease, request.lease
+    if current is None or state.detached:
         return False
-    return (held.job, held.attempt, held.nonce) == (asked.job, asked.attempt, asked.nonce)
+    return (current.job, current.attempt, current.nonce) == (new.job, new.attempt, new.nonce)
 
 
 def check_attach(spec: RunSpec, run_id: bytes, state: RunState, request: AttachRequest, lease_left_s: float) -> None:
-    """Raises where a job may not attach.
+    """Raises an error if a job may not attach.
 
     Args:
-        spec: the run's.
-        run_id: the run's, 16 bytes.
-        state: the run's; its `trained` is up to date.
-        request: the job's.
-        lease_left_s: seconds for which the present job's lease still holds; 0 where none does.
+        spec: the run's spec.
+        run_id: the run's id, 16 bytes.
+        state: the run's state; its `trained` is up to date.
+        request: the job's request.
+        lease_left_s: seconds until the attached job's lease expires; 0 if no job holds the run.
 
     Raises:
         RunBusyError: another job holds the lease.
-        RunConflictError: a new training on a run that was trained.
-        RunNotFoundError: the plan to go on with is not kept.
-        ConfigError: an epoch outside the schedule, or a plan of another epoch.
+        RunConflictError: a new training on a trained run, or the run has no generations left.
+        RunNotFoundError: the run no longer keeps the plan to resume.
+        ConfigError: the epoch is outside the schedule.
     """
-    held, next_attempt = state.lease, _is_next_attempt(state.lease, request.lease)
-    if held is not None and lease_left_s > 0 and not (next_attempt or request.takeover):
+    current, next_attempt = state.lease, _is_next_attempt(state.lease, request.lease)
+    if current is not None and lease_left_s > 0 and not (next_attempt or request.takeover):
         raise RunBusyError(
-            f"run {spec.run!r} is held by job {held.job!r} attempt {held.attempt} on host {held.host!r}, pid "
-            f"{held.pid}, for another {lease_left_s:.0f} s unless it calls again; end that job and wait until "
-            "its lease runs out, or use another run name",
+            f"run {spec.run!r} is held by job {current.job!r} attempt {current.attempt} on host {current.host!r}, pid "
+            f"{current.pid}, for another {lease_left_s:.0f} s unless it calls again; end that job and wait until "
+            "its lease expires, or use another run name",
             retry_after_s=lease_left_s,
         )
     if request.resume.new and state.trained and not next_attempt:
         raise RunConflictError(
-            f"run {spec.run!r} has been trained (newest epoch: {state.last_epoch}), and this job begins a new "
-            'training: load a state to go on with it, use another run name, or start it over with if_exists="restart"'
+            f"run {spec.run!r} has been trained (newest epoch: {state.last_epoch}), and this job starts a new "
+            'training: load a state to resume the run, use another run name, or start it over with if_exists="restart"'
         )
     _check_resume(spec, run_id, state, request.resume)
     if state.generation >= MAX_GENERATION:
-        raise RunConflictError(f"run {spec.run!r} has had {MAX_GENERATION} generations, which is all there are")
+        raise RunConflictError(f"run {spec.run!r} has used all {MAX_GENERATION} generations; use another run name")
 
 
 def attach(state: RunState, request: AttachRequest, run_id: bytes) -> Rewind:
-    """The next generation of a run, for a request that `check_attach` let pass."""
+    """The changes that start the next generation of a run, for a request that `check_attach` accepts."""
     resume = request.resume
     epoch = resume.epoch
     last_epoch = epoch if resume.inside else epoch - 1
@@ -125,23 +128,23 @@ def attach(state: RunState, request: AttachRequest, run_id: bytes) -> Rewind:
     )
 
 
-def _is_next_attempt(held: Lease | None, asked: Lease) -> bool:
-    return held is not None and asked.job == held.job != "none" and asked.attempt > held.attempt
+def _is_next_attempt(current: Lease | None, new: Lease) -> bool:
+    return current is not None and new.job == current.job != "none" and new.attempt > current.attempt
 
 
 def _check_resume(spec: RunSpec, run_id: bytes, state: RunState, resume: ResumePoint) -> None:
     epochs = spec.schedule.epochs
-    # A training that is over resumes at the start of the epoch after its last.
+    # A complete training resumes at the start of the epoch after its last one.
     if resume.epoch > (epochs - 1 if resume.inside else epochs):
         raise ConfigError(
-            f"resume at epoch {resume.epoch}: run {spec.run!r} has {epochs} epochs; a longer training is another "
-            'run: use another run name, or start this one over with if_exists="restart"'
+            f"can't resume at epoch {resume.epoch}: run {spec.run!r} has only {epochs} epochs; a longer training needs "
+            'a new run: use another run name, or start this one over with if_exists="restart"'
         )
     if not resume.inside or resume.plan_id == full_plan_id(run_id, resume.epoch):
         return
     if state.plan_ids.get(resume.epoch) != resume.plan_id:
         kept = ", ".join(plan_id for _, plan_id in sorted(state.plan_ids.items())) or "none"
         raise RunNotFoundError(
-            f"run {spec.run!r} keeps no plan {resume.plan_id!r} of epoch {resume.epoch} (kept: {kept}); "
-            "load a state of a kept plan, or one from the start of an epoch"
+            f"run {spec.run!r} doesn't keep plan {resume.plan_id!r} of epoch {resume.epoch} (it keeps: {kept}); "
+            "load a state of one of these plans, or a state from the start of an epoch"
         )

@@ -1,4 +1,4 @@
-"""A run's plans: when one is drawn, that it stays the same, and how long it is kept."""
+"""A run's plans: draws each once, finds and imports plans, and drops old ones."""
 
 from __future__ import annotations
 
@@ -28,25 +28,25 @@ class RunPlans:
     """The plans of one run. Safe to call from many threads.
 
     Args:
-        core: the run's.
+        core: the run's core.
     """
 
     def __init__(self, core: RunCore) -> None:
         self._core = core
 
-    def named(self, plan_id: str, *, epoch: int | None = None, generation: int = 0) -> EpochPlan:
-        """The plan of an id, kept or unpruned; never a new one.
+    def find(self, plan_id: str, *, epoch: int | None = None, generation: int = 0) -> EpochPlan:
+        """Finds a kept or an unpruned plan by its id; never draws a new one.
 
         Args:
-            plan_id: its id.
-            epoch: the epoch that it must be of; None for any.
-            generation: who asks; 0 reads without being attached.
+            plan_id: the plan's id.
+            epoch: the plan's epoch; None for any.
+            generation: the caller's generation; 0 reads without being attached.
 
         Raises:
-            RunNotFoundError: no such plan is kept.
+            RunNotFoundError: the run keeps no such plan.
         """
         core = self._core
-        with core.turn:
+        with core.lock:
             core.check_exists()
             if generation:
                 core.admit(generation)
@@ -57,42 +57,42 @@ class RunPlans:
                 if plan_id == full_plan_id(core.run_id, at) and epoch in (None, at):
                     return self._full_plan(at)
         of = "" if epoch is None else f" of epoch {epoch}"
-        raise RunNotFoundError(f"run {core.spec.run!r} keeps no plan {plan_id!r}{of}")
+        raise RunNotFoundError(f"run {core.spec.run!r} doesn't keep plan {plan_id!r}{of}")
 
     def get(self, generation: int, epoch: int) -> EpochPlan | NotReady:
-        """The plan of an epoch: drawn at the first call that the barrier lets through, the same one ever after.
+        """The plan of an epoch: drawn at the first call that passes the barrier, and the same at every later call.
 
-        Never waits: who is missing is the answer. While a plan is drawn, other calls are told to come again.
+        Never waits: before the barrier, and while another call draws the plan, the answer is `NotReady`.
 
         Raises:
             RunConflictError: the epoch can't be opened yet.
-            RunNotFoundError: the epoch was opened, and its plan is no longer kept.
+            RunNotFoundError: the epoch was opened, but its plan is no longer kept.
         """
         core = self._core
-        with core.turn:
+        with core.lock:
             lease = core.admit(generation)
             core.check_epoch(epoch)
-            found = self._frozen(epoch)
-            if found is not None:
-                return found
-            if core.feed.held:
+            plan = self._find_frozen(epoch)
+            if plan is not None:
+                return plan
+            if core.feed.is_paused:
                 return NotReady((), _DRAW_RETRY_MS)
             missing = None
             if epoch > core.state.start_epoch and self._depends_on_scores(epoch):
                 missing = core.barrier.before(epoch, generation, lease.world_size)
             if missing is not None and not missing.timed_out:
                 return missing
-            core.feed.hold()
+            core.feed.pause()
         return self._freeze(generation, epoch, missing)
 
     def mark_unpruned(self, generation: int, epoch: int) -> None:
-        """The job trains an epoch unpruned; wins over a plan frozen meanwhile.
+        """Records that the job trains an epoch unpruned; overrides a frozen plan of the epoch.
 
         Raises:
-            RunConflictError: epochs before it were not opened.
+            RunConflictError: the previous epoch was not opened.
         """
         core = self._core
-        with core.turn:
+        with core.lock:
             core.admit(generation)
             core.check_epoch(epoch)
             core.check_opened(epoch, ahead=1)
@@ -109,19 +109,22 @@ class RunPlans:
             )
         log.info("run %s: generation %d trains epoch %d unpruned", core.spec.run, generation, epoch)
 
-    def seed(self, plan: EpochPlan) -> None:
-        """Puts a plan of another server, or of another run, into a run that no job holds. `turn` is held.
+    def import_plan(self, plan: EpochPlan) -> None:
+        """Imports a plan of another server or run into a run that no job holds. The caller holds `lock`.
 
-        The run's generations go on from the plan's: a uniform that decided it decides nothing again.
+        The run's next generation is greater than the plan's, so that no later draw uses the plan's uniforms again.
+
+        Raises:
+            ConfigError: the plan doesn't fit the run.
         """
         core = self._core
-        _check_seeded(core, plan)
+        _check_import(core, plan)
         core.check_epoch(plan.epoch)
         core.store.put_plan(core.run_id, plan)
         state = replace(core.state, generation=max(core.state.generation, plan.generation))
         core.save(self._with_plan(state, plan))
 
-    def _frozen(self, epoch: int) -> EpochPlan | None:
+    def _find_frozen(self, epoch: int) -> EpochPlan | None:
         core = self._core
         state = core.state
         if epoch in state.unpruned:
@@ -131,12 +134,12 @@ class RunPlans:
         if epoch <= state.last_epoch:
             raise RunNotFoundError(
                 f"run {core.spec.run!r} no longer keeps a plan of epoch {epoch} (newest epoch: {state.last_epoch}; "
-                f"{core.limits.keep_plans} plans are kept)"
+                f"it keeps {core.limits.keep_plans} plans)"
             )
         if epoch > state.last_epoch + 1:
             raise RunConflictError(
                 f"epoch {epoch} of run {core.spec.run!r} can't be opened: the newest epoch is {state.last_epoch}, "
-                f"so that {state.last_epoch + 1} is next"
+                f"so epoch {state.last_epoch + 1} is next"
             )
         return None
 
@@ -158,7 +161,7 @@ class RunPlans:
                 )
             )
             core.store.put_plan(core.run_id, plan)
-            with core.turn:
+            with core.lock:
                 state = self._with_plan(core.state, plan)
                 late = missing is not None
                 unusual = core.spec.policy.finds_odd(plan.low_share)
@@ -171,9 +174,9 @@ class RunPlans:
                 )
                 wins = self._full_plan(epoch) if epoch in state.unpruned else plan
         finally:
-            with core.turn:
-                core.feed.release()
-        self._tell(plan, missing)
+            with core.lock:
+                core.feed.resume()
+        self._log_plan(plan, missing)
         return wins
 
     def _with_plan(self, state: RunState, plan: EpochPlan) -> RunState:
@@ -198,12 +201,12 @@ class RunPlans:
             subset=spec.subset,
         )
 
-    def _tell(self, plan: EpochPlan, missing: NotReady | None) -> None:
+    def _log_plan(self, plan: EpochPlan, missing: NotReady | None) -> None:
         run = self._core.spec.run
         log.info("run %s: plan of epoch %d keeps %d of %d", run, plan.epoch, plan.kept, plan.num_samples)
         if missing is not None:
             log.warning(
-                "run %s: the plan of epoch %d went out after the time-out; ranks %s had not ended epoch %d",
+                "run %s: the plan of epoch %d was drawn after the time-out; ranks %s had not ended epoch %d",
                 *(run, plan.epoch, list(missing.missing_ranks), plan.epoch - 1),
             )
         if self._core.spec.policy.finds_odd(plan.low_share):
@@ -214,26 +217,26 @@ class RunPlans:
 
 
 def _newest(state: RunState, plan: EpochPlan) -> PlanSummary:
-    """What statistics show once `plan` is there: it, unless that of a later epoch is."""
-    shown = state.newest_plan
-    # One beyond the newest epoch is of before a rewind.
-    if shown is not None and plan.epoch < shown.epoch <= state.last_epoch:
-        return shown
+    """The plan that statistics show after `plan` was added: the one of the later epoch."""
+    previous = state.newest_plan
+    # A summary of an epoch after the newest one is from before a rewind.
+    if previous is not None and plan.epoch < previous.epoch <= state.last_epoch:
+        return previous
     return PlanSummary.of(plan)
 
 
-def _check_seeded(core: RunCore, plan: EpochPlan) -> None:
+def _check_import(core: RunCore, plan: EpochPlan) -> None:
     spec = core.spec
     if plan.generation > MAX_GENERATION:
-        raise ConfigError(f"the plan is of generation {plan.generation}; {MAX_GENERATION} is the last there is")
-    for name, own, other in (
+        raise ConfigError(f"the plan's generation must be at most {MAX_GENERATION}; got {plan.generation}")
+    for name, expected, actual in (
         ("samples", spec.num_samples, plan.num_samples),
         ("shards", len(spec.shard_sizes), len(plan.shard_kept)),
         ("seed", spec.seed, plan.seed),
         ("order", spec.order, plan.order),
         ("order_version", spec.order_version, plan.order_version),
     ):
-        if own != other:
-            raise ConfigError(f"the plan is of another run: {name} {other}, and run {spec.run!r} has {own}")
+        if expected != actual:
+            raise ConfigError(f"the plan doesn't fit run {spec.run!r}: its {name} is {actual}, the run's is {expected}")
     if not np.array_equal(kept_by_shard(plan.keep_bits, spec.shard_sizes), plan.shard_kept):
-        raise ConfigError("the plan's kept counts by shard are not those of its keep bits")
+        raise ConfigError("the plan's kept counts by shard differ from the counts of its keep bits")

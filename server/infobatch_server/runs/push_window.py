@@ -1,11 +1,11 @@
-"""Which pushes of one client were stored: a high-water mark and the 32 numbers up to it."""
+"""The pushes of one client that were stored: a high-water mark, and a bit for each of the 32 numbers up to it."""
 
 from __future__ import annotations
 
 __all__ = ["WINDOW", "PushWindow"]
 
 WINDOW = 32
-"""A client has at most this many pushes on the way; what is older was stored, or given up by the client."""
+"""A client has at most this many pushes in flight; older ones were stored, or the client gave them up."""
 
 
 class PushWindow:
@@ -17,24 +17,24 @@ class PushWindow:
     def __init__(self) -> None:
         self._newest = 0
         self._stored = 0  # bit i: sequence number newest - i
-        self._under_way: set[int] = set()
+        self._pending: set[int] = set()
 
     def is_stored(self, sequence: int) -> bool:
-        """Whether a push was stored, or is so old that its client can't be waiting for it."""
+        """Whether a push was stored, or is so old that its client no longer waits for it."""
         age = self._newest - sequence
         return age >= WINDOW or (age >= 0 and bool(self._stored >> age & 1))
 
-    def is_under_way(self, sequence: int) -> bool:
-        """Whether the same push is being stored right now."""
-        return sequence in self._under_way
+    def is_pending(self, sequence: int) -> bool:
+        """Whether another call is storing the push."""
+        return sequence in self._pending
 
     def begin(self, sequence: int) -> None:
-        """A push that isn't stored yet is about to be."""
-        self._under_way.add(sequence)
+        """Marks a push as pending, before it is stored."""
+        self._pending.add(sequence)
 
     def end(self, sequence: int, *, stored: bool) -> None:
-        """A push that was begun has been stored, or has failed and may come again."""
-        self._under_way.discard(sequence)
+        """Marks a push as stored, or as failed, after which it may be sent again."""
+        self._pending.discard(sequence)
         if not stored:
             return
         if sequence > self._newest:

@@ -1,4 +1,4 @@
-"""One run: attaching, scores, ended epochs, and what may be changed from outside."""
+"""One run: jobs that attach, scores, ends of epochs, and changes to the run."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ class Run:
     """One run's state machine. Safe to call from many threads.
 
     Args:
-        stored: the run as its store gives it back; a new one is empty.
-        store: keeps what changes, before it is answered.
-        limits: bounds.
-        clock: seconds that only rise.
+        stored: the run as its store loads it; a new one is empty.
+        store: saves every change before it is answered.
+        limits: the server's limits.
+        clock: monotonic clock, in seconds.
     """
 
     def __init__(self, stored: StoredRun, store: RunStore, limits: Limits, clock: Callable[[], float]) -> None:
@@ -48,22 +48,22 @@ class Run:
 
     @property
     def run_id(self) -> bytes:
-        """16 bytes; immutable."""
+        """The run's id, 16 bytes; immutable."""
         return self.core.run_id
 
     @property
     def spec(self) -> RunSpec:
-        """What the run is."""
+        """The run's spec."""
         return self.core.spec
 
     def attach(self, request: AttachRequest) -> int:
-        """Attaches a job, and gives its generation; the same call again gives the same answer.
+        """Attaches a job and returns its generation. Idempotent.
 
         Raises:
-            InfoBatchError: what infobatch_server.runs.attach.check_attach raises; nothing has changed then.
+            InfoBatchError: any error of `infobatch_server.runs.attach.check_attach`; the run is unchanged then.
         """
         core = self.core
-        with core.feed.quiet():
+        with core.feed.exclusive():
             core.check_exists()
             if is_same_call(core.state, request):
                 core.renew()
@@ -86,13 +86,13 @@ class Run:
         return rewind.state.generation
 
     def detach(self, generation: int, rank: int = 0) -> None:
-        """A rank has ended cleanly; the last one to say so frees the lease. Again is the same.
+        """Records that a rank has ended cleanly; the last rank releases the lease. Idempotent.
 
         Raises:
-            ConfigError: a rank outside the generation's world.
+            ConfigError: the rank is outside the generation's world size.
         """
         core = self.core
-        with core.turn:
+        with core.lock:
             lease = core.admit(generation)
             core.check_rank(rank, lease)
             core.detached_ranks.add(rank)
@@ -101,14 +101,14 @@ class Run:
 
     def heartbeat(self, generation: int) -> None:
         """Renews the lease."""
-        with self.core.turn:
+        with self.core.lock:
             self.core.admit(generation)
 
     def push(self, batch: ScoreBatch) -> PushOutcome:
-        """Stores scores once, however often a push is sent.
+        """Stores the scores of a push once, even if the push is sent several times.
 
         Raises:
-            RunConflictError: of an epoch that was not opened.
+            RunConflictError: the epoch was not opened.
         """
 
         def admit() -> None:
@@ -118,13 +118,13 @@ class Run:
         return self.core.feed.push(batch, admit)
 
     def end_epoch(self, mark: EpochMark) -> tuple[int, ...]:
-        """One rank has pushed all of its scores of an epoch; gives the ranks that have not. Again is the same.
+        """Records that a rank has pushed all its scores of an epoch; returns the ranks that have not. Idempotent.
 
         Raises:
-            RunConflictError: an epoch that was not opened, or a plan that isn't this epoch's.
+            RunConflictError: the epoch was not opened, or the plan is not the epoch's.
         """
         core = self.core
-        with core.turn:
+        with core.lock:
             lease = core.admit(mark.generation)
             world_size = lease.world_size
             core.check_rank(mark.rank, lease)
@@ -147,14 +147,14 @@ class Run:
             return core.barrier.missing(mark.epoch, mark.generation, world_size)
 
     def amend(self, *, epochs: int | None, delta: str | None, anneal_epoch_check: int) -> RunSpec:
-        """Another number of epochs, or another δ; plans that are frozen stay as they are.
+        """Changes the number of epochs, δ, or both; frozen plans stay unchanged.
 
         Raises:
-            ConfigError: values that can't be meant, or `anneal_epoch_check` isn't what they give.
+            ConfigError: a value is invalid, or `anneal_epoch_check` differs from the resulting anneal epoch.
             RunConflictError: fewer epochs than were opened.
         """
         core = self.core
-        with core.feed.quiet():
+        with core.feed.exclusive():
             core.check_exists()
             old = core.spec.schedule
             schedule = Schedule(
@@ -170,58 +170,59 @@ class Run:
                 )
             if schedule.epochs <= core.state.last_epoch:
                 raise RunConflictError(
-                    f"run {core.spec.run!r} has opened epoch {core.state.last_epoch}: epochs={schedule.epochs} is "
-                    f"too few, {core.state.last_epoch + 1} is the least"
+                    f"run {core.spec.run!r} has opened epoch {core.state.last_epoch}, so epochs must be at least "
+                    f"{core.state.last_epoch + 1}; got {schedule.epochs}"
                 )
             spec = replace(core.spec, schedule=schedule)
             core.store.amend(core.run_id, spec)
             core.spec = spec
             return spec
 
-    def seed_scores(
+    def import_scores(
         self, first: int, scores: npt.NDArray[np.float32], stamps: npt.NDArray[np.uint16] | None
     ) -> UpdateCounts:
-        """Puts scores of consecutive samples into a run that no job holds.
+        """Imports scores of consecutive samples into a run that no job holds.
 
         Raises:
-            RunBusyError: a job does.
-            ConfigError: outside [0, N), or stamps that don't fit.
+            RunBusyError: a job holds the run.
+            ConfigError: samples outside [0, N), or invalid stamps.
         """
         core = self.core
-        with core.feed.quiet():
+        with core.feed.exclusive():
             self._check_free("seeded")
             stop = first + len(scores)
             if stop > core.spec.num_samples:
                 raise ConfigError(f"samples [{first}, {stop}) are outside [0, {core.spec.num_samples})")
-            core.store.seed(core.run_id, first, scores, stamps)
+            core.store.import_scores(core.run_id, first, scores, stamps)
             return core.feed.table.seed(first, scores, stamps)
 
-    def seed_plan(self, plan: EpochPlan) -> None:
-        """Puts a plan into a run that no job holds.
+    def import_plan(self, plan: EpochPlan) -> None:
+        """Imports a plan into a run that no job holds.
 
         Raises:
-            RunBusyError: a job does.
-            ConfigError: a plan of other samples, shards, seed or order.
+            RunBusyError: a job holds the run.
+            ConfigError: the plan has other samples, shards, seed or order, or an invalid generation or epoch.
         """
-        with self.core.feed.quiet():
+        with self.core.feed.exclusive():
             self._check_free("seeded")
-            self.plans.seed(plan)
+            self.plans.import_plan(plan)
 
     def read_scores(self, first: int, stop: int, step: int) -> Iterator[tuple[int, ScoreTable]]:
-        """Copies of consecutive parts of the table, (first sample, part), each of one moment."""
+        """Copies of consecutive parts of the table as (first sample, part); each part is a consistent snapshot."""
         for start in range(first, stop, step):
-            with self.core.turn:
+            with self.core.lock:
                 self.core.check_exists()
                 part = _copy(self.core.feed.table, start, min(start + step, stop))
             yield start, part
 
     def delete(self, *, force: bool) -> None:
-        """Marks the run as gone and drops what is stored of it.
+        """Marks the run as deleted, and deletes its stored data.
 
         Raises:
-            RunBusyError: a job holds it, and `force` is off.
+            RunBusyError: a job holds the run, and `force` is off.
+            RunNotFoundError: the run was deleted before.
         """
-        with self.core.feed.quiet():
+        with self.core.feed.exclusive():
             if not force:
                 self._check_free("deleted")
             self.core.check_exists()
@@ -235,7 +236,8 @@ class Run:
         if lease is not None and left_s > 0:
             raise RunBusyError(
                 f"run {core.spec.run!r} can't be {what}: job {lease.job!r} on host {lease.host!r}, pid {lease.pid}, "
-                f"holds it for another {left_s:.0f} s unless it calls again; end that job, and wait until then",
+                f"holds it for another {left_s:.0f} s unless it calls again; end that job and wait until its lease "
+                "expires",
                 retry_after_s=left_s,
             )
 
@@ -245,8 +247,8 @@ class Run:
                 f"positions [{mark.start_position}, {mark.end_position}) are outside [0, {self.spec.num_samples}]"
             )
         if not 1 <= len(mark.plan_id) <= _MAX_PLAN_ID:
-            raise ConfigError(f"plan_id has {len(mark.plan_id)} characters; the plan that was trained must be named")
-        # Whoever trains unpruned needs no plan from here, so that the mark itself may open the epoch.
+            raise ConfigError(f"plan_id must have 1 to {_MAX_PLAN_ID} characters; got {len(mark.plan_id)}")
+        # An unpruned epoch needs no plan from the server, so its mark may open it.
         self.core.check_opened(mark.epoch, ahead=1 if full else 0)
         if full:
             return
@@ -256,8 +258,8 @@ class Run:
         if mark.plan_id != kept:
             if kept is None and mark.epoch in self.core.state.unpruned:
                 kept = full_plan_id(self.run_id, mark.epoch)
-            own = f"the run's is {kept!r}" if kept else "the run never had such a plan"
-            raise RunConflictError(f"rank {mark.rank} trained plan {mark.plan_id!r} in epoch {mark.epoch}; {own}")
+            expected = f"the run's plan is {kept!r}" if kept else "the run never had such a plan"
+            raise RunConflictError(f"rank {mark.rank} trained plan {mark.plan_id!r} in epoch {mark.epoch}; {expected}")
 
 
 def _copy(table: ScoreTable, first: int, stop: int) -> ScoreTable:

@@ -1,7 +1,7 @@
-"""The way of scores into a run's table: journal first, then the table, in the journal's order.
+"""Feeds scores into a run's table: first into the journal, then into the table, in the journal's order.
 
-A draw holds the table still while it reads it: batches that arrive meanwhile are journalled and answered, and
-applied after it. A rewind waits until nothing is on the way, and nothing may set out until it is done.
+A draw pauses the feed while it reads the table: batches that arrive meanwhile are journalled and answered, and
+applied after the draw. A rewind has exclusive access: it waits until no batch is pending, and blocks new ones.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ __all__ = ["PushOutcome", "ScoreFeed"]
 
 @dataclass(frozen=True)
 class PushOutcome:
-    """What became of a push; counts are those of the table as it stood, where a draw held the batch back."""
+    """The outcome of a push; if a draw paused the feed, `counts` is a prediction against the table at that time."""
 
     counts: UpdateCounts
     duplicate: bool
@@ -32,7 +32,7 @@ class PushOutcome:
 
 
 @dataclass
-class _Waiting:
+class _PendingBatch:
     batch: ScoreBatch
     counts: UpdateCounts | None = None
 
@@ -43,12 +43,12 @@ class ScoreFeed:
     Args:
         run_id: 16 bytes.
         store: keeps the journal.
-        table: what batches are applied to; whoever reads it holds `turn`, or the table by `hold`.
-        position: the journal position that `table` stands at.
-        turn: guards this and the run's state; notified whenever something that may be waited for has changed.
-        max_held_bytes: of batches that wait for the end of a draw.
-        stored_scores: accepted so far.
-        rejected_scores: NaN and infinite so far.
+        table: the run's scores; a reader must hold `lock`, or `pause` the feed.
+        position: the last journal position that is in `table`.
+        lock: guards the feed and the run's state; notified of every change that a thread may wait for.
+        max_pending_bytes: bytes of batches that may wait for the end of a draw.
+        stored_scores: scores accepted so far.
+        rejected_scores: NaN and infinite scores so far.
     """
 
     def __init__(
@@ -58,8 +58,8 @@ class ScoreFeed:
         table: ScoreTable,
         *,
         position: int,
-        turn: threading.Condition,
-        max_held_bytes: int,
+        lock: threading.Condition,
+        max_pending_bytes: int,
         stored_scores: int = 0,
         rejected_scores: int = 0,
     ) -> None:
@@ -70,105 +70,105 @@ class ScoreFeed:
         self.stale_scores = 0
         self._run_id = run_id
         self._store = store
-        self._turn = turn
-        self._max_held_bytes = max_held_bytes
-        self._held_bytes = 0
+        self._lock = lock
+        self._max_pending_bytes = max_pending_bytes
+        self._pending_bytes = 0
         self._windows: dict[bytes, PushWindow] = {}
-        self._waiting: dict[int, _Waiting] = {}
-        self._on_the_way = 0
-        self._quiet = False
-        self.held = False
+        self._pending: dict[int, _PendingBatch] = {}
+        self._num_appending = 0
+        self._is_exclusive = False
+        self.is_paused = False
 
     def push(self, batch: ScoreBatch, admit: Callable[[], None]) -> PushOutcome:
-        """Stores a batch once, however often it is sent.
+        """Stores a batch once, even if it is sent several times.
 
         Args:
-            batch: checked.
-            admit: called under the lock before anything changes; raises where the batch has come too late.
+            batch: a valid batch.
+            admit: called under the lock before anything changes; raises an error to reject the batch.
 
         Raises:
-            ServerBusyError: too much is waiting for the end of a draw.
+            ServerBusyError: too many bytes wait for the end of a draw.
         """
-        with self._turn:
-            self._turn.wait_for(lambda: not (self._quiet or self._is_under_way(batch)))
+        with self._lock:
+            self._lock.wait_for(lambda: not (self._is_exclusive or self._is_pending(batch)))
             admit()
             window = self._windows.setdefault(batch.client_id, PushWindow())
             if window.is_stored(batch.sequence):
                 return PushOutcome(UpdateCounts(), duplicate=True, journal_position=self.applied_position)
-            if self.held and self._held_bytes + batch.nbytes > self._max_held_bytes:
+            if self.is_paused and self._pending_bytes + batch.nbytes > self._max_pending_bytes:
                 raise ServerBusyError(
-                    f"{self._held_bytes} bytes of scores wait for the end of a draw; send this push again later"
+                    f"{self._pending_bytes} bytes of scores wait for the end of a draw; send this push again later"
                 )
-            self._held_bytes += batch.nbytes
-            self._on_the_way += 1
+            self._pending_bytes += batch.nbytes
+            self._num_appending += 1
             window.begin(batch.sequence)
         try:
             position = self._store.append(self._run_id, batch)
         except BaseException:
-            with self._turn:
+            with self._lock:
                 window.end(batch.sequence, stored=False)
-                self._held_bytes -= batch.nbytes
-                self._on_the_way -= 1
-                self._turn.notify_all()
+                self._pending_bytes -= batch.nbytes
+                self._num_appending -= 1
+                self._lock.notify_all()
             raise
-        with self._turn:
+        with self._lock:
             window.end(batch.sequence, stored=True)
-            waiting = self._waiting[position] = _Waiting(batch)
-            self._on_the_way -= 1
+            pending = self._pending[position] = _PendingBatch(batch)
+            self._num_appending -= 1
             self._apply_ready()
-            self._turn.notify_all()
-            # Batches before this one may still be on the way back from the store.
-            self._turn.wait_for(lambda: self.held or waiting.counts is not None)
-            counts = waiting.counts or self._foretell(batch)
+            self._lock.notify_all()
+            # Earlier batches may not have returned from the store yet.
+            self._lock.wait_for(lambda: self.is_paused or pending.counts is not None)
+            counts = pending.counts or self._predict_counts(batch)
             return PushOutcome(counts, duplicate=False, journal_position=position)
 
-    def hold(self) -> None:
-        """Keeps the table as it is until `release`, for a draw without the lock. `turn` is held."""
-        assert not self.held
-        self.held = True
+    def pause(self) -> None:
+        """Stops applying batches until `resume`, so that a draw needs no lock. The caller holds `lock`."""
+        assert not self.is_paused
+        self.is_paused = True
 
-    def release(self) -> None:
-        """Applies what arrived since `hold`. `turn` is held."""
-        self.held = False
+    def resume(self) -> None:
+        """Applies the batches that arrived since `pause`. The caller holds `lock`."""
+        self.is_paused = False
         self._apply_ready()
-        self._turn.notify_all()
+        self._lock.notify_all()
 
     @contextmanager
-    def quiet(self) -> Iterator[None]:
-        """Holds `turn` while no batch is on the way and no draw goes on: for what changes the table otherwise."""
-        with self._turn:
-            self._turn.wait_for(lambda: not self._quiet)
-            self._quiet = True
+    def exclusive(self) -> Iterator[None]:
+        """Holds `lock`, with no batch pending and no draw running, for other changes to the table."""
+        with self._lock:
+            self._lock.wait_for(lambda: not self._is_exclusive)
+            self._is_exclusive = True
             try:
-                self._turn.wait_for(lambda: not (self.held or self._on_the_way or self._waiting))
+                self._lock.wait_for(lambda: not (self.is_paused or self._num_appending or self._pending))
                 yield
             finally:
-                self._quiet = False
-                self._turn.notify_all()
+                self._is_exclusive = False
+                self._lock.notify_all()
 
     def forget_clients(self) -> None:
-        """Drops the windows of a generation that is over. Called within `quiet`."""
+        """Drops the push windows of the last generation. The caller is inside `exclusive`."""
         self._windows.clear()
 
     def remember(self, client_id: bytes, sequence: int) -> None:
-        """Marks a push of the present generation as stored, as recovery found it."""
+        """Marks a push of the current generation as stored, after recovery."""
         self._windows.setdefault(client_id, PushWindow()).end(sequence, stored=True)
 
-    def _is_under_way(self, batch: ScoreBatch) -> bool:
+    def _is_pending(self, batch: ScoreBatch) -> bool:
         window = self._windows.get(batch.client_id)
-        return window is not None and window.is_under_way(batch.sequence)
+        return window is not None and window.is_pending(batch.sequence)
 
     def _apply_ready(self) -> None:
-        while not self.held and (waiting := self._waiting.pop(self.applied_position + 1, None)):
-            batch = waiting.batch
-            waiting.counts = self.table.update(batch.epoch, batch.indices, batch.scores, batch.columns)
+        while not self.is_paused and (pending := self._pending.pop(self.applied_position + 1, None)):
+            batch = pending.batch
+            pending.counts = self.table.update(batch.epoch, batch.indices, batch.scores, batch.columns)
             self.applied_position += 1
-            self._held_bytes -= batch.nbytes
-            self.stored_scores += waiting.counts.accepted
-            self.rejected_scores += waiting.counts.non_finite
-            self.stale_scores += waiting.counts.stale
+            self._pending_bytes -= batch.nbytes
+            self.stored_scores += pending.counts.accepted
+            self.rejected_scores += pending.counts.non_finite
+            self.stale_scores += pending.counts.stale
 
-    def _foretell(self, batch: ScoreBatch) -> UpdateCounts:
+    def _predict_counts(self, batch: ScoreBatch) -> UpdateCounts:
         finite = np.isfinite(batch.scores)
         fresh = self.table.stamp[batch.indices] <= batch.epoch + 1
         accepted = int(np.count_nonzero(finite & fresh))

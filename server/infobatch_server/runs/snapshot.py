@@ -1,4 +1,4 @@
-"""What a run shows of itself: one snapshot of one moment."""
+"""A consistent snapshot of a run, for statistics."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ __all__ = ["RunSnapshot", "Savings", "snapshot"]
 
 @dataclass(frozen=True, kw_only=True)
 class Savings:
-    """Of the epochs that every rank has ended, as the ranks counted them.
+    """The savings over the epochs that every rank has ended, as counted by the ranks.
 
     Args:
-        epochs_ended: those epochs.
-        trained: samples trained in them.
-        full: samples that they would have trained without pruning.
+        epochs_ended: number of these epochs.
+        trained: samples trained in these epochs.
+        full: samples that these epochs would have trained without pruning.
     """
 
     epochs_ended: int
@@ -32,7 +32,7 @@ class Savings:
 
     @property
     def share(self) -> float | None:
-        """`saved` by `full`, in [0, 1]; None before the first such epoch."""
+        """`saved` / `full`, in [0, 1]; None before the first such epoch."""
         return self.saved / self.full if self.full else None
 
 
@@ -42,13 +42,13 @@ class RunSnapshot:
 
     Args:
         run_id: 16 bytes.
-        spec: what it is.
+        spec: the run's spec.
         full_samples: samples that an unpruned epoch trains.
-        state: of the last transaction.
-        lease: the job that holds it now; None where none does.
-        stored_scores: accepted since the run was created.
-        rejected_scores: NaN and infinite ones since then.
-        stale_scores: older than what the sample had, since the server started.
+        state: the state of the last transaction.
+        lease: the job that holds the run; None if no job does.
+        stored_scores: scores accepted since the run was created.
+        rejected_scores: NaN and infinite scores since the run was created.
+        stale_scores: scores that were older than the sample's, since the server started.
     """
 
     run_id: bytes
@@ -62,22 +62,22 @@ class RunSnapshot:
 
     @property
     def savings(self) -> Savings:
-        """What pruning has saved so far."""
+        """The savings of pruning so far."""
         ended = self.state.ended
         return Savings(epochs_ended=len(ended), trained=sum(ended.values()), full=len(ended) * self.full_samples)
 
     @property
     def history(self) -> list[tuple[int, PlanLine]]:
-        """Every epoch's plan so far, (epoch, what the job trains by)."""
+        """(epoch, plan that the job trains) of every epoch so far."""
         full = PlanLine(kept=self.full_samples, pruned=0, threshold=None, unpruned=True)
         state = self.state
         return sorted((state.drawn | dict.fromkeys(state.unpruned, full)).items(), key=lambda entry: entry[0])
 
 
 def snapshot(run: Run) -> RunSnapshot:
-    """The run as it is now."""
+    """Takes a snapshot of a run."""
     core = run.core
-    with core.turn:
+    with core.lock:
         state = core.state
         return RunSnapshot(
             run_id=core.run_id,

@@ -1,4 +1,4 @@
-"""What a score server accepts at most; every bound that a client can run into, in one place."""
+"""The limits of a score server, in one place."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from infobatch_stream.errors import ConfigError
 __all__ = ["BYTES_PER_SAMPLE", "Limits"]
 
 BYTES_PER_SAMPLE = 8.5
-"""Resident bytes by sample: score, stamp and visits, and room for a bit or two."""
+"""Resident bytes per sample: score, stamp and visits, and room for four bits."""
 
 _MEMORY_SHARE = 0.75
 
@@ -21,19 +21,22 @@ def _memory_bytes() -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """Bounds on what clients may ask for.
+    """Limits on the requests of clients; each at least 1.
 
     Args:
-        max_samples: N of one run.
-        max_shards: S of one run.
-        max_message_bytes: of one gRPC message.
-        max_in_flight_bytes: of scores that were acknowledged while a plan is drawn and wait to be applied, by run.
-        memory_bytes: what the score tables of all runs may take; three quarters of the machine's by default.
+        max_samples: samples of one run, N.
+        max_shards: shards of one run, S.
+        max_message_bytes: bytes of one gRPC message.
+        max_in_flight_bytes: bytes per run of scores that arrive while a plan is drawn, and are applied after it.
+        memory_bytes: bytes of the score tables of all runs; 0, the default, is three quarters of the machine's memory.
         keep_plans: plans that a run keeps.
-        worker_threads: calls that are worked on at once.
-        plan_streams: of those, calls that may stream a plan; the others stay free for scores.
-        max_queued_calls: calls beyond worker_threads that wait, with 64 KiB each; more are answered
-            RESOURCE_EXHAUSTED. Every rank of a job may ask for the same plan at one moment.
+        worker_threads: calls that are processed at once.
+        plan_streams: calls among these that may stream a plan; the other threads remain free for scores.
+        max_queued_calls: further calls that wait, with 64 KiB each; any more are answered RESOURCE_EXHAUSTED. All
+            ranks of a job may request the same plan at once.
+
+    Raises:
+        ConfigError: a limit is below 1, or plan_streams is not below worker_threads.
     """
 
     max_samples: int = 2**31
@@ -51,6 +54,9 @@ class Limits:
             object.__setattr__(self, "memory_bytes", _memory_bytes())
         for name in self.__dataclass_fields__:
             if getattr(self, name) < 1:
-                raise ConfigError(f"{name}={getattr(self, name)} must be at least 1")
+                raise ConfigError(f"{name} must be at least 1; got {getattr(self, name)}")
         if self.plan_streams >= self.worker_threads:
-            raise ConfigError(f"plan_streams={self.plan_streams} leaves no thread of {self.worker_threads} for scores")
+            raise ConfigError(
+                f"plan_streams must be below worker_threads={self.worker_threads}, so that a thread remains for "
+                f"scores; got {self.plan_streams}"
+            )

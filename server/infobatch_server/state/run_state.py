@@ -1,4 +1,4 @@
-"""What a server knows of a run beside its scores: values that one transaction replaces by the next."""
+"""The state of a run besides its scores: immutable values, which each transaction replaces."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ __all__ = ["EpochMark", "Lease", "PlanLine", "PlanSummary", "ResumePoint", "RunS
 
 @dataclass(frozen=True, kw_only=True)
 class ResumePoint:
-    """Where a job's training begins.
+    """The point at which a job's training begins.
 
     Args:
-        epoch: the epoch to start or to go on with; 0 for a new training.
-        plan_id: the plan to go on with, inside the epoch; "" at its start.
+        epoch: the epoch to start or to resume; 0 for a new training.
+        plan_id: the plan to resume inside the epoch; "" at its start.
         new: nothing was trained before.
     """
 
@@ -26,7 +26,7 @@ class ResumePoint:
 
     @property
     def inside(self) -> bool:
-        """Whether a part of the epoch was trained already."""
+        """Whether training resumes inside the epoch, rather than at its start."""
         return bool(self.plan_id)
 
 
@@ -35,12 +35,12 @@ class Lease:
     """The job that is attached to a run.
 
     Args:
-        job: its name, "none" where the launcher gives none.
-        attempt: its n-th start.
-        nonce: 16 bytes by attaching process.
-        host: where it runs.
-        pid: the attaching process.
-        world_size: its ranks.
+        job: the job's name; "none" if the launcher has no name for it.
+        attempt: the number of the job's start, from 0.
+        nonce: 16 random bytes of the attaching process.
+        host: the host of the attaching process.
+        pid: the id of the attaching process.
+        world_size: number of ranks.
     """
 
     job: str
@@ -53,16 +53,16 @@ class Lease:
 
 @dataclass(frozen=True, kw_only=True)
 class EpochMark:
-    """One rank has pushed all of its scores of one epoch.
+    """The mark of one rank's end of an epoch: the rank has pushed all its scores of the epoch.
 
     Args:
-        generation: the generation that ended it.
+        generation: the rank's generation.
         epoch: the epoch.
         rank: in [0, world size of the generation).
         plan_id: the plan that was trained.
-        start_position: first of the plan's positions that this opening covered, over all ranks.
-        end_position: the position after the last.
-        counts: the rank's rows.
+        start_position: first position of the plan that this opening of the epoch covered, over all ranks.
+        end_position: the position after the last one covered.
+        counts: the rank's row counts.
     """
 
     generation: int
@@ -76,7 +76,7 @@ class EpochMark:
 
 @dataclass(frozen=True, kw_only=True)
 class PlanSummary:
-    """What statistics show of a plan after its arrays are gone."""
+    """The figures of a plan that statistics show after its arrays are dropped."""
 
     plan_id: str
     epoch: int
@@ -99,13 +99,13 @@ class PlanSummary:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlanLine:
-    """What is remembered of every epoch's plan.
+    """The figures that are kept of every epoch's plan.
 
     Args:
-        kept: samples that it trains.
-        pruned: samples that it leaves out.
-        threshold: of its classes; None where it has none.
-        unpruned: nothing was to be pruned.
+        kept: samples that the plan trains.
+        pruned: samples that the plan prunes.
+        threshold: the threshold of its classes; None if it has none.
+        unpruned: the plan prunes nothing.
     """
 
     kept: int
@@ -115,7 +115,7 @@ class PlanLine:
 
     @classmethod
     def of(cls, plan: EpochPlan) -> PlanLine:
-        """The line of a plan."""
+        """The figures of a plan."""
         return cls(kept=plan.kept, pruned=plan.pruned, threshold=plan.threshold, unpruned=plan.unpruned)
 
 
@@ -124,18 +124,18 @@ class RunState:
     """A run at one moment; immutable, so that a transaction is one replacement.
 
     Args:
-        generation: of the newest attachment; 0 before the first.
-        lease: who attached last; None before the first.
-        detached: every rank of that job has said that it ended.
-        start_epoch: where the present generation began: the plans after it wait for marks.
+        generation: the current generation; 0 before the first attachment.
+        lease: the job that attached last; None before the first attachment.
+        detached: every rank of that job has detached.
+        start_epoch: the first epoch of the current generation; the plans of later epochs wait for marks.
         last_epoch: the newest epoch that was opened; -1 before the first.
         trained: an epoch ended with positions > 0, or a score was stored before the newest attachment.
-        unpruned: epochs that a job trains unpruned, whatever plan was drawn.
-        plan_ids: ids of the plans that are kept, by epoch.
-        newest_plan: what the newest plan was.
+        unpruned: epochs that a job trains unpruned, even if another plan was drawn.
+        plan_ids: ids of the kept plans, by epoch.
+        newest_plan: figures of the newest plan; None before the first.
         drawn: the plans that were drawn, by epoch; one of an epoch in `unpruned` was not trained.
-        ended: samples trained, by epoch that every rank has ended.
-        barrier_timeouts: plans that were drawn before every rank had ended the epoch before.
+        ended: samples trained, by epoch, for the epochs that every rank has ended.
+        barrier_timeouts: plans that were drawn before every rank had ended the previous epoch.
         unusual_low_classes: plans whose low class was outside [0.2, 0.95] of the scored samples.
     """
 

@@ -1,4 +1,4 @@
-"""A push as arrays: the scores of one PushScores, and who sent them."""
+"""The scores of one push as arrays, with its sender."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ __all__ = ["ScoreBatch"]
 
 @dataclass(frozen=True, eq=False)
 class ScoreBatch:
-    """The scores of one push, and who sent it.
+    """The scores of one push, and its sender.
 
     Args:
-        generation: the generation that pushed.
-        client_id: 16 bytes by pusher.
-        sequence: from 1, by pusher.
+        generation: the pusher's generation.
+        client_id: the pusher's id, 16 bytes.
+        sequence: the pusher's sequence number, from 1.
         epoch: the epoch in which the samples were trained.
         indices: int64 (n,), each in [0, N).
         scores: float32 (n,).
-        columns: by declared name, (n,) each.
+        columns: the declared columns by name, (n,) each.
     """
 
     generation: int
@@ -36,5 +36,5 @@ class ScoreBatch:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the arrays."""
+        """Bytes of all arrays."""
         return self.indices.nbytes + self.scores.nbytes + sum(values.nbytes for values in self.columns.values())

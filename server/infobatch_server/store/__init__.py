@@ -1,1 +1,1 @@
-"""Where runs are kept. No rules."""
+"""Stores, which keep runs. No rules."""

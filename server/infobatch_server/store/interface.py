@@ -1,4 +1,4 @@
-"""Where runs are kept: the interface that the in-memory store has, and that a durable one takes over."""
+"""The interface of stores, which keep runs: in memory, or durably."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ __all__ = ["RunStore", "StoredRun"]
 
 @dataclass(kw_only=True)
 class StoredRun:
-    """A run as a store gives it back.
+    """A run as loaded from a store.
 
     Args:
         run_id: 16 bytes.
-        spec: what it is.
-        state: of the last transaction.
-        marks: of epochs that ended.
-        table: the scores, up to and with `journal_position`.
-        journal_position: records that were appended to this run; the next one gets this + 1.
+        spec: the run's spec.
+        state: the state of the last transaction.
+        marks: the marks of ended epochs.
+        table: the scores, up to and including `journal_position`.
+        journal_position: number of batches appended to this run; the next one has this position + 1.
         stored_scores: scores accepted since the run was created.
-        rejected_scores: NaN and infinite ones since then.
-        batches: pushes of the present generation, whose repeats are to be recognised, as (client id, sequence).
+        rejected_scores: NaN and infinite scores since the run was created.
+        batches: (client id, sequence) of the pushes of the current generation, to recognise repeats.
     """
 
     run_id: bytes
@@ -46,55 +46,54 @@ class StoredRun:
 
 
 class RunStore(Protocol):
-    """Keeps runs. Every method returns after what it wrote is as durable as the store makes it.
+    """Keeps runs. A method returns when its changes are as durable as the store makes them.
 
-    `append` is called from many threads at once, also for one run, so that a store may put many batches into one
-    commit; all other calls for a run come one after the other, and none of them during an `append` to it, but for
-    `put_plan` and `get_plan`.
+    Many threads call `append` at once, also for the same run, so that a store may commit many batches together. All
+    other calls for a run are sequential, and, except `put_plan` and `get_plan`, never overlap with an `append` to it.
     """
 
     durable: bool
     """Whether runs survive the process."""
 
     def load(self) -> Iterable[StoredRun]:
-        """Every run that is kept, recovered. Called once, before anything else."""
+        """Loads all runs, after recovery. Called once, before any other method."""
 
     def create(self, run_id: bytes, spec: RunSpec) -> None:
-        """A new run with an empty state and no scores."""
+        """Creates a run with an empty state and no scores."""
 
     def amend(self, run_id: bytes, spec: RunSpec) -> None:
-        """Another spec for a run."""
+        """Replaces the spec of a run."""
 
     def delete(self, run_id: bytes) -> None:
-        """Forgets a run, its scores, plans and marks."""
+        """Deletes a run with its scores, plans and marks."""
 
     def append(self, run_id: bytes, batch: ScoreBatch) -> int:
-        """Puts a batch into the run's journal.
+        """Appends a batch to the run's journal.
 
         Returns:
-            Its position: 1 for the run's first, then one more each time, without gaps.
+            The position of the batch: 1 for the run's first batch, then consecutive.
         """
 
-    def seed(
+    def import_scores(
         self, run_id: bytes, first: int, scores: npt.NDArray[np.float32], stamps: npt.NDArray[np.uint16] | None
     ) -> None:
-        """Scores of consecutive samples that were put into the table after all batches appended so far."""
+        """Records scores of consecutive samples, to be imported into the table after all batches appended so far."""
 
     def save(self, run_id: bytes, state: RunState) -> None:
-        """Replaces the state, in one transaction. Plans that the one before named and this one doesn't are dropped."""
+        """Replaces the state in one transaction, and drops the plans that only the previous state names."""
 
     def rewind(self, run_id: bytes, state: RunState, stamps_to: int, marks_from: int) -> None:
         """Like `save`, and in the same transaction drops the marks of epochs >= `marks_from` and lowers the stamps
         to the start of epoch `stamps_to`, after all batches appended so far."""
 
     def add_mark(self, run_id: bytes, mark: EpochMark, state: RunState) -> None:
-        """Like `save`, and in the same transaction puts a mark, in place of one of its generation, epoch and rank."""
+        """Like `save`, and in the same transaction adds a mark; it replaces one with its generation, epoch and rank."""
 
     def put_plan(self, run_id: bytes, plan: EpochPlan) -> None:
         """Keeps a plan, before a state names it."""
 
     def get_plan(self, run_id: bytes, plan_id: str) -> EpochPlan:
-        """A plan that the state names."""
+        """Returns a plan that the state names."""
 
     def close(self) -> None:
-        """Ends what is under way. Nothing is called after it."""
+        """Completes pending work. No method is called afterwards."""

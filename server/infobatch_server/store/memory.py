@@ -1,4 +1,4 @@
-"""A store that keeps runs as long as the process lives."""
+"""A store in memory, whose runs end with the process."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["MemoryStore"]
 
 
 class MemoryStore:
-    """Hands out journal positions and keeps plans; scores, states and marks live in the runs themselves."""
+    """Assigns journal positions and keeps plans; the runs themselves hold scores, states and marks."""
 
     durable = False
 
@@ -26,52 +26,52 @@ class MemoryStore:
         self._lock = threading.Lock()
         self._positions: dict[bytes, int] = {}
         self._plans: dict[bytes, dict[str, EpochPlan]] = {}
-        self._named: dict[bytes, frozenset[str]] = {}
+        self._plan_ids: dict[bytes, frozenset[str]] = {}
 
     def load(self) -> Iterable[StoredRun]:
-        """Nothing: no run survives."""
+        """No runs: none survives the process."""
         return ()
 
     def create(self, run_id: bytes, spec: RunSpec) -> None:
-        """Begins a journal at position 0."""
+        """Starts a journal at position 0."""
         with self._lock:
             self._positions[run_id] = 0
             self._plans[run_id] = {}
-            self._named[run_id] = frozenset()
+            self._plan_ids[run_id] = frozenset()
 
     def amend(self, run_id: bytes, spec: RunSpec) -> None:
-        """Nothing to keep: the run has its spec."""
+        """Does nothing: the run holds its spec."""
 
     def delete(self, run_id: bytes) -> None:
-        """Forgets the run's plans and its position."""
+        """Deletes the run's plans and its position."""
         with self._lock:
-            del self._positions[run_id], self._plans[run_id], self._named[run_id]
+            del self._positions[run_id], self._plans[run_id], self._plan_ids[run_id]
 
     def append(self, run_id: bytes, batch: ScoreBatch) -> int:
-        """The next position."""
+        """Returns the next position."""
         with self._lock:
             self._positions[run_id] += 1
             return self._positions[run_id]
 
-    def seed(
+    def import_scores(
         self, run_id: bytes, first: int, scores: npt.NDArray[np.float32], stamps: npt.NDArray[np.uint16] | None
     ) -> None:
-        """Nothing to keep: the run's table has them."""
+        """Does nothing: the run's table holds the scores."""
 
     def save(self, run_id: bytes, state: RunState) -> None:
-        """Drops the plans that the state no longer names; one that no state has named yet stays."""
-        named = frozenset(state.plan_ids.values())
+        """Drops the plans that only the previous state names; a plan that no state has named yet stays."""
+        plan_ids = frozenset(state.plan_ids.values())
         with self._lock:
-            for plan_id in self._named[run_id] - named:
+            for plan_id in self._plan_ids[run_id] - plan_ids:
                 del self._plans[run_id][plan_id]
-            self._named[run_id] = named
+            self._plan_ids[run_id] = plan_ids
 
     def rewind(self, run_id: bytes, state: RunState, stamps_to: int, marks_from: int) -> None:
-        """`save`: the run lowers the stamps of its table."""
+        """The same as `save`: the run lowers the stamps of its table."""
         self.save(run_id, state)
 
     def add_mark(self, run_id: bytes, mark: EpochMark, state: RunState) -> None:
-        """`save`: the run has its marks."""
+        """The same as `save`: the run holds its marks."""
         self.save(run_id, state)
 
     def put_plan(self, run_id: bytes, plan: EpochPlan) -> None:
@@ -80,9 +80,9 @@ class MemoryStore:
             self._plans[run_id][plan.plan_id] = plan
 
     def get_plan(self, run_id: bytes, plan_id: str) -> EpochPlan:
-        """The plan itself."""
+        """Returns the plan."""
         with self._lock:
             return self._plans[run_id][plan_id]
 
     def close(self) -> None:
-        """Nothing is under way."""
+        """Does nothing: no work is pending."""

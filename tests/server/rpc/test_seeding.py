@@ -99,7 +99,7 @@ def test_a_seeded_plan_whose_counts_contradict_its_bits_is_refused(caller: Calle
     sizes = make_spec("old").shard_sizes
     messages = list(plan_messages(seal(replace(plan, shard_kept=shifted)), sizes))
     moved = caller.create(make_spec("new", policy="random")).run_id
-    with status(INVALID, "kept counts by shard are not those of its keep bits"):
+    with status(INVALID, "kept counts by shard differ from the counts of its keep bits"):
         caller.stub.SeedRun(iter(seed_messages(moved, np.zeros(1000, np.float32), messages)))
 
 
@@ -163,7 +163,7 @@ def test_a_plan_of_another_seed_is_not_seeded(caller: Caller, run: bytes) -> Non
     generation = caller.attach(run)
     messages = list(caller.stub.GetEpochPlan(pb.GetEpochPlanRequest(run_id=run, generation=generation, epoch=0)))
     other = caller.create(make_spec("other", seed=8)).run_id
-    with status(INVALID, "the plan is of another run: seed 7, and run 'other' has 8"):
+    with status(INVALID, "the plan doesn't fit run 'other': its seed is 7, the run's is 8"):
         caller.stub.SeedRun(iter(seed_messages(other, np.zeros(2, np.float32), messages)))
 
 
@@ -198,5 +198,5 @@ def test_amending_and_deleting(caller: Caller, run: bytes) -> None:
     with status(INVALID, "anneal_epoch=0"):
         caller.stub.AmendRun(pb.AmendRunRequest(run_id=run, delta="0.5"))
     caller.stub.DeleteRun(pb.DeleteRunRequest(run="test"))
-    with status(NOT_FOUND, "no run of id"):
+    with status(NOT_FOUND, "no run with id"):
         caller.stub.GetRun(pb.GetRunRequest(run_id=run))

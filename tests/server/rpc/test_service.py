@@ -88,20 +88,20 @@ def test_every_rank_detaches_for_itself(caller: Caller, run: bytes) -> None:
     for rank, holder in ((1, "none"), (1, "none"), (0, "")):
         caller.stub.DetachRun(pb.DetachRunRequest(run_id=run, generation=generation, rank=rank))
         assert caller.stub.GetRun(pb.GetRunRequest(run="test")).run.job == holder
-    with status(INVALID, "rank 2 is outside the world of 2", "ConfigError"):
+    with status(INVALID, "rank 2 is outside the world size 2", "ConfigError"):
         caller.stub.DetachRun(pb.DetachRunRequest(run_id=run, generation=generation, rank=2))
 
 
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
-        ({"nonce": b"short"}, "nonce has 5 bytes, not 16"),
-        ({"job": ""}, "job='' must have 1 to 255"),
+        ({"nonce": b"short"}, "nonce must have 16 bytes; got 5"),
+        ({"job": ""}, "job must have 1 to 255 printable characters; got ''"),
         ({"host": "a\nb"}, "printable"),
         ({"world_size": 0}, "world_size=0 is outside"),
         ({"resume": pb.Resume()}, "must say where training begins"),
         ({"resume": pb.Resume(inside=pb.Resume.Inside(epoch=1))}, "needs the plan_id"),
-        ({"resume": pb.Resume(start=pb.Resume.Start(epoch=11))}, "has 10 epochs"),
+        ({"resume": pb.Resume(start=pb.Resume.Start(epoch=11))}, "has only 10 epochs"),
     ],
 )
 def test_attaching_that_cannot_be_meant(caller: Caller, run: bytes, fields: dict[str, Any], words: str) -> None:
@@ -139,7 +139,7 @@ def test_a_superseded_generation_is_aborted(caller: Caller, run: bytes) -> None:
         ({"sequence": 0}, "sequence numbers begin at 1"),
         ({"epoch": 10}, "epoch=10 is outside the run's schedule of 10 epochs"),
         ({"columns": [pb.Column(name="x", dtype="uint8", data=b"ab")]}, "columns ['x'] were pushed"),
-        ({"run_id": b"x"}, "run_id has 1 bytes, not 16"),
+        ({"run_id": b"x"}, "run_id must have 16 bytes; got 1"),
     ],
 )
 def test_a_push_that_cannot_be_meant(caller: Caller, run: bytes, fields: dict[str, Any], words: str) -> None:
@@ -160,14 +160,14 @@ def test_a_push_that_cannot_be_meant(caller: Caller, run: bytes, fields: dict[st
 
 
 def test_what_is_not_there_is_not_found(caller: Caller, run: bytes) -> None:
-    with status(NOT_FOUND, "no run of id 78787878", "RunNotFoundError"):
+    with status(NOT_FOUND, "no run with id 78787878", "RunNotFoundError"):
         caller.attach(b"x" * 16)
     with status(NOT_FOUND, "no run 'nobody'"):
         caller.stub.GetRun(pb.GetRunRequest(run="nobody"))
-    with status(INVALID, "one of the two"):
+    with status(INVALID, "set either `run` or `run_id`"):
         caller.stub.GetRun(pb.GetRunRequest())
     generation = caller.attach(run)
-    with status(NOT_FOUND, "keeps no plan 'nothing' of epoch 0", "RunNotFoundError"):
+    with status(NOT_FOUND, "doesn't keep plan 'nothing' of epoch 0", "RunNotFoundError"):
         caller.plan(run, generation, 0, plan_id="nothing")
 
 

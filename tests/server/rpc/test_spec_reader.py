@@ -112,7 +112,7 @@ def test_a_run_that_does_not_fit_into_memory_is_refused() -> None:
         channel, caller = caller_on(str(server.grpc_address))
         with channel:
             caller.create(make_spec("first"))
-            with status(REFUSED, "take 8,500 bytes; 8,500 of 10,000 are in use: start the server with a larger"):
+            with status(REFUSED, "take 8,500 bytes, but 8,500 of 10,000 are in use: start the server with a larger"):
                 caller.create(make_spec("second"))
 
 

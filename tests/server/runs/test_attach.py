@@ -1,4 +1,4 @@
-"""Who may attach to a run, how long a lease lasts, and what a job that resumes finds; the clock is the tests'."""
+"""Attaching, leases and resuming; the tests move the clock."""
 
 from __future__ import annotations
 
@@ -42,13 +42,13 @@ def test_every_call_renews_the_lease(clock: Clock) -> None:
         attach(run, nonce=1)
 
 
-def test_takeover_needs_no_waiting(clock: Clock) -> None:
+def test_a_takeover_does_not_wait(clock: Clock) -> None:
     run = make_run(clock)
     attach(run)
     assert attach(run, nonce=1, takeover=True) == 2
 
 
-def test_a_jobs_next_attempt_needs_no_waiting(clock: Clock) -> None:
+def test_a_jobs_next_attempt_does_not_wait(clock: Clock) -> None:
     run = make_run(clock)
     attach(run, job="slurm-7")
     assert attach(run, job="slurm-7", attempt=1, nonce=1) == 2
@@ -82,7 +82,7 @@ def test_the_last_rank_to_end_frees_the_lease(clock: Clock) -> None:
     assert attach(run, nonce=1) == 2
 
 
-def test_ranks_that_have_not_ended_go_on_after_others_have(clock: Clock) -> None:
+def test_the_other_ranks_continue_after_a_rank_has_ended(clock: Clock) -> None:
     run = make_run(clock)
     generation = attach(run, world_size=2)
     first = plan(run, generation, 0)
@@ -93,7 +93,7 @@ def test_ranks_that_have_not_ended_go_on_after_others_have(clock: Clock) -> None
     assert run.core.feed.table.num_scored == 1000
 
 
-def test_a_job_that_only_partly_ended_keeps_its_lease_as_long_as_any(clock: Clock) -> None:
+def test_a_partly_ended_job_keeps_its_lease_until_it_expires(clock: Clock) -> None:
     run = make_run(clock)
     generation = attach(run, world_size=2)
     clock.now += 20
@@ -117,7 +117,7 @@ def test_ranks_that_ended_in_an_older_generation_do_not_count(clock: Clock) -> N
 def test_a_rank_outside_the_world_cannot_end(clock: Clock) -> None:
     run = make_run(clock)
     generation = attach(run, world_size=2)
-    with pytest.raises(ConfigError, match="rank 2 is outside the world of 2"):
+    with pytest.raises(ConfigError, match="rank 2 is outside the world size 2"):
         run.detach(generation, 2)
     run.detach(generation, 0)
     with pytest.raises(RunBusyError):
@@ -136,12 +136,12 @@ def test_an_older_generation_is_superseded(clock: Clock) -> None:
         lambda: run.plans.mark_unpruned(old, 0),
         lambda: run.detach(old),
     ):
-        with pytest.raises(SupersededError, match="superseded: generation 1 of run 'test' was followed by 2"):
+        with pytest.raises(SupersededError, match="superseded: generation 1 of run 'test' was replaced by 2"):
             call()
 
 
 @pytest.mark.parametrize("generation", [0, 2])
-def test_a_generation_that_never_was_is_told_to_attach(clock: Clock, generation: int) -> None:
+def test_a_generation_that_never_attached_is_refused(clock: Clock, generation: int) -> None:
     run = make_run(clock)
     attach(run)
     with pytest.raises(RunConflictError, match="never attached"):
@@ -170,7 +170,7 @@ def test_one_stored_score_is_training_and_an_empty_epoch_is_not(clock: Clock) ->
     assert run.core.state.trained
 
 
-def test_the_same_jobs_next_attempt_may_begin_anew_and_scores_stay(clock: Clock) -> None:
+def test_the_same_jobs_next_attempt_may_start_over_and_scores_stay(clock: Clock) -> None:
     run = make_run(clock)
     train(run, attach(run, job="j"), 0)
     generation = attach(run, job="j", attempt=1, nonce=1)
@@ -182,7 +182,7 @@ def test_the_same_jobs_next_attempt_may_begin_anew_and_scores_stay(clock: Clock)
     assert plan(run, generation, 0).pruned > 0
 
 
-def test_resuming_at_the_start_of_an_epoch_draws_it_anew(clock: Clock) -> None:
+def test_resuming_at_the_start_of_an_epoch_draws_a_new_plan(clock: Clock) -> None:
     run = make_run(clock)
     first = attach(run)
     plans = [train(run, first, epoch) for epoch in range(4)]
@@ -217,7 +217,7 @@ def test_a_missing_plan_is_refused_before_anything_changes(clock: Clock) -> None
     train(run, first, 0)
     train(run, first, 1)
     before = run.core.state
-    with pytest.raises(RunNotFoundError, match=r"keeps no plan 'gone' of epoch 1 \(kept: "):
+    with pytest.raises(RunNotFoundError, match=r"doesn't keep plan 'gone' of epoch 1 \(it keeps: "):
         attach(run, ResumePoint(epoch=1, plan_id="gone"), nonce=1, takeover=True)
     assert run.core.state == before
     run.heartbeat(first)
@@ -240,10 +240,10 @@ def test_resuming_inside_the_unpruned_plan_marks_its_epoch(clock: Clock) -> None
     assert isinstance(run.plans.get(generation, 6), NotReady)
 
 
-def test_a_training_that_is_over_may_resume_after_its_last_epoch(clock: Clock) -> None:
+def test_a_complete_training_may_resume_after_its_last_epoch(clock: Clock) -> None:
     run = make_run(clock)
     assert attach(run, ResumePoint(epoch=10)) == 1
-    with pytest.raises(ConfigError, match=r"run 'test' has 10 epochs; .*another run name.*if_exists=\"restart\""):
+    with pytest.raises(ConfigError, match=r"run 'test' has only 10 epochs; .*another run name.*if_exists=\"restart\""):
         attach(run, ResumePoint(epoch=11), nonce=1, takeover=True)
 
 

@@ -1,4 +1,4 @@
-"""Which plans wait for which ranks, and for how long; the clock is the tests'."""
+"""Plans wait for ranks, up to the time-out; the tests move the clock."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_the_barrier_times_out_counted_from_the_first_request(clock: Clock, capl
     clock.now += 0.2
     with caplog.at_level(logging.WARNING):
         plan(run, generation, 1)
-    assert "went out after the time-out; ranks [1] had not ended epoch 0" in caplog.text
+    assert "was drawn after the time-out; ranks [1] had not ended epoch 0" in caplog.text
     assert run.core.state.barrier_timeouts == 1
 
 
@@ -93,7 +93,9 @@ def ended_by_all_but(caller: Caller, run: bytes, *, missing: int, world_size: in
     return job
 
 
-def test_a_waiting_job_is_told_who_is_missing_until_the_last_one_ends(caller: Caller, run: bytes, clock: Clock) -> None:
+def test_a_waiting_job_learns_the_missing_ranks_until_the_last_one_ends(
+    caller: Caller, run: bytes, clock: Clock
+) -> None:
     job = ended_by_all_but(caller, run, missing=1)
     waits = []
     for _ in range(5):
@@ -106,7 +108,7 @@ def test_a_waiting_job_is_told_who_is_missing_until_the_last_one_ends(caller: Ca
     assert job.plan(1).pruned > 0
 
 
-def test_the_time_out_is_that_of_the_first_request_logged_and_counted(
+def test_the_time_out_starts_at_the_first_request_and_is_logged_and_counted(
     caller: Caller, run: bytes, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
     job = ended_by_all_but(caller, run, missing=2)
@@ -125,7 +127,7 @@ def test_the_time_out_is_that_of_the_first_request_logged_and_counted(
     assert job.plan(1).plan_id == plan.plan_id, "who comes late does not change it"
 
 
-def test_a_new_generation_waits_its_own_time(caller: Caller, run: bytes, clock: Clock) -> None:
+def test_a_new_generation_has_its_own_time_out(caller: Caller, run: bytes, clock: Clock) -> None:
     job = ended_by_all_but(caller, run, missing=0)
     job.not_ready(1)
     clock.now += 59
@@ -139,7 +141,7 @@ def test_a_new_generation_waits_its_own_time(caller: Caller, run: bytes, clock: 
 
 
 @pytest.mark.parametrize("resumed", [False, True])
-def test_the_first_plan_of_a_generation_is_there_at_once(caller: Caller, run: bytes, resumed: bool) -> None:
+def test_the_first_plan_of_a_generation_is_ready_at_once(caller: Caller, run: bytes, resumed: bool) -> None:
     if not resumed:
         assert Job.attach(caller, run, 5).plan(0).epoch == 0
         return
@@ -148,12 +150,12 @@ def test_the_first_plan_of_a_generation_is_there_at_once(caller: Caller, run: by
 
 
 @pytest.mark.parametrize("policy", ["random", "full"])
-def test_plans_without_scores_are_there_at_once(caller: Caller, policy: str) -> None:
+def test_plans_without_scores_are_ready_at_once(caller: Caller, policy: str) -> None:
     job = Job.attach(caller, caller.create(make_spec(policy=policy, delta="0.5")).run_id, 3)
     assert [job.plan(epoch).epoch for epoch in range(10)] == list(range(10))
 
 
-def test_annealed_plans_are_there_at_once(caller: Caller) -> None:
+def test_annealed_plans_are_ready_at_once(caller: Caller) -> None:
     job = Job.attach(caller, caller.create(make_spec(delta="0.1")).run_id, 3)
     job.plan(0)
     assert [job.plan(epoch).unpruned for epoch in range(1, 10)] == [True] * 9

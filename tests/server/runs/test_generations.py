@@ -1,4 +1,4 @@
-"""Runs that are restored from an older checkpoint: what the next generation finds, and what the older one may do."""
+"""Runs restored from an older checkpoint: the new generation's state, and the older generation's calls."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def restored(caller: Caller, run: bytes, resume: pb.Resume, world_size: int = 2)
     return Job.attach(caller, run, world_size, nonce=BACK, takeover=True, resume=resume)
 
 
-def test_redone_epochs_store_their_scores_though_later_ones_had_been_there(caller: Caller, run: bytes) -> None:
+def test_repeated_epochs_store_their_scores_over_later_ones(caller: Caller, run: bytes) -> None:
     at_epoch_8(caller, run)
     assert table_of(caller, run)[1].max() == 9
     second = restored(caller, run, start_of(5))
@@ -52,7 +52,7 @@ def test_redone_epochs_store_their_scores_though_later_ones_had_been_there(calle
         assert set(stamps[kept].tolist()) == {epoch + 1}
 
 
-def test_inside_an_epoch_what_is_left_of_it_is_stored(caller: Caller, run: bytes) -> None:
+def test_scores_of_the_rest_of_an_epoch_are_stored(caller: Caller, run: bytes) -> None:
     _, plans = at_epoch_8(caller, run)
     second = restored(caller, run, inside(5, plans[5].plan_id))
     assert table_of(caller, run)[1].max() == 6
@@ -78,7 +78,7 @@ def test_marks_of_the_older_generation_do_not_count(caller: Caller, run: bytes, 
     assert second.plan(6).generation == 2
 
 
-def test_a_redrawn_plan_takes_uniforms_of_its_own(caller: Caller, run: bytes) -> None:
+def test_a_redrawn_plan_uses_new_uniforms(caller: Caller, run: bytes) -> None:
     first, plans = at_epoch_8(caller, run)
     second = restored(caller, run, start_of(9))
     scores, stamps = table_of(caller, run)
@@ -112,7 +112,7 @@ def old_calls(run: bytes, generation: int, plan_id: str) -> list[Callable[[Calle
 
 
 @pytest.mark.parametrize("within", [False, True])
-def test_the_older_generation_changes_nothing_and_is_told_so(caller: Caller, run: bytes, within: bool) -> None:
+def test_calls_of_the_older_generation_change_nothing_and_fail(caller: Caller, run: bytes, within: bool) -> None:
     first, plans = at_epoch_8(caller, run)
     second = restored(caller, run, inside(5, plans[5].plan_id) if within else start_of(5))
     plan = second.plan(5)
@@ -125,7 +125,7 @@ def test_the_older_generation_changes_nothing_and_is_told_so(caller: Caller, run
     assert list(second.not_ready(6).missing_ranks) == [0, 1]
 
 
-def test_a_repeat_of_an_old_push_is_superseded_and_no_duplicate(caller: Caller, run: bytes) -> None:
+def test_a_repeat_of_an_old_push_is_superseded_and_not_a_duplicate(caller: Caller, run: bytes) -> None:
     first, _ = at_epoch_8(caller, run)
     repeat = push_request(run, 1, first.sent[0], 8, [0], [1.0], (1).to_bytes(8, "big") + bytes(8))
     assert caller.stub.PushScores(repeat).duplicate
@@ -139,12 +139,12 @@ def test_a_plan_that_a_rewind_dropped_is_gone(caller: Caller, run: bytes) -> Non
     restored(caller, run, inside(5, plans[5].plan_id))
     before = everything(caller, run)
     for epoch in (6, 8):
-        with status(NOT_FOUND, f"keeps no plan '{plans[epoch].plan_id}'", "RunNotFoundError"):
+        with status(NOT_FOUND, f"doesn't keep plan '{plans[epoch].plan_id}'", "RunNotFoundError"):
             caller.attach(run, nonce=b"c" * 16, takeover=True, resume=inside(epoch, plans[epoch].plan_id))
     assert everything(caller, run) == before
 
 
-def test_a_run_may_go_back_again_and_again(caller: Caller, run: bytes) -> None:
+def test_a_run_may_be_rewound_repeatedly(caller: Caller, run: bytes) -> None:
     _, plans = at_epoch_8(caller, run)
     seen = {plan.plan_id for plan in plans}
     for number, (epoch, world_size) in enumerate([(5, 1), (5, 4), (2, 2), (3, 1)], start=2):
@@ -159,34 +159,34 @@ def test_a_run_may_go_back_again_and_again(caller: Caller, run: bytes) -> None:
             seen.add(plan.plan_id)
 
 
-def test_nothing_of_the_older_generation_arrives_after_the_newer_one_has_its_answer(
+def test_no_push_of_the_older_generation_is_stored_after_the_newer_one_has_its_answer(
     server: ScoreServer, caller: Caller, run: bytes
 ) -> None:
-    """Pushers that are in full flow are cut off at one moment, which is before AttachRun answers."""
+    """All active pushers are cut off at the same moment, before AttachRun answers."""
     job = Job.attach(caller, run, world_size=4)
     job.plan(0)
-    flowing, told = threading.Barrier(5), []
+    pushing, codes = threading.Barrier(5), []
 
-    def push_until_told(rank: int) -> None:
+    def push_until_refused(rank: int) -> None:
         channel, own = caller_on(str(server.grpc_address))
         with channel:
             pusher = Job(own, run, 4, job.generation)
             for sent in range(100_000):
                 if sent == 5:
-                    flowing.wait(30)
+                    pushing.wait(30)
                 try:
                     pusher.push(0, np.arange(rank, SAMPLES, 4), scores_of(0, salt=sent), rank)
                 except grpc.RpcError as error:
-                    told.append(error.code())  # type: ignore[attr-defined]
+                    codes.append(error.code())  # type: ignore[attr-defined]
                     return
 
-    pushers = [threading.Thread(target=push_until_told, args=(rank,)) for rank in range(4)]
+    pushers = [threading.Thread(target=push_until_refused, args=(rank,)) for rank in range(4)]
     for pusher in pushers:
         pusher.start()
-    flowing.wait(30)
+    pushing.wait(30)
     restored(caller, run, start_of(0))
     before = everything(caller, run)
     for pusher in pushers:
         pusher.join(30)
-    assert told == [ABORTED] * 4
+    assert codes == [ABORTED] * 4
     assert everything(caller, run) == before

@@ -1,4 +1,4 @@
-"""Which job has a run: attempts, repeats and take-overs through real calls, and two jobs by mistake."""
+"""The job that holds a run: attempts, repeats and take-overs through real calls, and two jobs by mistake."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.server.jobs import SAMPLES, Job, everything, scores_of, start_of, sup
 OTHER = b"m" * 16
 
 
-def test_the_next_attempt_takes_over_at_once_and_may_begin_anew(caller: Caller, run: bytes) -> None:
+def test_the_next_attempt_takes_over_at_once_and_may_start_over(caller: Caller, run: bytes) -> None:
     first = Job.attach(caller, run, 2, job="slurm-7")
     first.train(0, scores_of(0))
     second = Job.attach(caller, run, 2, job="slurm-7", attempt=1, nonce=OTHER)
@@ -30,7 +30,7 @@ def test_the_next_attempt_takes_over_at_once_and_may_begin_anew(caller: Caller, 
     assert second.train(1, scores_of(1, salt=1)).generation == 2
 
 
-def test_attempts_may_be_left_out(caller: Caller, run: bytes) -> None:
+def test_attempts_may_be_skipped(caller: Caller, run: bytes) -> None:
     caller.attach(run, job="slurm-7", attempt=1)
     assert caller.attach(run, job="slurm-7", attempt=2**40, nonce=OTHER) == 2
 
@@ -48,7 +48,7 @@ def test_jobs_without_a_name_are_strangers(caller: Caller, run: bytes) -> None:
     Job.attach(caller, run).train(0, scores_of(0))
     with status(REFUSED, "is held by job 'none' attempt 0 on host 'node1', pid 41", "RunBusyError"):
         caller.attach(run, attempt=1, nonce=OTHER)
-    with status(REFUSED, "load a state to go on with it", "RunConflictError"):
+    with status(REFUSED, "load a state to resume the run", "RunConflictError"):
         caller.attach(run, attempt=1, nonce=OTHER, takeover=True)
 
 
@@ -70,7 +70,7 @@ def test_the_same_call_again_gets_the_same_answer_and_rewinds_nothing(caller: Ca
     assert everything(caller, run)[1:] != before[1:]
 
 
-def test_a_lease_that_runs_out_frees_the_run(caller: Caller, run: bytes, clock: Clock) -> None:
+def test_an_expired_lease_frees_the_run(caller: Caller, run: bytes, clock: Clock) -> None:
     first = Job.attach(caller, run)
     first.train(0, scores_of(0))
     clock.now += 30
@@ -80,7 +80,7 @@ def test_a_lease_that_runs_out_frees_the_run(caller: Caller, run: bytes, clock: 
         first.push(0, np.arange(3), scores_of(0))
 
 
-def test_a_job_whose_lease_ran_out_goes_on_where_nobody_came(caller: Caller, run: bytes, clock: Clock) -> None:
+def test_a_job_with_an_expired_lease_continues_if_no_other_attached(caller: Caller, run: bytes, clock: Clock) -> None:
     job = Job.attach(caller, run)
     job.train(0, scores_of(0))
     clock.now += 3600
@@ -90,7 +90,7 @@ def test_a_job_whose_lease_ran_out_goes_on_where_nobody_came(caller: Caller, run
 
 
 def test_a_second_job_by_mistake_is_refused_and_the_first_loses_nothing(caller: Caller, run: bytes) -> None:
-    """Both jobs say what plain torchrun says. Beside them, a run that nobody disturbs."""
+    """Both jobs have the names of plain torchrun. A second run is undisturbed, for comparison."""
     quiet = Job.attach(caller, caller.create(make_spec("quiet")).run_id, 2)
     disturbed = Job.attach(caller, run, 2, host="node1", pid=41)
 
@@ -119,7 +119,7 @@ def test_a_second_job_by_mistake_is_refused_and_the_first_loses_nothing(caller: 
     np.testing.assert_array_equal(*(plan.keep_bits for plan in plans))
 
 
-def test_of_jobs_that_attach_at_once_one_has_the_run(server: ScoreServer, caller: Caller, run: bytes) -> None:
+def test_only_one_of_concurrent_jobs_gets_the_run(server: ScoreServer, caller: Caller, run: bytes) -> None:
     together = threading.Barrier(8)
     answers: list[Any] = [None] * 8
 

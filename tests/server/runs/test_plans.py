@@ -1,4 +1,4 @@
-"""When a plan is drawn, that it stays the same, and what happens meanwhile."""
+"""Plans are drawn once and stay the same, and pushes continue during a draw."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def test_a_plan_is_drawn_once(clock: Clock) -> None:
     assert plan(run, generation, 0) is first
 
 
-def test_epochs_open_one_after_the_other(clock: Clock) -> None:
+def test_epochs_open_in_order(clock: Clock) -> None:
     run = make_run(clock)
     generation = attach(run)
     with pytest.raises(RunConflictError, match="epoch 1 of run 'test' can't be opened: the newest epoch is -1"):
@@ -32,19 +32,19 @@ def test_epochs_open_one_after_the_other(clock: Clock) -> None:
         run.plans.get(generation, 10)
 
 
-def test_old_plans_are_dropped_and_said_so(clock: Clock) -> None:
+def test_old_plans_are_dropped_and_the_error_says_so(clock: Clock) -> None:
     run = make_run(clock, limits=Limits(keep_plans=2))
     generation = attach(run)
     plans = [train(run, generation, epoch) for epoch in range(4)]
     assert sorted(run.core.state.plan_ids) == [2, 3]
-    assert run.plans.named(plans[3].plan_id) is plans[3]
+    assert run.plans.find(plans[3].plan_id) is plans[3]
     with pytest.raises(RunNotFoundError, match="no longer keeps a plan of epoch 1"):
         run.plans.get(generation, 1)
-    with pytest.raises(RunNotFoundError, match="keeps no plan"):
-        run.plans.named(plans[1].plan_id)
+    with pytest.raises(RunNotFoundError, match="doesn't keep plan"):
+        run.plans.find(plans[1].plan_id)
 
 
-def test_a_mark_wins_over_a_frozen_plan(clock: Clock) -> None:
+def test_a_mark_overrides_a_frozen_plan(clock: Clock) -> None:
     run = make_run(clock)
     generation = attach(run)
     frozen = plan(run, generation, 0)
@@ -53,7 +53,7 @@ def test_a_mark_wins_over_a_frozen_plan(clock: Clock) -> None:
     full = plan(run, generation, 0)
     assert full.plan_id == full_plan_id(run.run_id, 0)
     assert full.kept == 1000
-    assert run.plans.named(frozen.plan_id) is frozen
+    assert run.plans.find(frozen.plan_id) is frozen
     assert run.core.state.newest_plan is not None
     assert run.core.state.newest_plan.plan_id == full.plan_id
 
@@ -100,7 +100,7 @@ def test_pushes_during_a_draw_are_answered_and_the_plan_does_not_see_them(
     assert run.core.feed.table.num_scored == 1000
 
 
-def test_a_draw_that_fails_lets_go_of_the_table(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_draw_resumes_the_feed(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     from infobatch_server.runs import plans as run_plans
 
     run = make_run(clock)

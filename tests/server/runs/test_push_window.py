@@ -1,4 +1,4 @@
-"""The push window against a set that forgets nothing."""
+"""The push window, compared with a set of all sequence numbers."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ def test_a_push_within_the_window_is_stored_exactly_once(sequences: list[int]) -
         stored.add(sequence)
 
 
-def test_a_push_that_failed_may_come_again() -> None:
+def test_a_failed_push_may_be_sent_again() -> None:
     window = PushWindow()
     window.begin(1)
-    assert window.is_under_way(1)
+    assert window.is_pending(1)
     window.end(1, stored=False)
-    assert not window.is_under_way(1)
+    assert not window.is_pending(1)
     assert not window.is_stored(1)
 
 
-def test_a_jump_over_the_window_forgets_the_bits_before() -> None:
+def test_a_jump_over_the_window_clears_the_bits_before() -> None:
     window = PushWindow()
     window.end(1, stored=True)
     window.end(10**12, stored=True)

@@ -1,4 +1,4 @@
-"""The runs of a server: creating them side by side, and what is said of one that isn't there."""
+"""The runs of a server: concurrent creation, and the errors for a missing run."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LARGE = 2000
 
 
 class SlowTables:
-    """Score tables of LARGE samples are finished when a test says so."""
+    """Creates score tables; one of LARGE samples waits for the test."""
 
     def __init__(self, make: Callable[..., Any]) -> None:
         self._make = make
@@ -45,14 +45,14 @@ def tables(monkeypatch: pytest.MonkeyPatch) -> SlowTables:
     return tables
 
 
-def test_others_create_and_delete_while_a_large_run_is_made(tables: SlowTables) -> None:
+def test_others_create_and_delete_during_the_creation_of_a_large_run(tables: SlowTables) -> None:
     registry = Registry(MemoryStore(), Limits(memory_bytes=30_000))
     with ThreadPoolExecutor(2) as pool:
         first = pool.submit(registry.create, make_spec("large", num_samples=LARGE), OrderChoice())
         assert tables.begun.wait(10)
         small, created = registry.create(make_spec("small"), OrderChoice())
         assert created
-        with pytest.raises(RunConflictError, match="take 8,500 bytes; 25,500 of 30,000 are in use"):
+        with pytest.raises(RunConflictError, match="take 8,500 bytes, but 25,500 of 30,000 are in use"):
             registry.create(make_spec("third"), OrderChoice())
         registry.delete(small, force=False)
         second = pool.submit(registry.create, make_spec("large", num_samples=LARGE), OrderChoice())
@@ -63,7 +63,7 @@ def test_others_create_and_delete_while_a_large_run_is_made(tables: SlowTables) 
         assert second.result(10) == (run, False)
 
 
-def test_a_run_that_could_not_be_made_leaves_its_name_and_its_room(tables: SlowTables) -> None:
+def test_a_failed_creation_frees_the_name_and_the_memory(tables: SlowTables) -> None:
     registry = Registry(MemoryStore(), Limits(memory_bytes=20_000))
     tables.error = MemoryError()
     tables.may_end.set()
@@ -74,18 +74,18 @@ def test_a_run_that_could_not_be_made_leaves_its_name_and_its_room(tables: SlowT
 
 
 class DurableStore(MemoryStore):
-    """Says that it outlives the process."""
+    """A store that claims to be durable."""
 
     durable = True
 
 
-def test_only_a_server_that_forgets_says_so_and_what_to_do() -> None:
-    remedy = "it keeps runs in memory, and has forgotten those of before its last start"
+def test_the_error_for_a_missing_run_explains_a_server_in_memory() -> None:
+    reason = "it keeps runs in memory only, and loses them when it restarts"
     for durable, store in ((False, MemoryStore()), (True, DurableStore())):
         registry = Registry(store, Limits())
         with pytest.raises(RunNotFoundError) as by_id:
             registry.by_id(b"x" * 16)
         with pytest.raises(RunNotFoundError) as by_name:
             registry.by_name("nobody")
-        assert (f"; {remedy}: start the training again under the same name" in str(by_id.value)) is not durable
-        assert (f"; {remedy}" in str(by_name.value)) is not durable
+        assert (f"; {reason}; start the training again under the same name" in str(by_id.value)) is not durable
+        assert (f"; {reason}" in str(by_name.value)) is not durable

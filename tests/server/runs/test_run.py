@@ -1,4 +1,4 @@
-"""A run's state machine: what it refuses, and what may be changed from outside."""
+"""A run's state machine: the calls that it refuses, and changes to the run."""
 
 from __future__ import annotations
 
@@ -43,15 +43,15 @@ def test_scores_after_an_outage_follow_the_mark_of_their_epoch(clock: Clock) -> 
     assert int(run.core.feed.table.stamp.min()) == 3
 
 
-def test_marks_that_cannot_be_meant(clock: Clock) -> None:
+def test_invalid_marks_are_refused(clock: Clock) -> None:
     run = make_run(clock)
     generation = attach(run)
     first = plan(run, generation, 0)
-    with pytest.raises(ConfigError, match="rank 1 is outside the world of 1"):
+    with pytest.raises(ConfigError, match="rank 1 is outside the world size 1"):
         end(run, generation, 0, first.plan_id, rank=1)
-    with pytest.raises(RunConflictError, match="rank 0 trained plan 'other' in epoch 0; the run's is"):
+    with pytest.raises(RunConflictError, match="rank 0 trained plan 'other' in epoch 0; the run's plan is"):
         end(run, generation, 0, "other")
-    with pytest.raises(ConfigError, match="the plan that was trained must be named"):
+    with pytest.raises(ConfigError, match="plan_id must have 1 to 256 characters; got 0"):
         end(run, generation, 0, "")
     with pytest.raises(ConfigError, match=r"positions \[5, 4\) are outside"):
         run.end_epoch(EpochMark(generation=generation, epoch=0, rank=0, plan_id="p", start_position=5, end_position=4))
@@ -80,7 +80,7 @@ def test_unpruned_epochs_follow_one_another(clock: Clock) -> None:
     assert run.core.state.last_epoch == 2
 
 
-def test_the_late_end_of_an_epoch_whose_plan_is_gone_names_a_plan_of_that_epoch(clock: Clock) -> None:
+def test_a_late_end_of_an_epoch_names_its_dropped_plan(clock: Clock) -> None:
     run = make_run(clock, limits=Limits(keep_plans=2))
     generation = attach(run)
     plans = [train(run, generation, epoch) for epoch in range(4)]
@@ -94,11 +94,11 @@ def test_the_end_of_an_unpruned_epoch_names_the_unpruned_plan(clock: Clock) -> N
     run = make_run(clock)
     generation = attach(run)
     run.plans.mark_unpruned(generation, 0)
-    with pytest.raises(RunConflictError, match="the run's is 'full:"):
+    with pytest.raises(RunConflictError, match="the run's plan is 'full:"):
         end(run, generation, 0, "other")
 
 
-def test_amending_changes_the_schedule_alone(clock: Clock) -> None:
+def test_amending_changes_only_the_schedule(clock: Clock) -> None:
     run = make_run(clock)
     spec = run.amend(epochs=20, delta=None, anneal_epoch_check=17)
     assert (spec.schedule.epochs, spec.schedule.anneal_epoch, run.spec.seed) == (20, 17, 7)
@@ -107,12 +107,12 @@ def test_amending_changes_the_schedule_alone(clock: Clock) -> None:
     assert run.amend(epochs=None, delta="0.5", anneal_epoch_check=10).schedule.delta == "0.5"
 
 
-def test_amending_keeps_what_was_opened(clock: Clock) -> None:
+def test_amending_keeps_the_open_epochs(clock: Clock) -> None:
     run = make_run(clock)
     generation = attach(run)
     train(run, generation, 0)
     train(run, generation, 1)
-    with pytest.raises(RunConflictError, match="has opened epoch 1: epochs=1 is too few, 2 is the least"):
+    with pytest.raises(RunConflictError, match="has opened epoch 1, so epochs must be at least 2; got 1"):
         run.amend(epochs=1, delta="1", anneal_epoch_check=1)
 
 

@@ -1,4 +1,4 @@
-"""The way of scores into the table: once each, in the journal's order, around draws and rewinds."""
+"""Scores reach the table once each, in the journal's order, and wait for draws and rewinds."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ def batch(sequence: int, epoch: int, indices: list[int], scores: list[float]) ->
     return ScoreBatch(1, b"c" * 16, sequence, epoch, np.array(indices, np.int64), np.array(scores, np.float32))
 
 
-def make_feed(store: MemoryStore | None = None, *, num_samples: int = 8, max_held_bytes: int = 2**20) -> ScoreFeed:
+def make_feed(store: MemoryStore | None = None, *, num_samples: int = 8, max_pending_bytes: int = 2**20) -> ScoreFeed:
     store = store or MemoryStore()
     store.create(RUN, make_spec(num_samples=num_samples, num_shards=1))
     return ScoreFeed(
-        RUN, store, ScoreTable(num_samples), position=0, turn=threading.Condition(), max_held_bytes=max_held_bytes
+        RUN, store, ScoreTable(num_samples), position=0, lock=threading.Condition(), max_pending_bytes=max_pending_bytes
     )
 
 
-def admitted() -> None:
-    """Lets everything through."""
+def admit() -> None:
+    """Accepts every batch."""
 
 
 pushes = st.lists(
@@ -53,49 +53,49 @@ def test_repeats_change_nothing(content: list[tuple[int, list[tuple[int, float]]
     ]
     once, often = make_feed(), make_feed()
     for place, each in enumerate(batches):
-        once.push(each, admitted)
-        often.push(each, admitted)
+        once.push(each, admit)
+        often.push(each, admit)
         for again in data.draw(st.lists(st.integers(0, place), max_size=3)):
-            assert often.push(batches[again], admitted).duplicate
+            assert often.push(batches[again], admit).duplicate
     for name in ("score", "stamp", "visits"):
         np.testing.assert_array_equal(getattr(once.table, name), getattr(often.table, name))
     assert once.rejected_scores == often.rejected_scores
     assert once.applied_position == often.applied_position == len(batches)
 
 
-def test_counts_say_what_became_of_each_score() -> None:
+def test_counts_cover_every_score() -> None:
     feed = make_feed()
-    feed.push(batch(1, 5, [0], [1.0]), admitted)
-    counts = feed.push(batch(2, 4, [0, 1, 2], [2.0, 3.0, np.nan]), admitted).counts
+    feed.push(batch(1, 5, [0], [1.0]), admit)
+    counts = feed.push(batch(2, 4, [0, 1, 2], [2.0, 3.0, np.nan]), admit).counts
     assert (counts.accepted, counts.non_finite, counts.stale) == (1, 1, 1)
     assert (feed.stored_scores, feed.rejected_scores, feed.stale_scores) == (2, 1, 1)
 
 
-def test_a_draw_keeps_the_table_still_and_batches_follow_it() -> None:
+def test_batches_that_arrive_during_a_draw_are_applied_after_it() -> None:
     feed = make_feed()
-    with feed._turn:
-        feed.hold()
-    outcome = feed.push(batch(1, 0, [3, 4], [1.0, np.inf]), admitted)
+    with feed._lock:
+        feed.pause()
+    outcome = feed.push(batch(1, 0, [3, 4], [1.0, np.inf]), admit)
     assert not outcome.duplicate
     assert (outcome.counts.accepted, outcome.counts.non_finite) == (1, 1)
     assert np.isnan(feed.table.score).all()
-    assert feed.push(batch(1, 0, [3, 4], [1.0, np.inf]), admitted).duplicate
-    with feed._turn:
-        feed.release()
+    assert feed.push(batch(1, 0, [3, 4], [1.0, np.inf]), admit).duplicate
+    with feed._lock:
+        feed.resume()
     assert feed.table.score[3] == 1.0
     assert (feed.stored_scores, feed.rejected_scores) == (1, 1)
 
 
-def test_too_much_during_a_draw_is_told_to_come_again() -> None:
-    feed = make_feed(max_held_bytes=30)
-    with feed._turn:
-        feed.hold()
-    feed.push(batch(1, 0, [1, 2], [1.0, 2.0]), admitted)
+def test_too_many_bytes_during_a_draw_are_refused_for_now() -> None:
+    feed = make_feed(max_pending_bytes=30)
+    with feed._lock:
+        feed.pause()
+    feed.push(batch(1, 0, [1, 2], [1.0, 2.0]), admit)
     with pytest.raises(ServerBusyError, match="24 bytes of scores wait for the end of a draw"):
-        feed.push(batch(2, 0, [3], [1.0]), admitted)
-    with feed._turn:
-        feed.release()
-    assert not feed.push(batch(2, 0, [3], [1.0]), admitted).duplicate
+        feed.push(batch(2, 0, [3], [1.0]), admit)
+    with feed._lock:
+        feed.resume()
+    assert not feed.push(batch(2, 0, [3], [1.0]), admit).duplicate
 
 
 class SlowFirst(MemoryStore):
@@ -116,19 +116,19 @@ class SlowFirst(MemoryStore):
         return position
 
 
-def test_the_journal_decides_which_of_two_is_later() -> None:
+def test_the_journal_decides_which_of_two_batches_is_later() -> None:
     store = SlowFirst()
     feed = make_feed(store)
-    first = threading.Thread(target=feed.push, args=(batch(1, 0, [0], [1.0]), admitted))
+    first = threading.Thread(target=feed.push, args=(batch(1, 0, [0], [1.0]), admit))
     first.start()
     assert store.first_is_in.wait(10)
-    assert feed.push(batch(2, 0, [0], [2.0]), admitted).journal_position == 2
+    assert feed.push(batch(2, 0, [0], [2.0]), admit).journal_position == 2
     first.join()
     assert feed.table.score[0] == 2.0
 
 
 class Failing(MemoryStore):
-    """A store that fails as often as it is told."""
+    """A store whose first `failures` appends fail."""
 
     failures = 1
 
@@ -139,24 +139,24 @@ class Failing(MemoryStore):
         return super().append(run_id, batch)
 
 
-def test_a_push_that_the_store_refused_can_be_sent_again() -> None:
+def test_a_push_can_be_sent_again_after_the_store_failed() -> None:
     feed = make_feed(Failing())
     with pytest.raises(OSError, match="disk full"):
-        feed.push(batch(1, 0, [0], [1.0]), admitted)
-    assert not feed.push(batch(1, 0, [0], [1.0]), admitted).duplicate
+        feed.push(batch(1, 0, [0], [1.0]), admit)
+    assert not feed.push(batch(1, 0, [0], [1.0]), admit).duplicate
     assert feed.table.score[0] == 1.0
 
 
-def test_a_rewind_waits_for_what_is_on_the_way() -> None:
+def test_a_rewind_waits_for_pending_batches() -> None:
     store = SlowFirst()
     feed = make_feed(store)
-    first = threading.Thread(target=feed.push, args=(batch(1, 0, [0], [1.0]), admitted))
+    first = threading.Thread(target=feed.push, args=(batch(1, 0, [0], [1.0]), admit))
     first.start()
     assert store.first_is_in.wait(10)
     seen: list[float] = []
 
     def rewind() -> None:
-        with feed.quiet():
+        with feed.exclusive():
             seen.append(float(feed.table.score[0]))
 
     other = threading.Thread(target=rewind)
