@@ -12,7 +12,7 @@ __all__ = ["main"]
 
 
 def main() -> int:
-    """Runs the command line; 2 with one line on stderr where it can't be meant."""
+    """Runs the command line; returns 2, with one line on stderr, after an `InfoBatchError`."""
     parser = argparse.ArgumentParser(prog="python -m infobatch_server", description=serve_command.HELP)
     serve_command.add_arguments(parser)
     try:

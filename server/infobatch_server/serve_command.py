@@ -1,4 +1,4 @@
-"""`infobatch serve`: runs a score server until it is told to stop."""
+"""`infobatch serve`: runs a score server until a signal stops it, or its last user exits."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from infobatch_server.server import ScoreServer
 from infobatch_server.state.limits import Limits
 from infobatch_stream.errors import ConfigError
 
-__all__ = ["HELP", "add_arguments", "run", "wait_for_end"]
+__all__ = ["HELP", "add_arguments", "run", "wait_until_stopped"]
 
 log = logging.getLogger(__name__)
 
@@ -32,22 +32,32 @@ _POLL_S = 1.0
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's options."""
     parser.add_argument(
-        "--data-dir", type=Path, required=True, metavar="DIR", help="the server's directory, made if it isn't there"
+        "--data-dir", type=Path, required=True, metavar="DIR", help="the server's directory, created if it is missing"
     )
     parser.add_argument(
-        "--grpc", default="127.0.0.1:50051", metavar="HOST:PORT", help="for training jobs (default: %(default)s)"
+        "--grpc",
+        default="127.0.0.1:50051",
+        metavar="HOST:PORT",
+        help="address for training jobs (default: %(default)s)",
     )
     parser.add_argument(
-        "--http", default="127.0.0.1:8080", metavar="HOST:PORT", help="for statistics (default: %(default)s)"
+        "--http", default="127.0.0.1:8080", metavar="HOST:PORT", help="address for statistics (default: %(default)s)"
     )
     parser.add_argument(
-        "--insecure", action="store_true", help="allow addresses that other machines reach, without TLS or tokens"
+        "--insecure", action="store_true", help="allow addresses that other machines can reach, without TLS or tokens"
     )
     parser.add_argument(
-        "--memory-bytes", type=int, default=0, metavar="N", help="for the scores of all runs (default: 3/4 of RAM)"
+        "--memory-bytes",
+        type=int,
+        default=0,
+        metavar="N",
+        help="limit for the scores of all runs (default: 3/4 of RAM)",
     )
     parser.add_argument(
-        "--endpoint-file", type=Path, metavar="FILE", help="write addresses and nonce here, as JSON, once serving"
+        "--endpoint-file",
+        type=Path,
+        metavar="FILE",
+        help="write addresses and nonce to this file, as JSON, after the start",
     )
     parser.add_argument(
         "--exit-when-unused", type=Path, metavar="FILE", help="stop when no process holds a shared flock on this file"
@@ -55,34 +65,34 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Serves until SIGTERM, SIGINT, or until nobody uses the server; 0.
+    """Serves until SIGTERM or SIGINT, or until the server has no users; returns 0.
 
     Raises:
-        ConfigError: arguments that can't be meant.
+        ConfigError: an invalid argument.
         ServerError: the directory is in use, or an address can't be bound.
     """
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     grpc_address, http_address = Address.parse(args.grpc, "--grpc"), Address.parse(args.http, "--http")
     _check_reach(grpc_address, http_address, insecure=args.insecure)
     if args.memory_bytes < 0:
-        raise ConfigError(f"--memory-bytes {args.memory_bytes} is negative")
-    with DataDir(args.data_dir), _stop_signals() as told_to_stop:
+        raise ConfigError(f"--memory-bytes must be at least 0; got {args.memory_bytes}")
+    with DataDir(args.data_dir), _block_stop_signals() as wait_for_signal:
         server = ScoreServer(grpc_address, http_address, limits=Limits(memory_bytes=args.memory_bytes))
         users = UsersLock(args.exit_when_unused) if args.exit_when_unused else None
         server.start()
-        log.warning("scores are kept in memory: they end with this process")
+        log.warning("scores are kept in memory only: they are lost when this process ends")
         if args.endpoint_file is not None:
             write_endpoint_file(args.endpoint_file, _endpoint(server))
         print(f"infobatch score server: grpc {server.grpc_address}, http {server.http_address}", flush=True)
-        wait_for_end(told_to_stop, users)
-        ended = server.stop()
+        wait_until_stopped(wait_for_signal, users)
+        is_clean = server.stop()
         if args.endpoint_file is not None:
             remove_endpoint_file(args.endpoint_file, server.nonce)
         if users is not None:
             users.close()
-    if not ended:
-        # The interpreter would wait for the threads that are still at work.
-        log.warning("calls under way were cut off")
+    if not is_clean:
+        # The interpreter would wait for the threads that are still running.
+        log.warning("unfinished calls were cut off")
         logging.shutdown()
         os._exit(0)
     return 0
@@ -94,10 +104,10 @@ def _check_reach(*addresses: Address, insecure: bool) -> None:
             continue
         if not insecure:
             raise ConfigError(
-                f"{address} can be reached from other machines, and this server has neither TLS nor tokens: bind "
-                "127.0.0.1, or pass --insecure if the network is yours alone"
+                f"other machines can reach {address}, and this server has neither TLS nor tokens: bind 127.0.0.1, or "
+                "pass --insecure if you trust everyone on the network"
             )
-        log.warning("--insecure: whoever reaches %s may read and write every run", address)
+        log.warning("--insecure: everyone who can reach %s can read and write every run", address)
 
 
 def _endpoint(server: ScoreServer) -> dict[str, object]:
@@ -111,46 +121,46 @@ def _endpoint(server: ScoreServer) -> dict[str, object]:
 
 
 @contextmanager
-def _stop_signals() -> Iterator[Callable[[float | None], bool]]:
-    """Keeps SIGTERM and SIGINT from this process and its threads; what waits for one, up to some seconds.
+def _block_stop_signals() -> Iterator[Callable[[float | None], bool]]:
+    """Blocks SIGTERM and SIGINT in this process; yields a function that waits for one, up to a time-out in seconds.
 
-    They are waited for rather than handled: a handler runs anywhere, also where a lock is held. After the block a
-    second signal ends the process as usual.
+    Waits for signals instead of handling them, because a handler can run anywhere, also while a lock is held. After
+    the block, a second signal ends the process as usual.
     """
-    chosen = (signal.SIGTERM, signal.SIGINT)
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, chosen)
+    stop_signals = (signal.SIGTERM, signal.SIGINT)
+    previous_mask = signal.pthread_sigmask(signal.SIG_BLOCK, stop_signals)
 
     def wait(timeout_s: float | None) -> bool:
         if timeout_s is None:
-            return bool(signal.sigwait(chosen))
-        caught = signal.sigtimedwait(chosen, timeout_s)
-        # A process that was stopped and goes on may be given an answer with no signal in it.
-        return caught is not None and caught.si_signo in chosen
+            return bool(signal.sigwait(stop_signals))
+        info = signal.sigtimedwait(stop_signals, timeout_s)
+        # After SIGSTOP and SIGCONT, the result may name no signal.
+        return info is not None and info.si_signo in stop_signals
 
     try:
         yield wait
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, previous_mask)
 
 
-def wait_for_end(
-    told_to_stop: Callable[[float | None], bool],
+def wait_until_stopped(
+    wait_for_signal: Callable[[float | None], bool],
     users: UsersLock | None,
     clock: Callable[[], float] = time.monotonic,
 ) -> None:
-    """Returns when the server is told to stop, or has no users.
+    """Returns after a signal to stop, or when the server has no users.
 
     Args:
-        told_to_stop: waits that many seconds (None: for ever) to be told.
-        users: the users' lock; None where only a signal ends the server.
-        clock: seconds that only rise.
+        wait_for_signal: waits for a signal up to this many seconds (None: forever); returns whether one came.
+        users: the users' lock; None if only a signal stops the server.
+        clock: monotonic clock, in seconds.
     """
     if users is None:
-        told_to_stop(None)
+        wait_for_signal(None)
         return
-    # Who starts a server takes the lock first, as the embedded one's users do; a slow one has a little longer.
+    # The process that starts an embedded server takes the lock first; the grace period is for slow users.
     first_look = clock() + _FIRST_GRACE_S
-    while not told_to_stop(_POLL_S):
+    while not wait_for_signal(_POLL_S):
         if clock() >= first_look and users.is_unused():
-            log.info("nobody uses this server any more")
+            log.info("this server has no users any more")
             return

@@ -1,4 +1,4 @@
-"""A whole score server in one object: store, runs, gRPC and HTTP, from start to stop."""
+"""A complete score server in one object: store, runs, gRPC and HTTP."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ _STOP_GRACE_S = 1.5
 class ScoreServer:
     """Serves runs over gRPC, and their statistics over HTTP.
 
-    Binds in the constructor, answers from `start` on. A context manager that starts and stops.
+    The constructor binds the addresses; `start` begins to answer. A context manager that starts and stops the server.
 
     Args:
-        grpc: where gRPC listens; port 0 takes a free one.
-        http: where HTTP listens; None serves none.
-        store: where runs are kept; in memory by default.
-        limits: bounds.
-        clock: seconds that only rise, for leases and barriers.
+        grpc: address of gRPC; port 0 for any free port.
+        http: address of HTTP; None for no HTTP.
+        store: keeps the runs; in memory by default.
+        limits: the server's limits.
+        clock: monotonic clock in seconds, for leases and barriers.
 
     Raises:
         ServerError: an address can't be bound.
@@ -67,9 +67,9 @@ class ScoreServer:
         self._http: HttpServer | None = None
         self.http_address: Address | None = None
         if http is not None:
-            listening = bind(http)
+            listener = bind(http)
             app = make_app(self.registry, version=self.version, is_ready=lambda: self._ready, loopback=http.is_loopback)
-            self._http = HttpServer(app, listening)
+            self._http = HttpServer(app, listener)
             self.http_address = http.at(self._http.port)
         try:
             self._grpc = GrpcServer(service, limits, str(grpc))
@@ -80,23 +80,23 @@ class ScoreServer:
         self.grpc_address = grpc.at(self._grpc.port)
 
     def start(self) -> None:
-        """Begins to answer."""
+        """Starts to answer calls and requests."""
         if self._http is not None:
             self._http.start()
         self._grpc.start()
         self._ready = True
 
     def stop(self) -> bool:
-        """Refuses new calls, ends those under way, and closes the store; whether all ended in time."""
+        """Refuses new calls, ends the current ones, and closes the store; returns whether all ended in time."""
         self._ready = False
-        ended = self._grpc.stop(_STOP_GRACE_S)
+        is_clean = self._grpc.stop(_STOP_GRACE_S)
         if self._http is not None:
-            ended &= self._http.stop(_STOP_GRACE_S)
-        # A draw can't be interrupted: its thread outlives the call that it was for.
-        ended &= not any(run.core.feed.is_paused for run in self.registry.runs())
+            is_clean &= self._http.stop(_STOP_GRACE_S)
+        # A draw can't be interrupted, so its thread may outlive its call.
+        is_clean &= not any(run.core.feed.is_paused for run in self.registry.runs())
         self._store.close()
         log.info("stopped")
-        return ended
+        return is_clean
 
     def __enter__(self) -> ScoreServer:
         self.start()

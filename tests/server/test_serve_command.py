@@ -1,4 +1,4 @@
-"""`infobatch serve` as a process, and what it is made of."""
+"""`infobatch serve` as a process, and its parts."""
 
 from __future__ import annotations
 
@@ -40,9 +40,7 @@ def process(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_serves_until_it_is_told_to_stop(
-    process: subprocess.Popen[str], tmp_path: Path, number: signal.Signals
-) -> None:
+def test_serves_until_a_signal_stops_it(process: subprocess.Popen[str], tmp_path: Path, number: signal.Signals) -> None:
     assert process.stdout is not None
     line = process.stdout.readline()
     endpoint = json.loads((tmp_path / "endpoint.json").read_text())
@@ -60,11 +58,11 @@ def test_serves_until_it_is_told_to_stop(
     assert process.wait(5) == 0
     assert not (tmp_path / "endpoint.json").exists()
     assert process.stderr is not None
-    assert "scores are kept in memory: they end with this process" in process.stderr.read()
+    assert "scores are kept in memory only: they are lost when this process ends" in process.stderr.read()
     DataDir(tmp_path / "data").close()
 
 
-def test_a_reader_that_stalls_does_not_hold_up_the_end(process: subprocess.Popen[str], tmp_path: Path) -> None:
+def test_a_stalled_reader_does_not_delay_the_stop(process: subprocess.Popen[str], tmp_path: Path) -> None:
     assert process.stdout is not None
     process.stdout.readline()
     channel, caller = caller_on(json.loads((tmp_path / "endpoint.json").read_text())["grpc"])
@@ -77,7 +75,7 @@ def test_a_reader_that_stalls_does_not_hold_up_the_end(process: subprocess.Popen
         assert process.wait(5) == 0
 
 
-def test_a_draw_that_goes_on_is_not_waited_for() -> None:
+def test_a_stop_does_not_wait_for_a_running_draw() -> None:
     with ScoreServer() as server:
         run, _ = server.registry.create(make_spec(), OrderChoice())
         with run.core.lock:
@@ -98,7 +96,7 @@ def test_the_defaults_are_those_of_the_documentation(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("option", ["--grpc", "--http"])
 @pytest.mark.parametrize("host", ["0.0.0.0", "192.0.2.1", "[::]", "node1"])
-def test_other_machines_are_let_in_only_when_asked(tmp_path: Path, option: str, host: str) -> None:
+def test_addresses_of_other_machines_need_insecure(tmp_path: Path, option: str, host: str) -> None:
     with pytest.raises(ConfigError, match=r"neither TLS nor tokens: bind 127.0.0.1, or pass --insecure"):
         serve_command.run(parse("--data-dir", str(tmp_path / "data"), *FREE, option, f"{host}:0"))
     assert not (tmp_path / "data").exists()
@@ -115,7 +113,7 @@ def test_a_taken_port_is_named(tmp_path: Path) -> None:
 
 def test_a_directory_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(ServerError, match=f"--data-dir {tmp_path}/file is a file, and a folder is needed"):
+    with pytest.raises(ServerError, match=f"--data-dir {tmp_path}/file is a file; it must be a folder"):
         serve_command.run(parse("--data-dir", str(tmp_path / "file"), *FREE))
     with pytest.raises(ServerError, match=f"--data-dir {tmp_path}/file/data: Not a directory"):
         serve_command.run(parse("--data-dir", str(tmp_path / "file" / "data"), *FREE))
@@ -132,8 +130,8 @@ def test_addresses(text: str, host: str, port: int) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "8080", ":8080", "host:", "host:x", "host:65536", "::1:80", "host:٣"])
-def test_what_is_no_address(text: str) -> None:
-    with pytest.raises(ConfigError, match="is not HOST:PORT"):
+def test_an_invalid_address_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match="--grpc must be HOST:PORT"):
         Address.parse(text, "--grpc")
 
 
@@ -144,16 +142,16 @@ def test_loopback(host: str, loopback: bool) -> None:
     assert Address(host, 0).is_loopback == loopback
 
 
-# The embedded life.
+# The parts that an embedded server needs.
 
 
-def test_an_unused_server_ends_and_a_used_one_does_not(tmp_path: Path) -> None:
+def test_a_server_stops_when_its_last_user_exits(tmp_path: Path) -> None:
     path, now, polls = tmp_path / "users.lock", [0.0], []
     user = os.open(path, os.O_RDWR | os.O_CREAT)
     fcntl.flock(user, fcntl.LOCK_SH)
     users = UsersLock(path)
 
-    def told_to_stop(timeout_s: float | None) -> bool:
+    def wait_for_signal(timeout_s: float | None) -> bool:
         assert timeout_s == 1.0
         now[0] += 1.0
         polls.append(now[0])
@@ -161,7 +159,7 @@ def test_an_unused_server_ends_and_a_used_one_does_not(tmp_path: Path) -> None:
             os.close(user)
         return False
 
-    serve_command.wait_for_end(told_to_stop, users, lambda: now[0])
+    serve_command.wait_until_stopped(wait_for_signal, users, lambda: now[0])
     assert polls[-1] == 30
     users.close()
 
@@ -169,12 +167,12 @@ def test_an_unused_server_ends_and_a_used_one_does_not(tmp_path: Path) -> None:
 def test_a_server_waits_for_its_first_user(tmp_path: Path) -> None:
     now = [0.0]
 
-    def told_to_stop(timeout_s: float | None) -> bool:
+    def wait_for_signal(timeout_s: float | None) -> bool:
         now[0] += 1.0
         return False
 
     users = UsersLock(tmp_path / "users.lock")
-    serve_command.wait_for_end(told_to_stop, users, lambda: now[0])
+    serve_command.wait_until_stopped(wait_for_signal, users, lambda: now[0])
     assert now[0] == 2.0
     users.close()
 
@@ -182,21 +180,21 @@ def test_a_server_waits_for_its_first_user(tmp_path: Path) -> None:
 def test_without_users_lock_only_a_signal_ends_it() -> None:
     timeouts = []
 
-    def told_to_stop(timeout_s: float | None) -> bool:
+    def wait_for_signal(timeout_s: float | None) -> bool:
         timeouts.append(timeout_s)
         return True
 
-    serve_command.wait_for_end(told_to_stop, None)
+    serve_command.wait_until_stopped(wait_for_signal, None)
     assert timeouts == [None]
 
 
-def test_two_users_share_and_the_last_one_counts(tmp_path: Path) -> None:
+def test_a_server_with_two_users_is_unused_after_the_last_one(tmp_path: Path) -> None:
     path = tmp_path / "users.lock"
     users = UsersLock(path)
-    held = [os.open(path, os.O_RDWR) for _ in range(2)]
-    for handle in held:
+    user_locks = [os.open(path, os.O_RDWR) for _ in range(2)]
+    for handle in user_locks:
         fcntl.flock(handle, fcntl.LOCK_SH)
-    for handle in held:
+    for handle in user_locks:
         assert not users.is_unused()
         os.close(handle)
     assert users.is_unused()
@@ -214,6 +212,6 @@ def test_an_endpoint_file_appears_whole_and_is_removed_by_its_owner_only(
     remove_endpoint_file(path, "a")
     assert not path.exists()
     remove_endpoint_file(path, "a")
-    assert "left as it is" in caplog.text
+    assert "was not removed" in caplog.text
     with pytest.raises(ServerError, match="--endpoint-file"):
         write_endpoint_file(tmp_path / "missing" / "endpoint.json", {})

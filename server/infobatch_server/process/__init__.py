@@ -1,1 +1,1 @@
-"""The server as a process: its data directory, its users' lock, its addresses."""
+"""The server as a process: its data directory, its users' lock and its addresses."""

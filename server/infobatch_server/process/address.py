@@ -1,4 +1,4 @@
-"""HOST:PORT, as the command line and the endpoint file have it."""
+"""HOST:PORT addresses, as in the command line and the endpoint file."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ __all__ = ["Address"]
 
 @dataclass(frozen=True)
 class Address:
-    """Where a server listens.
+    """An address at which a server listens.
 
     Args:
         host: a name or an IP address, IPv6 without brackets.
-        port: in [0, 65535]; 0 takes a free one.
+        port: in [0, 65535]; 0 for any free port.
     """
 
     host: str
@@ -24,10 +24,14 @@ class Address:
 
     @classmethod
     def parse(cls, text: str, option: str) -> Address:
-        """The address that an option names.
+        """Parses HOST:PORT.
+
+        Args:
+            text: the text, IPv6 addresses with brackets.
+            option: the option, for messages.
 
         Raises:
-            ConfigError: it is not HOST:PORT.
+            ConfigError: the text is not HOST:PORT.
         """
         host, colon, port = text.rpartition(":")
         if host.startswith("[") and host.endswith("]"):
@@ -35,12 +39,12 @@ class Address:
         elif ":" in host:
             colon = ""
         if not (colon and host and port.isascii() and port.isdigit() and int(port) <= 65535):
-            raise ConfigError(f"{option} {text!r} is not HOST:PORT, such as 127.0.0.1:0 or [::1]:8080")
+            raise ConfigError(f"{option} must be HOST:PORT, such as 127.0.0.1:0 or [::1]:8080; got {text!r}")
         return cls(host, int(port))
 
     @property
     def is_loopback(self) -> bool:
-        """Whether only this machine can reach it."""
+        """Whether only this machine can reach the address."""
         if self.host == "localhost":
             return True
         try:
@@ -49,7 +53,7 @@ class Address:
             return False
 
     def at(self, port: int) -> Address:
-        """The same host with the port that was bound."""
+        """The address with the same host and another port."""
         return replace(self, port=port)
 
     def __str__(self) -> str:

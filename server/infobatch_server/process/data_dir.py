@@ -1,4 +1,4 @@
-"""The data directory, locked against a second server, and files that appear whole."""
+"""The data directory, with a lock against a second server, and the endpoint file."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ log = logging.getLogger(__name__)
 
 
 class DataDir:
-    """One server's directory, made if it isn't there; locked until it is closed.
+    """A server's directory: created if it is missing, and locked until `close`.
 
     Args:
-        path: where.
+        path: the directory.
 
     Raises:
-        ServerError: another server has it, or it can't be made or written.
+        ServerError: another server uses the directory, or it can't be created, written or locked.
     """
 
     def __init__(self, path: Path) -> None:
@@ -34,7 +34,7 @@ class DataDir:
             path.mkdir(parents=True, exist_ok=True, mode=0o700)
             self._lock = os.open(path / "server.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except FileExistsError as error:
-            raise ServerError(f"--data-dir {path} is a file, and a folder is needed: name another") from error
+            raise ServerError(f"--data-dir {path} is a file; it must be a folder") from error
         except OSError as error:
             raise ServerError(f"--data-dir {path}: {error.strerror}") from error
         try:
@@ -52,7 +52,7 @@ class DataDir:
         os.pwrite(self._lock, f"{os.getpid()}\n".encode(), 0)
 
     def close(self) -> None:
-        """Gives the lock back."""
+        """Releases the lock."""
         os.close(self._lock)
 
     def __enter__(self) -> DataDir:
@@ -65,13 +65,13 @@ class DataDir:
 
 
 def write_endpoint_file(path: Path, fields: Mapping[str, object]) -> None:
-    """Writes JSON that appears whole, readable by its owner only.
+    """Writes the endpoint file as JSON, atomically and readable by its owner only.
 
     Raises:
         ServerError: the file can't be written.
     """
     try:
-        # mkstemp makes files of mode 0600.
+        # mkstemp creates files with mode 0600.
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
         try:
             with os.fdopen(handle, "w", encoding="utf-8") as file:
@@ -87,9 +87,9 @@ def write_endpoint_file(path: Path, fields: Mapping[str, object]) -> None:
 
 
 def remove_endpoint_file(path: Path, nonce: str) -> None:
-    """Removes the file that `write_endpoint_file` made, unless another server has put its own there."""
+    """Removes the endpoint file, unless another server has replaced it; failures are logged."""
     try:
         if json.loads(path.read_text(encoding="utf-8")).get("nonce") == nonce:
             path.unlink()
     except (OSError, ValueError, AttributeError) as error:
-        log.warning("--endpoint-file %s: left as it is: %s", path, error)
+        log.warning("--endpoint-file %s was not removed: %s", path, error)

@@ -1,4 +1,4 @@
-"""Notices that nobody uses an embedded server any more: its users hold a shared lock, which can then be had alone."""
+"""Detects that an embedded server has no users: each user holds a shared lock, so an exclusive lock shows it."""
 
 from __future__ import annotations
 
@@ -12,36 +12,36 @@ __all__ = ["UsersLock"]
 
 
 class UsersLock:
-    """The lock file of a server's users; each process holds a shared `flock` on it through a descriptor of its own.
+    """The lock file of a server's users, on which each user process holds a shared `flock` with its own descriptor.
 
     Args:
-        path: the file; made if it isn't there.
+        path: the file; created if it is missing.
 
     Raises:
-        ServerError: it can't be opened.
+        ServerError: the file can't be opened.
     """
 
     def __init__(self, path: Path) -> None:
         try:
-            # A descriptor of our own: flock belongs to the open file, and a shared one would be its user too.
+            # Our own descriptor: a flock belongs to the open file, so an inherited one would count as a user.
             self._handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise ServerError(f"--exit-when-unused {path}: {error.strerror}") from error
 
     def is_unused(self) -> bool:
-        """Whether nobody holds it; from then on nobody can take it until `close`.
+        """Whether no process holds the lock; if True, none can take it before `close`.
 
         Raises:
-            ServerError: the file system has no locks.
+            ServerError: the file system doesn't support locks.
         """
         try:
             fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return False
         except OSError as error:
-            raise ServerError(f"the users' lock can't be taken: {error.strerror}; use a local disk") from error
+            raise ServerError(f"the users' lock file can't be locked: {error.strerror}; use a local disk") from error
         return True
 
     def close(self) -> None:
-        """Gives it back."""
+        """Releases the lock."""
         os.close(self._handle)

@@ -1,1 +1,1 @@
-"""REST: a run's statistics over HTTP, read-only. No state."""
+"""The REST endpoint: statistics of the runs over HTTP, read-only. No state."""

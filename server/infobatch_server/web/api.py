@@ -1,4 +1,4 @@
-"""The REST endpoint: health, and what every run prunes. Read-only."""
+"""The REST endpoint: health, and the pruning statistics of every run. Read-only."""
 
 from __future__ import annotations
 
@@ -24,49 +24,49 @@ class ClassStats(BaseModel):
 
     name: str
     size: int = Field(description="samples in the class")
-    kept: int = Field(description="samples kept of it")
-    weight: float = Field(description="of a kept sample")
+    kept: int = Field(description="samples kept of the class")
+    weight: float = Field(description="weight of a kept sample")
 
 
 class RunStats(BaseModel):
-    """One run. What belongs to the newest plan is null before the first."""
+    """One run. The fields of the newest plan are null before the first plan."""
 
     run: str
     run_id: str = Field(description="32 hexadecimal digits")
     num_samples: int
     num_shards: int
     policy: str
-    score_name: str = Field(description="the name of what is pushed")
-    biased: bool = Field(description="the policy's weights don't make up for what it prunes")
+    score_name: str = Field(description="the name of the pushed score")
+    biased: bool = Field(description="the policy's weights don't compensate for the pruned samples")
     epochs: int
-    anneal_epoch: int = Field(description="the first epoch of the unpruned end")
+    anneal_epoch: int = Field(description="the first epoch of the final, unpruned epochs")
     last_epoch: int = Field(description="the newest epoch that was opened; -1 before the first")
     trained: bool = Field(description="a score was stored, or an epoch ended after samples were trained")
-    generation: int = Field(description="attachments so far")
-    job: str | None = Field(None, description="the job that holds the run now")
-    attempt: int | None = Field(None, description="that job's n-th start, from 0")
-    host: str | None = Field(None, description="where that job attached")
-    pid: int | None = Field(None, description="the process that attached")
-    world_size: int | None = Field(None, description="that job's ranks")
-    plan_id: str | None = Field(None, description="of the newest plan, as all that follows up to `classes`")
+    generation: int = Field(description="the current generation; 0 before the first attachment")
+    job: str | None = Field(None, description="the job that holds the run")
+    attempt: int | None = Field(None, description="the number of that job's start, from 0")
+    host: str | None = Field(None, description="the host from which that job attached")
+    pid: int | None = Field(None, description="the id of the process that attached")
+    world_size: int | None = Field(None, description="the number of that job's ranks")
+    plan_id: str | None = Field(None, description="id of the newest plan; the fields up to `classes` describe it")
     epoch: int | None = None
     unpruned: bool | None = Field(None, description="nothing is pruned in this epoch")
-    threshold: float | None = Field(None, description="Eq. 3; null where the policy has none")
-    low_share: float | None = Field(None, description="low samples by scored ones, where a threshold made the class")
+    threshold: float | None = Field(None, description="Eq. 3; null if the policy has none")
+    low_share: float | None = Field(None, description="low samples / scored samples; null if there is no threshold")
     kept: int | None = None
     pruned: int | None = None
-    prune_requested: int | None = Field(None, description="samples that the policy meant to prune")
+    prune_requested: int | None = Field(None, description="samples that the policy was to prune")
     never_scored: int | None = None
     classes: list[ClassStats] | None = None
     stored_scores: int = Field(description="since the run was created")
     rejected_scores: int = Field(description="NaN and infinite scores since the run was created")
-    stale_scores: int = Field(description="scores older than the sample's, since the server started")
-    barrier_timeouts: int = Field(description="plans that did not wait for every rank")
-    unusual_low_classes: int = Field(description="plans whose low class was outside [0.2, 0.95] of the scored")
-    epochs_ended: int = Field(description="epochs that every rank has ended; the totals that follow are of these")
-    trained_samples: int = Field(description="samples trained, once for every epoch")
-    saved_samples: int = Field(description="samples that these epochs did not train, of those that the mask lets in")
-    saved_share: float | None = Field(None, description="by what would have been trained unpruned; null before any")
+    stale_scores: int = Field(description="scores that were older than the sample's, since the server started")
+    barrier_timeouts: int = Field(description="plans that were drawn before every rank had ended the previous epoch")
+    unusual_low_classes: int = Field(description="plans whose low class was outside [0.2, 0.95] of the scored samples")
+    epochs_ended: int = Field(description="epochs that every rank has ended; the following totals cover these epochs")
+    trained_samples: int = Field(description="samples trained, counted once per epoch")
+    saved_samples: int = Field(description="samples in the mask that these epochs did not train")
+    saved_share: float | None = Field(None, description="saved_samples / samples without pruning; null before any")
 
 
 class EpochStats(BaseModel):
@@ -75,7 +75,7 @@ class EpochStats(BaseModel):
     epoch: int
     kept: int
     pruned: int
-    threshold: float | None = Field(None, description="null where the plan has none")
+    threshold: float | None = Field(None, description="null if the plan has none")
     unpruned: bool = Field(description="nothing is pruned in this epoch")
 
 
@@ -86,38 +86,38 @@ class RunDetails(RunStats):
 
 
 class RunList(BaseModel):
-    """Every run, by name."""
+    """All runs, sorted by name."""
 
     runs: list[RunStats]
 
 
 def make_app(registry: Registry, *, version: str, is_ready: Callable[[], bool], loopback: bool) -> FastAPI:
-    """The application.
+    """Builds the FastAPI application.
 
     Args:
         registry: the runs.
-        version: the server's.
-        is_ready: whether calls are answered.
-        loopback: bound to loopback only; then requests must name it.
+        version: the server's version.
+        is_ready: says whether the server answers calls.
+        loopback: the server listens on loopback only; then a request's `Host` must be a loopback name.
     """
     app = FastAPI(
         title="infobatch score server",
         version=version,
-        description="Pruning statistics of the runs of a score server. Read-only; training talks gRPC.",
+        description="Pruning statistics of the runs of a score server. Read-only; training uses gRPC.",
     )
     if loopback:
         app.add_middleware(HostCheck)
 
-    @app.get("/healthz", response_class=PlainTextResponse, summary="The process answers.")
+    @app.get("/healthz", response_class=PlainTextResponse, summary="The process is alive.")
     def healthz() -> str:
         return "ok\n"
 
-    @app.get("/readyz", response_class=PlainTextResponse, summary="Runs can be used; 503 while starting or stopping.")
+    @app.get("/readyz", response_class=PlainTextResponse, summary="The server is ready; 503 while it starts or stops.")
     def readyz() -> PlainTextResponse:
         ready = is_ready()
         return PlainTextResponse("ready\n" if ready else "not ready\n", 200 if ready else 503)
 
-    @app.get("/v1/runs", summary="Every run, by name.")
+    @app.get("/v1/runs", summary="All runs, sorted by name.")
     def list_runs() -> RunList:
         return RunList(runs=[run_stats(snapshot(run)) for run in registry.runs()])
 
@@ -137,7 +137,7 @@ def make_app(registry: Registry, *, version: str, is_ready: Callable[[], bool], 
 
 
 def run_stats(now: RunSnapshot) -> RunStats:
-    """A snapshot as JSON has it."""
+    """The JSON form of a snapshot."""
     spec, state, savings = now.spec, now.state, now.savings
     return RunStats(
         run=spec.run,
@@ -175,9 +175,9 @@ def _job_stats(lease: Lease | None) -> dict[str, Any]:
 def _plan_stats(plan: PlanSummary | None) -> dict[str, Any]:
     if plan is None:
         return {}
-    plain = ("plan_id", "epoch", "unpruned", "kept", "pruned", "prune_requested", "never_scored")
+    unchanged = ("plan_id", "epoch", "unpruned", "kept", "pruned", "prune_requested", "never_scored")
     return {
-        **{name: getattr(plan, name) for name in plain},
+        **{name: getattr(plan, name) for name in unchanged},
         "threshold": _finite(plan.threshold),
         "low_share": _finite(plan.low_share),
         "classes": [ClassStats(name=row.name, size=row.size, kept=row.kept, weight=row.weight) for row in plan.classes],
@@ -198,5 +198,5 @@ def _history(now: RunSnapshot) -> list[EpochStats]:
 
 
 def _finite(value: float | None) -> float | None:
-    """JSON has no NaN and no infinity."""
+    """None for NaN and infinities, which JSON doesn't have."""
     return value if value is not None and math.isfinite(value) else None

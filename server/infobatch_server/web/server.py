@@ -1,4 +1,4 @@
-"""uvicorn in a thread, on a socket that is bound before it starts."""
+"""Runs uvicorn in a thread, on a socket that is bound beforehand."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ __all__ = ["HttpServer", "bind"]
 
 
 def bind(address: Address) -> socket.socket:
-    """A socket that listens on an address.
+    """Creates a socket that listens on an address.
 
     Raises:
-        ServerError: it is taken, or isn't this machine's.
+        ServerError: the address is in use, or is not one of this machine.
     """
     try:
         family = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)[0][0]
@@ -28,33 +28,33 @@ def bind(address: Address) -> socket.socket:
 
 
 class HttpServer:
-    """Serves an application from a thread of its own.
+    """Serves an application in its own thread.
 
     Args:
         app: the application.
-        listening: from `bind`; closed by `stop`.
+        listener: a socket from `bind`; `stop` closes it.
     """
 
-    def __init__(self, app: ASGIApp, listening: socket.socket) -> None:
-        self._listening = listening
+    def __init__(self, app: ASGIApp, listener: socket.socket) -> None:
+        self._listener = listener
         config = uvicorn.Config(
             app, log_config=None, log_level="warning", access_log=False, lifespan="off", timeout_graceful_shutdown=1
         )
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._run, name="http", daemon=True)
-        self.port: int = listening.getsockname()[1]
+        self.port: int = listener.getsockname()[1]
 
     def start(self) -> None:
-        """Begins to answer; what connects before is answered then."""
+        """Starts to answer requests, those that connected earlier included."""
         self._thread.start()
 
     def stop(self, grace_s: float) -> bool:
-        """Ends; whether it did within `grace_s`."""
+        """Stops the server; returns whether it stopped within `grace_s` seconds."""
         self._server.should_exit = True
         if self._thread.ident is not None:
             self._thread.join(grace_s)
-        self._listening.close()
+        self._listener.close()
         return not self._thread.is_alive()
 
     def _run(self) -> None:
-        self._server.run(sockets=[self._listening])
+        self._server.run(sockets=[self._listener])

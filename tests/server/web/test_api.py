@@ -74,7 +74,7 @@ def test_the_newest_plan_is_shown(web: httpx.Client, caller: Caller) -> None:
     assert sum(entry["size"] for entry in stats["classes"]) == 1000
 
 
-def test_a_finished_run_says_what_it_saved(web: httpx.Client, caller: Caller) -> None:
+def test_a_finished_run_shows_its_savings(web: httpx.Client, caller: Caller) -> None:
     run = caller.create(make_spec(epochs=4, delta="0.75", subset=np.arange(1000) < 900)).run_id
     generation = caller.attach(run)
     plans = []
@@ -92,7 +92,7 @@ def test_a_finished_run_says_what_it_saved(web: httpx.Client, caller: Caller) ->
     ]
 
 
-def test_what_is_not_there_is_json_too(web: httpx.Client) -> None:
+def test_errors_for_missing_runs_and_paths_are_json(web: httpx.Client) -> None:
     for path in ("/v1/runs/nobody", "/v1/runs/a%2Fb", "/nothing"):
         answer = web.get(path)
         assert answer.status_code == 404
@@ -100,7 +100,7 @@ def test_what_is_not_there_is_json_too(web: httpx.Client) -> None:
     assert "no run 'nobody'" in web.get("/v1/runs/nobody").json()["detail"]
 
 
-def test_nothing_can_be_written(web: httpx.Client) -> None:
+def test_the_endpoint_is_read_only(web: httpx.Client) -> None:
     for method in ("POST", "PUT", "DELETE", "PATCH"):
         assert web.request(method, "/v1/runs").status_code == 405
 
@@ -112,7 +112,7 @@ def test_a_host_that_is_not_loopback_is_refused(web: httpx.Client, host: str) ->
 
 
 @pytest.mark.parametrize("host", ["localhost", "LOCALHOST:8080", "127.0.0.1", "[::1]:9"])
-def test_loopback_by_any_name_is_served(web: httpx.Client, host: str) -> None:
+def test_every_loopback_name_is_served(web: httpx.Client, host: str) -> None:
     assert web.get("/v1/runs", headers={"Host": host}).status_code == 200
 
 
