@@ -1,4 +1,4 @@
-"""`python -m infobatch_stream`: the `infobatch` command where its script is not on the PATH."""
+"""`python -m infobatch_stream`: the `infobatch` command, for environments without its script on the PATH."""
 
 import sys
 

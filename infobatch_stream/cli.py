@@ -1,4 +1,4 @@
-"""The `infobatch` command: finds the subcommand's module, imports only that one, and hands over.
+"""The `infobatch` command: imports the module of one subcommand, and runs it.
 
 A subcommand's module has `HELP` (one sentence), `add_arguments(parser)` and `run(args) -> int`.
 """
@@ -18,7 +18,7 @@ __all__ = ["main"]
 
 @dataclass(frozen=True, kw_only=True)
 class Command:
-    """Where a subcommand lives, and which extra installs what it needs."""
+    """A subcommand: its module, its help, and the extra that installs its dependencies."""
 
     module: str
     help: str
@@ -27,22 +27,23 @@ class Command:
 
 COMMANDS = {
     "serve": Command(module="infobatch_server.serve_command", help="run a score server", extra="server"),
-    "index": Command(module="infobatch_client.commands.index", help="make the index files of shards", extra="train"),
+    "index": Command(module="infobatch_client.commands.index", help="write the index files of shards", extra="train"),
     "demo": Command(
         module="infobatch_client.demo.command",
         help="train on 1,347 digits with and without pruning, and compare",
         extra="demo",
     ),
     "runs": Command(module="infobatch_client.commands.runs", help="list the runs of a score server"),
-    "stats": Command(module="infobatch_client.commands.stats", help="show what a run prunes"),
+    "stats": Command(module="infobatch_client.commands.stats", help="show the pruning statistics of a run"),
 }
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command line `argv` (default: the process's own) and returns the exit status.
+    """Runs the command line `argv` (default: that of the process) and returns the exit status.
 
-    0: done. 2: arguments that can't be meant, or an `InfoBatchError`, told in one line on stderr.
-    130: interrupted.
+    Returns:
+        0: success. 2: an `InfoBatchError`, invalid arguments included, printed in one line on stderr.
+        130: interrupted.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
@@ -55,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: list[str]) -> int:
-    chosen = next((word for word in arguments if not word.startswith("-")), None)
+    command_name = next((word for word in arguments if not word.startswith("-")), None)
     parser = argparse.ArgumentParser(
         prog="infobatch", description="InfoBatch data pruning for streamed, multi-node training."
     )
@@ -64,7 +65,7 @@ def _run(arguments: list[str]) -> int:
     try:
         for name, command in COMMANDS.items():
             subparser = commands.add_parser(name, help=command.help)
-            if name == chosen:
+            if name == command_name:
                 module = import_module(command.module)
                 subparser.description = module.HELP
                 module.add_arguments(subparser)
@@ -72,7 +73,7 @@ def _run(arguments: list[str]) -> int:
         if args.command is not None:
             return int(module.run(args))
     except ModuleNotFoundError as error:
-        raise _missing(chosen, error) from error
+        raise _missing_package(command_name, error) from error
     if args.version:
         from infobatch_stream.version import __version__
 
@@ -82,12 +83,12 @@ def _run(arguments: list[str]) -> int:
     return 0
 
 
-def _missing(chosen: str | None, error: ModuleNotFoundError) -> Exception:
-    """What to say of a module that isn't there; one of our own is a defect and keeps its traceback."""
+def _missing_package(command_name: str | None, error: ModuleNotFoundError) -> Exception:
+    """The error for a missing package; a missing module of ours is a defect and keeps its traceback."""
     root = (error.name or "").split(".")[0]
-    extra = COMMANDS[chosen].extra if chosen in COMMANDS else None
+    extra = COMMANDS[command_name].extra if command_name in COMMANDS else None
     if extra is None or root in ("", "infobatch_stream", "infobatch_client", "infobatch_server"):
         return error
     return ConfigError(
-        f"`infobatch {chosen}` needs {root!r}, which is not installed: pip install 'infobatch-stream[{extra}]'"
+        f"`infobatch {command_name}` needs {root!r}, which is not installed: pip install 'infobatch-stream[{extra}]'"
     )

@@ -1,7 +1,7 @@
-"""The manifest: the ordered shards of a data set, their sample counts, and the fingerprints that name them.
+"""The manifest: the ordered shards of a data set, with their sample counts and fingerprints.
 
 Byte layout of a **shard fingerprint**, BLAKE2b with a 32-byte digest over one record per member that belongs
-to a sample, in tar order; all integers little endian, text as UTF-8 (undecodable bytes as they were)::
+to a sample, in tar order; all integers little endian, text as UTF-8 (undecodable bytes unchanged)::
 
     uint32  length of the key in bytes      then the key
     uint32  length of the extension         then the extension (lower case, as the sample has it)
@@ -14,7 +14,7 @@ Byte layout of a **manifest fingerprint**, the same hash over one record per sha
     32 bytes  shard fingerprint
     uint64    sample count
 
-Neither knows a URL, a time or an owner, so two copies of a data set are one data set.
+Neither depends on URLs, times or owners, so copies of a data set have the same fingerprints.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _PLACE = struct.Struct("<QQB")
 
 
 def shard_fingerprint(members: Iterable[tuple[str, str, int, int, bytes | None]]) -> bytes:
-    """Names what a shard holds: BLAKE2b-256 over its members, laid out as the module says.
+    """Identifies the contents of a shard: BLAKE2b-256 over its members, in the layout of the module's docstring.
 
     Args:
         members: `(key, extension, data offset, size, inline bytes or None)` of every member that belongs to
@@ -90,8 +90,8 @@ class Manifest:
 
     Raises:
         EmptyShardError: a count is 0; the message names the shard.
-        ConfigError: no shards, lengths that differ, a negative count, a fingerprint that isn't 32 bytes, or
-            counts whose sum doesn't fit an int64.
+        ConfigError: no shards, arguments of different lengths, a negative count, a fingerprint of another length
+            than 32 bytes, or a sum of the counts that overflows an int64.
 
     Example:
         >>> manifest = Manifest(("a.tar", "b.tar"), (2, 3), (bytes(32), bytes(32)))
@@ -121,13 +121,15 @@ class Manifest:
             if count == 0:
                 raise EmptyShardError(f"{name}: no sample in this shard; remove it from the list of shards")
             if count < 0:
-                raise ConfigError(f"{name}: a shard can't have {count} samples; give its count, at least 1")
+                raise ConfigError(f"{name}: a shard must have at least 1 sample; got {count}")
             if len(fingerprint) != FINGERPRINT_BYTES:
-                raise ConfigError(f"{name}: a shard fingerprint has {FINGERPRINT_BYTES} bytes; got {len(fingerprint)}")
+                raise ConfigError(
+                    f"{name}: a shard fingerprint must have {FINGERPRINT_BYTES} bytes; got {len(fingerprint)}"
+                )
             total += count
             if total > _INT64_MAX:
                 raise ConfigError(
-                    f"the sample counts overflow an int64 when summed: {self.names[0]} to {name} (the first "
+                    f"the sum of the sample counts overflows an int64: {self.names[0]} to {name} (the first "
                     f"{number + 1} shards) have {total} samples, the limit is {_INT64_MAX}; check the counts"
                 )
 
@@ -138,12 +140,12 @@ class Manifest:
 
     @property
     def num_samples(self) -> int:
-        """Number of samples of all shards, N."""
+        """Number of samples in all shards, N."""
         return int(self.offsets[-1])
 
     @cached_property
     def offsets(self) -> NDArray[np.int64]:
-        """int64 (S + 1,), read-only: the sample index at which each shard begins; the last is N."""
+        """int64 (S + 1,), read-only: the first sample index of each shard, then N."""
         offsets = np.zeros(len(self.counts) + 1, dtype=np.int64)
         np.cumsum(np.array(self.counts, dtype=np.int64), out=offsets[1:])
         offsets.flags.writeable = False
@@ -151,14 +153,14 @@ class Manifest:
 
     @cached_property
     def fingerprint(self) -> bytes:
-        """32 bytes that name the data set: the hash over (shard fingerprint, count) in order."""
+        """32 bytes that identify the data set: the hash over (shard fingerprint, count) of each shard, in order."""
         digest = hashlib.blake2b(digest_size=FINGERPRINT_BYTES)
         for shard, count in zip(self.shard_fingerprints, self.counts, strict=True):
             digest.update(shard + count.to_bytes(8, "little"))
         return digest.digest()
 
     def locate(self, indices: ArrayLike) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Says in which shard each sample is, and where in it.
+        """Finds the shard of each sample, and the sample's position in it.
 
         Args:
             indices: sample indices, integers (n,), each in [0, N).
@@ -167,23 +169,23 @@ class Manifest:
             Shard numbers, int64 (n,), and positions within those shards, int64 (n,).
 
         Raises:
-            ConfigError: `indices` isn't one-dimensional and integer, or one of them is out of range.
+            ConfigError: `indices` is not a one-dimensional integer array, or one of them is out of range.
         """
-        given = np.asarray(indices)
-        if given.ndim != 1 or (given.dtype.kind not in "iu" and given.size):
+        array = np.asarray(indices)
+        if array.ndim != 1 or (array.dtype.kind not in "iu" and array.size):
             raise ConfigError(
-                f"sample indices must be a one-dimensional integer array; got {given.dtype} {given.shape}"
+                f"sample indices must be a one-dimensional integer array; got {array.dtype} {array.shape}"
             )
-        if given.size and (int(given.min()) < 0 or int(given.max()) >= self.num_samples):
-            wrong = int(given.min()) if int(given.min()) < 0 else int(given.max())
+        if array.size and (int(array.min()) < 0 or int(array.max()) >= self.num_samples):
+            invalid = int(array.min()) if int(array.min()) < 0 else int(array.max())
             raise ConfigError(
-                f"sample index {wrong} is out of range: the data set has {self.num_samples} samples "
+                f"sample index {invalid} is out of range: the data set has {self.num_samples} samples "
                 f"(0 to {self.num_samples - 1}); was it drawn for another data set?"
             )
-        dense = given.astype(np.int64, copy=False)
+        dense = array.astype(np.int64, copy=False)
         shards = np.searchsorted(self.offsets, dense, side="right").astype(np.int64, copy=False) - 1
         return shards, dense - self.offsets[shards]
 
     def __getstate__(self) -> dict[str, object]:
-        """Leaves out what can be computed again."""
+        """The state without cached properties."""
         return {"names": self.names, "counts": self.counts, "shard_fingerprints": self.shard_fingerprints}

@@ -1,8 +1,9 @@
-"""Counter-based random words: the only source of chance in a plan or an order.
+"""Counter-based random words: the only source of randomness in plans and orders.
 
 "Word i" of a stream is 64-bit word i mod 4 of the Philox4x64-10 block (⌊i/4⌋ + 1, 0, 0, 0) under the key
 (seed, epoch·2³² + generation·2⁸ + stream) (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3").
-Any word can be had without those before it, so a draw may be cut into blocks, resumed, or made on other machines.
+Any word can be computed without the words before it, so a draw can be split into blocks, resumed, or repeated on other
+machines.
 """
 
 from __future__ import annotations
@@ -19,14 +20,14 @@ from infobatch_stream.errors import ConfigError
 __all__ = ["MAX_GENERATION", "Stream", "WordStream"]
 
 MAX_GENERATION = 2**24 - 1
-"""Generations are 1 … 2²⁴−1; 0 is the fallback plan's, which has none."""
+"""Generations are 1 … 2²⁴−1; 0 stands for the fallback plan, which has no generation."""
 
 _WORDS_PER_BLOCK = 4
 _LANES_PER_WORD = 4
 
 
 class Stream(enum.IntEnum):
-    """What a stream of words decides; part of its key, so that no two decisions share a word."""
+    """The purpose of a stream of words; part of its key, so that no two purposes share a word."""
 
     DRAW = 0
     TIE_BREAK = 1
@@ -45,7 +46,10 @@ class WordStream:
         seed: the run's seed, in [0, 2⁶⁴).
         epoch: in [0, 2³²).
         generation: in [0, 2²⁴).
-        stream: what the words decide.
+        stream: the purpose of the words.
+
+    Raises:
+        ConfigError: a number is out of range.
 
     Example:
         >>> WordStream(seed=0, epoch=1, generation=1, stream=Stream.DRAW).words(0, 1)
@@ -64,8 +68,8 @@ class WordStream:
             raise ConfigError(f"epoch={self.epoch} is outside [0, 2**32)")
         if not 0 <= self.generation <= MAX_GENERATION:
             raise ConfigError(
-                f"generation={self.generation} is outside [0, {MAX_GENERATION}]: start a new run "
-                "(a run can be attached that often and no oftener)"
+                f"generation={self.generation} is outside [0, {MAX_GENERATION}], the number of times that a run can "
+                "be attached; start a new run"
             )
 
     def words(self, start: int, stop: int) -> npt.NDArray[np.uint64]:
@@ -79,7 +83,7 @@ class WordStream:
     def words_at(self, positions: npt.NDArray[np.int64]) -> npt.NDArray[np.uint64]:
         """Words at ascending positions (n,), uint64.
 
-        Dense stretches are made in one go, so that sparse positions cost a block each and dense ones 3 ns a word.
+        Dense ranges are computed together: a sparse position costs a block, a dense one 3 ns.
         """
         out = np.empty(len(positions), np.uint64)
         if not len(positions):

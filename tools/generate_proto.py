@@ -1,9 +1,9 @@
-"""Writes the Python code of proto/ into infobatch_stream/v1, or with `--check` says whether it is fresh.
+"""Generates the Python code of proto/ in infobatch_stream/v1, or checks with `--check` that it is up to date.
 
     python tools/generate_proto.py            regenerate
-    python tools/generate_proto.py --check    exit 1, naming the stale files, unless nothing would change
+    python tools/generate_proto.py --check    exit 1 and name the stale files if any file would change
 
-Needs exactly the grpcio-tools that pyproject.toml pins: another version writes other bytes.
+Needs exactly the grpcio-tools version that pyproject.toml pins: other versions write different bytes.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ SUFFIXES = ("_pb2.py", "_pb2.pyi", "_pb2_grpc.py")
 
 
 def generate(folder: Path) -> list[Path]:
-    """Runs protoc into `folder`; returns the written files, relative to it."""
+    """Runs protoc with output in `folder`; returns the written files, relative to it."""
     status = protoc.main(
         [
             "protoc",

@@ -1,4 +1,4 @@
-"""The dispatcher: cheap, and clear about what is missing."""
+"""The dispatcher imports little, and its errors name missing packages."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_a_missing_package_names_the_extra(monkeypatch: pytest.MonkeyPatch, caps
     assert "pip install 'infobatch-stream[train]'" in error
 
 
-def test_a_missing_module_of_our_own_is_not_blamed_on_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_module_of_ours_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     def run(args: object) -> int:
         raise ModuleNotFoundError("No module named 'infobatch_client.no'", name="infobatch_client.no")
 
@@ -87,7 +87,7 @@ def test_an_unknown_command_is_a_usage_error(capsys: pytest.CaptureFixture[str])
     assert "invalid choice: 'train'" in capsys.readouterr().err
 
 
-def test_an_interrupt_is_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupt_prints_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     def run(args: object) -> int:
         raise KeyboardInterrupt
 

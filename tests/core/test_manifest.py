@@ -1,4 +1,4 @@
-"""The manifest names a data set by what is in it, and knows where every sample index is."""
+"""The manifest identifies a data set by its contents, and locates every sample index."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_any_difference_in_members_changes_the_shard_fingerprint(other: list) ->
     assert shard_fingerprint(other) != shard_fingerprint(MEMBERS)
 
 
-def test_shard_fingerprint_of_many_members_does_not_depend_on_how_they_are_hashed_in_pieces() -> None:
+def test_shard_fingerprint_of_many_members_does_not_depend_on_the_pieces_of_hashing() -> None:
     members = [(f"{n}", "x", 512 * n, 1, b"y") for n in range(40_000)]
     records = b"".join(
         struct.pack("<I", len(key))
@@ -65,13 +65,13 @@ def test_shard_fingerprint_of_many_members_does_not_depend_on_how_they_are_hashe
     assert shard_fingerprint(iter(members)) == hashlib.blake2b(records, digest_size=32).digest()
 
 
-def test_undecodable_key_bytes_are_hashed_as_they_were() -> None:
+def test_undecodable_key_bytes_are_hashed_unchanged() -> None:
     key = b"\xff\xfe".decode("utf-8", "surrogateescape")
     record = struct.pack("<I", 2) + b"\xff\xfe" + struct.pack("<I", 1) + b"x" + struct.pack("<QQB", 512, 65, 0)
     assert shard_fingerprint([(key, "x", 512, 65, None)]) == hashlib.blake2b(record, digest_size=32).digest()
 
 
-def test_manifest_fingerprint_is_over_shard_fingerprints_and_counts_alone() -> None:
+def test_manifest_fingerprint_depends_only_on_shard_fingerprints_and_counts() -> None:
     prints = (b"\1" * 32, b"\2" * 32)
     expected = hashlib.blake2b(
         prints[0] + struct.pack("<Q", 3) + prints[1] + struct.pack("<Q", 4), digest_size=32
@@ -82,30 +82,30 @@ def test_manifest_fingerprint_is_over_shard_fingerprints_and_counts_alone() -> N
 
 
 def test_offsets_are_running_sums_and_read_only() -> None:
-    made = manifest(2, 3, 1)
-    assert made.offsets.dtype == np.int64
-    assert made.offsets.tolist() == [0, 2, 5, 6]
-    assert (made.num_shards, made.num_samples) == (3, 6)
+    data_set = manifest(2, 3, 1)
+    assert data_set.offsets.dtype == np.int64
+    assert data_set.offsets.tolist() == [0, 2, 5, 6]
+    assert (data_set.num_shards, data_set.num_samples) == (3, 6)
     with pytest.raises(ValueError, match="read-only"):
-        made.offsets[0] = 1
+        data_set.offsets[0] = 1
 
 
 @given(st.lists(st.integers(1, 50), min_size=1, max_size=30), st.data())
 def test_locate_finds_the_shard_and_the_position(counts: list[int], data: st.DataObject) -> None:
-    made = manifest(*counts)
-    indices = data.draw(st.lists(st.integers(0, made.num_samples - 1), max_size=40))
+    data_set = manifest(*counts)
+    indices = data.draw(st.lists(st.integers(0, data_set.num_samples - 1), max_size=40))
     every = [(shard, position) for shard, count in enumerate(counts) for position in range(count)]
-    shards, positions = made.locate(np.array(indices, dtype=np.int64))
+    shards, positions = data_set.locate(np.array(indices, dtype=np.int64))
     assert list(zip(shards.tolist(), positions.tolist(), strict=True)) == [every[index] for index in indices]
     assert shards.dtype == positions.dtype == np.int64
 
 
-def test_a_manifest_pickles_without_what_it_computed() -> None:
-    made = manifest(2, 3)
-    before = len(pickle.dumps(made))
-    assert made.num_samples == 5
-    assert len(pickle.dumps(made)) == before
-    assert pickle.loads(pickle.dumps(made)) == made
+def test_a_manifest_pickles_without_its_caches() -> None:
+    data_set = manifest(2, 3)
+    before = len(pickle.dumps(data_set))
+    assert data_set.num_samples == 5
+    assert len(pickle.dumps(data_set)) == before
+    assert pickle.loads(pickle.dumps(data_set)) == data_set
 
 
 @pytest.mark.parametrize("index", [-1, 5])
@@ -115,7 +115,7 @@ def test_locate_refuses_an_index_out_of_range(index: int) -> None:
 
 
 @pytest.mark.parametrize("indices", [np.zeros((2, 2), dtype=np.int64), np.array([0.0, 1.0])])
-def test_locate_refuses_what_are_not_indices(indices: np.ndarray) -> None:
+def test_locate_refuses_arrays_that_are_not_indices(indices: np.ndarray) -> None:
     with pytest.raises(ConfigError, match="one-dimensional integer array; got"):
         manifest(9).locate(indices)
 
@@ -126,7 +126,7 @@ def test_an_empty_shard_is_named() -> None:
 
 
 def test_an_overflowing_sum_names_the_shards() -> None:
-    with pytest.raises(ConfigError, match=r"overflow an int64 when summed: s0\.tar to s2\.tar \(the first 3 "):
+    with pytest.raises(ConfigError, match=r"overflows an int64: s0\.tar to s2\.tar \(the first 3 "):
         manifest(2**62, 2**62 - 1, 1, 5)
 
 
@@ -139,10 +139,10 @@ def test_the_largest_sum_is_allowed() -> None:
     [
         (((), (), ()), "at least one shard"),
         ((("a",), (1, 2), (bytes(32),)), "one entry per shard; got 1, 2 and 1"),
-        ((("a",), (-4,), (bytes(32),)), "a: a shard can't have -4 samples"),
-        ((("a",), (1,), (bytes(31),)), "a: a shard fingerprint has 32 bytes; got 31"),
+        ((("a",), (-4,), (bytes(32),)), "a: a shard must have at least 1 sample; got -4"),
+        ((("a",), (1,), (bytes(31),)), "a: a shard fingerprint must have 32 bytes; got 31"),
     ],
 )
-def test_what_makes_no_manifest_is_refused(arguments: tuple, message: str) -> None:
+def test_invalid_manifests_are_refused(arguments: tuple, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         Manifest(*arguments)

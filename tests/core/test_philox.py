@@ -1,4 +1,4 @@
-"""Words and lanes: any of them at any time, no global state, and no word for two purposes."""
+"""Words and lanes: computed independently, without global state, and no word for two purposes."""
 
 import itertools
 import pickle
@@ -39,7 +39,7 @@ def test_any_range_of_words_or_lanes_is_a_slice_of_the_whole(start, length):
     assert np.array_equal(STREAM.lanes(start, start + length), STREAM.lanes(0, 600)[start : start + length])
 
 
-def test_sparse_words_are_those_of_the_dense_range():
+def test_sparse_words_equal_those_of_the_dense_range():
     positions = np.array([0, 1, 5, 1029, 1030, 9000, 30_000], np.int64)
     assert np.array_equal(STREAM.words_at(positions), STREAM.words(0, 30_001)[positions])
     assert len(STREAM.words_at(positions[:0])) == len(STREAM.words(5, 5)) == len(STREAM.lanes(5, 5)) == 0
@@ -64,6 +64,6 @@ def test_a_stream_survives_pickling():
 @pytest.mark.parametrize(
     ("field", "value"), [("seed", -1), ("seed", 2**64), ("epoch", 2**32), ("generation", MAX_GENERATION + 1)]
 )
-def test_numbers_that_would_run_into_each_other_in_the_key_are_refused(field, value):
+def test_numbers_that_would_overlap_in_the_key_are_refused(field, value):
     with pytest.raises(ConfigError, match=f"{field}={value} is outside"):
         WordStream(**{"seed": 0, "epoch": 0, "generation": 0, "stream": Stream.DRAW, field: value})
