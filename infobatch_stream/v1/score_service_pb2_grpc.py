@@ -115,8 +115,8 @@ class ScoreServiceServicer(object):
     """Missing associated documentation comment in .proto file."""
 
     def CreateRun(self, request_iterator, context):
-        """Creates a run, or joins it when the spec is the same. Idempotent. The answer carries the stored spec, which
-        the client obeys. Another spec under the name is FAILED_PRECONDITION and names each field that differs.
+        """Creates a run, or joins it if the spec is the same. Idempotent. The answer contains the stored spec, which the
+        client obeys. Another spec under the same name is FAILED_PRECONDITION; the message names each differing field.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -130,14 +130,14 @@ class ScoreServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def DetachRun(self, request, context):
-        """One rank of a job has ended cleanly; once all of them have, the lease is free at once. Idempotent.
+        """One rank of a job has ended cleanly; after the last one the lease is free at once. Idempotent.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Heartbeat(self, request, context):
-        """Keeps a job's lease while it trains without calling.
+        """Renews a job's lease while it trains without other calls.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -151,21 +151,21 @@ class ScoreServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def PushScores(self, request, context):
-        """Stores scores. Answered after they are as durable as the server's store makes them.
+        """Stores scores. The answer follows when they are as durable as the server's store makes them.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def EndEpoch(self, request, context):
-        """One rank has pushed all of its scores of one epoch. Idempotent.
+        """One rank has pushed all its scores of an epoch. Idempotent.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def MarkUnpruned(self, request, context):
-        """The job trains this epoch unpruned; wins over a plan frozen meanwhile. Idempotent.
+        """The job trains this epoch unpruned; overrides a frozen plan. Idempotent.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -179,21 +179,21 @@ class ScoreServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def SeedRun(self, request_iterator, context):
-        """Puts scores, stamps and a plan into a run that has no job: to move a run, or to start from another's scores.
+        """Imports scores, stamps and a plan into a run without a job: to move a run, or to start with another run's scores.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def AmendRun(self, request, context):
-        """Changes what may change in a run that exists: the number of epochs and delta.
+        """Changes the number of epochs or delta of an existing run.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetServer(self, request, context):
-        """Who answers: nonce, versions and limits.
+        """The server's nonce, versions and limits.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -207,14 +207,14 @@ class ScoreServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ListRuns(self, request, context):
-        """Every run, by name.
+        """All runs, sorted by name.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DeleteRun(self, request, context):
-        """Deletes a run and its state. Refused while a job holds its lease, unless `force`.
+        """Deletes a run and its state. Refused while a job holds its lease, unless `force` is set.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -55,7 +55,7 @@ class RunStats(BaseModel):
     low_share: float | None = Field(None, description="low samples / scored samples; null if there is no threshold")
     kept: int | None = None
     pruned: int | None = None
-    prune_requested: int | None = Field(None, description="samples that the policy was to prune")
+    prune_requested: int | None = Field(None, description="the number of samples to prune according to the policy")
     never_scored: int | None = None
     classes: list[ClassStats] | None = None
     stored_scores: int = Field(description="since the run was created")
