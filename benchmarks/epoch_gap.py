@@ -1,14 +1,14 @@
-"""How long a training stands still between two epochs, beside one of its steps.
+"""Measures the pause of a training between two epochs, compared with one of its steps.
 
     python benchmarks/epoch_gap.py [--samples 50000] [--workers 0 2] [--epochs 5] [--width 1024] [--ranks 1] [--json]
 
-From the moment an epoch's last batch is returned to the moment at which the next epoch's first one is: the last step
-itself, the last scores' way to the server, EndEpoch, the next plan's draw and its way back, and the first batch of
-workers that live on. Real training steps on the CPU against a real embedded server; a step is the median time from one
-batch to the next. The bound to keep is max(one step, 0.5 s).
+A gap is the time from the return of an epoch's last batch to the return of the next epoch's first batch. It covers the
+last step itself, sending the last scores and EndEpoch, drawing and fetching the next plan, and the first batch of
+persistent workers. The training steps on the CPU and the embedded server are real; a step is the median time from one
+batch to the next. The gap must stay below max(one step, 0.5 s).
 
-With --ranks N, N processes train together with DDP over gloo, on BATCH / N rows each; a gap or step is then the longest
-that any rank has had.
+With --ranks N, N processes train together with DDP over gloo, on BATCH / N rows each; a gap or a step is then that of
+the slowest rank.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ SHARDS = 10
 
 
 def make_shards(folder: Path, samples: int) -> None:
-    """`samples` samples of FEATURES random bytes and a class, in SHARDS shards."""
+    """Writes `samples` samples of FEATURES random bytes and a class, in SHARDS shards."""
     random = np.random.default_rng(0)
     for number in range(SHARDS):
         with tarfile.open(folder / f"part-{number}.tar", "w") as tar:
@@ -55,7 +55,7 @@ def to_pair(sample: dict[str, bytes]) -> tuple[np.ndarray, int]:
 
 
 def longest(times_s: list[float]) -> list[float]:
-    """Each of `times_s`, as the slowest rank had it."""
+    """Each of `times_s` on the slowest rank, in seconds."""
     worst = torch.tensor(times_s, dtype=torch.float64)
     if dist.is_initialized():
         dist.all_reduce(worst, dist.ReduceOp.MAX)
@@ -78,14 +78,14 @@ def measure(folder: Path, workers: int, epochs: int, width: int) -> dict[str, fl
     gaps_s, steps_s = [], []
     with InfoBatchLoader(dataset, BATCH // ranks, workers) as loader:
         for epoch in loader.epochs():
-            begun = None
+            last_batch_s = None
             for features, labels in loader:
-                now = time.monotonic()
-                if begun is not None:
-                    steps_s.append(now - begun)
+                now_s = time.monotonic()
+                if last_batch_s is not None:
+                    steps_s.append(now_s - last_batch_s)
                 elif epoch:
                     gaps_s.append(loader.metrics()["epoch_gap_s"])
-                begun = now
+                last_batch_s = now_s
                 loss = loader.update(criterion(model(features), labels))
                 optimizer.zero_grad()
                 loss.backward()
@@ -107,29 +107,29 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--samples", type=int, default=50_000, help="N")
     parser.add_argument("--workers", type=int, nargs="+", default=[0, 2], help="DataLoader workers, one table row each")
-    parser.add_argument("--epochs", type=int, default=5, help="at least 2; there is one gap fewer")
-    parser.add_argument("--width", type=int, default=1024, help="of the model, which makes the step")
-    parser.add_argument("--ranks", type=int, default=1, help=f"on this machine; they share batches of {BATCH}")
-    parser.add_argument("--json", action="store_true", help="one JSON line for each number of workers")
+    parser.add_argument("--epochs", type=int, default=5, help="at least 2; the number of gaps is one less")
+    parser.add_argument("--width", type=int, default=1024, help="width of the model, which determines the step time")
+    parser.add_argument("--ranks", type=int, default=1, help=f"ranks on this machine; they share batches of {BATCH}")
+    parser.add_argument("--json", action="store_true", help="print one JSON line for each number of workers")
     options = parser.parse_args()
     if options.epochs < 2 or options.samples < 2 * BATCH:
-        parser.error(f"--epochs must be at least 2, and --samples at least {2 * BATCH}: there must be a gap and a step")
+        parser.error(f"a gap and a step need --epochs of at least 2, and --samples of at least {2 * BATCH}")
     if options.ranks < 1 or BATCH % options.ranks:
-        parser.error(f"--ranks {options.ranks} can't share batches of {BATCH} evenly: give a divisor of {BATCH}")
-    with tempfile.TemporaryDirectory() as made:
-        make_shards(Path(made), options.samples)
-        found = [
-            on_ranks(options.ranks, measure, Path(made), workers, options.epochs, options.width)
+        parser.error(f"--ranks must divide the batch size {BATCH}; got {options.ranks}")
+    with tempfile.TemporaryDirectory() as folder:
+        make_shards(Path(folder), options.samples)
+        results = [
+            on_ranks(options.ranks, measure, Path(folder), workers, options.epochs, options.width)
             for workers in options.workers
         ]
     if options.json:
-        for line in found:
+        for line in results:
             print(json.dumps(line))
         return
-    on_ranks_said = f" on {options.ranks} ranks" if options.ranks > 1 else ""
-    print(f"{options.samples} samples, batches of {BATCH}{on_ranks_said}; medians over {found[0]['gaps']} gaps")
+    ranks_text = f" on {options.ranks} ranks" if options.ranks > 1 else ""
+    print(f"{options.samples} samples, batches of {BATCH}{ranks_text}; medians over {results[0]['gaps']} gaps")
     print("workers      step       gap  largest gap   gap / max(step, 0.5 s)")
-    for line in found:
+    for line in results:
         print(
             f"{line['workers']:>7}  {1e3 * line['step_s']:5.1f} ms  {1e3 * line['gap_s']:5.0f} ms"
             f"     {1e3 * line['gap_max_s']:5.0f} ms   {line['gap_by_bound']:.2f}"

@@ -1,11 +1,11 @@
-"""What a plan costs: threshold and draw, as multiples of one pass that only takes the mean of the scores.
+"""Measures the cost of a plan: threshold and draw, as multiples of one pass that only computes the mean of the scores.
 
     python benchmarks/planning.py --samples 100000000
     python benchmarks/planning.py --json
 
-A multiple compares machines better than seconds do. The unit is `scores[block].mean(dtype=float64)` over blocks of
-2²⁰; the figures are medians of `--repeats` rounds, one thread each. The last column is how far the process's peak
-memory rose over what the score table and the finished plan hold: the working memory, measured in a run of its own.
+Multiples are easier to compare between machines than seconds. The unit is `scores[block].mean(dtype=float64)` over
+blocks of 2²⁰; the figures are medians of `--repeats` rounds, in one thread. The last column is the working memory: the
+process's peak memory minus the score table and the finished plan, measured in a separate process.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ POLICIES: dict[str, tuple[str, dict[str, str]]] = {
 
 
 def make_table(num_samples: int) -> ScoreTable:
-    """A table in which one sample in 64 has no score."""
+    """A score table in which one sample in 64 has no score."""
     table = ScoreTable(num_samples)
     random = np.random.default_rng(0)
     for start in range(0, num_samples, UNIT_BLOCK):
@@ -54,7 +54,7 @@ def make_table(num_samples: int) -> ScoreTable:
 
 
 def make_spec(num_samples: int, policy: str, settings: dict[str, str]) -> RunSpec:
-    """A run over shards of SHARD_SAMPLES."""
+    """The spec of a run over shards of SHARD_SAMPLES samples."""
     full, rest = divmod(num_samples, SHARD_SAMPLES)
     sizes = np.array([SHARD_SAMPLES] * full + [rest] * (rest > 0), np.int64)
     return RunSpec(
@@ -69,40 +69,40 @@ def make_spec(num_samples: int, policy: str, settings: dict[str, str]) -> RunSpe
 
 
 def median_s(call: Callable[[], object], repeats: int) -> float:
-    """Median wall time, after one call that doesn't count."""
+    """Median wall time of a call in seconds, after one call to warm up."""
     call()
     times = []
     for _ in range(repeats):
-        begin = time.perf_counter()
+        start_s = time.perf_counter()
         call()
-        times.append(time.perf_counter() - begin)
+        times.append(time.perf_counter() - start_s)
     return statistics.median(times)
 
 
 def unit(score: npt.NDArray[np.float32]) -> None:
-    """The pass that everything is compared with."""
+    """The unit of the measurements: one pass that computes the mean."""
     for start in range(0, len(score), UNIT_BLOCK):
         score[start : start + UNIT_BLOCK].mean(dtype=np.float64)
 
 
 def peak_bytes() -> int:
-    """The most memory that this process has had since it began to run this program (Linux)."""
+    """The peak memory of this process since it started this program, in bytes (Linux)."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
 
 
 def working_bytes(num_samples: int, name: str) -> int:
-    """How far drawing one plan raises the peak of a process over table and plan."""
+    """The peak memory of drawing one plan, without the table and the plan, in bytes."""
     table = make_table(num_samples)
     spec = make_spec(num_samples, *POLICIES[name])
-    before = peak_bytes()
+    peak_before = peak_bytes()
     plan = draw_plan(spec, table, run_id=bytes(16), generation=1, epoch=1)
-    held = plan.keep_bits.nbytes + (0 if plan.class_plane is None else plan.class_plane.nbytes)
-    return max(0, peak_bytes() - before - held)
+    plan_bytes = plan.keep_bits.nbytes + (0 if plan.class_plane is None else plan.class_plane.nbytes)
+    return max(0, peak_bytes() - peak_before - plan_bytes)
 
 
 def measure(num_samples: int, repeats: int) -> dict[str, object]:
-    """Every figure, as plain values."""
+    """All figures, as plain values."""
     table = make_table(num_samples)
     mean_s = median_s(lambda: unit(table.score), repeats)
     rows: dict[str, dict[str, float]] = {
@@ -130,20 +130,20 @@ def measure(num_samples: int, repeats: int) -> dict[str, object]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="What a plan costs, as multiples of the mean of the scores.")
+    parser = argparse.ArgumentParser(description="The cost of a plan, as multiples of the mean of the scores.")
     parser.add_argument("--samples", type=int, default=10**7, help="N (default 10,000,000)")
-    parser.add_argument("--repeats", type=int, default=5, help="rounds, of which the median counts (default 5)")
+    parser.add_argument("--repeats", type=int, default=5, help="rounds; the figures are their medians (default 5)")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     args = parser.parse_args()
     if args.samples < UNIT_BLOCK:
-        parser.error(f"--samples {args.samples} is under {UNIT_BLOCK}, one block of the unit")
-    found = measure(args.samples, args.repeats)
+        parser.error(f"--samples must be at least {UNIT_BLOCK}, one block of the unit; got {args.samples}")
+    results = measure(args.samples, args.repeats)
     if args.json:
-        print(json.dumps(found, indent=2))
+        print(json.dumps(results, indent=2))
         return
-    print(f"N = {args.samples:,}; one mean = {found['mean_ns_per_sample']:.2f} ns a sample; numpy {found['numpy']}")
+    print(f"N = {args.samples:,}; one mean = {results['mean_ns_per_sample']:.2f} ns a sample; numpy {results['numpy']}")
     print(f"{'':36}{'× mean':>8}{'working MiB':>14}")
-    rows = found["rows"]
+    rows = results["rows"]
     assert isinstance(rows, dict)
     for name, row in rows.items():
         memory = f"{row['working_mib']:14.0f}" if "working_mib" in row else ""

@@ -1,7 +1,7 @@
-"""Measures scores per second through PushScores, and as a ratio to a bare echo of the same messages.
+"""Measures scores per second through PushScores, compared with a bare echo of the same messages.
 
-The echo has the same thread pool, channel arguments and messages, and stores nothing. The servers share a process
-of their own; the two take turns within one run, and the table has medians.
+The echo has the same thread pool, channel arguments and messages, but stores nothing. Both servers run in one child
+process; the measurements alternate within one run, and the table shows medians.
 
     python benchmarks/pushing.py --messages 1000 --repeats 7
 """
@@ -37,7 +37,7 @@ ECHO = "/benchmark.Echo/Push"
 
 
 def serve(pipe: Connection) -> None:
-    """Runs both servers until the other end of the pipe speaks."""
+    """Runs both servers until a message arrives from the pipe."""
     limits = Limits()
     answer = pb.PushScoresResponse()
     handler = grpc.unary_unary_rpc_method_handler(
@@ -60,7 +60,7 @@ def serve(pipe: Connection) -> None:
 
 
 def attached_run(stub: Any, num_samples: int) -> tuple[bytes, int]:
-    """A new run, and the generation of a job that holds it."""
+    """Creates a run and attaches a job; returns the run's id and the generation."""
     spec = RunSpec(
         run="pushing",
         manifest_fingerprint=bytes(32),
@@ -72,7 +72,7 @@ def attached_run(stub: Any, num_samples: int) -> tuple[bytes, int]:
     )
     first = pb.CreateRunRequest(spec=spec_message(spec, OrderChoice()))
     run_id = stub.CreateRun(iter([first, *spec_parts(spec)])).run_id
-    attached = stub.AttachRun(
+    answer = stub.AttachRun(
         pb.AttachRunRequest(
             run_id=run_id,
             job="benchmark",
@@ -83,11 +83,11 @@ def attached_run(stub: Any, num_samples: int) -> tuple[bytes, int]:
             resume=pb.Resume(new=pb.Resume.New()),
         )
     )
-    return run_id, attached.generation
+    return run_id, answer.generation
 
 
 def make_messages(run_id: bytes, generation: int, args: argparse.Namespace) -> list[pb.PushScoresRequest]:
-    """One epoch's pushes: samples in a random order."""
+    """The pushes of one epoch, with samples in random order."""
     rng = np.random.default_rng(0)
     order = rng.permutation(args.samples)
     scores = rng.random(args.scores, np.float32).tobytes()
@@ -100,23 +100,23 @@ def make_messages(run_id: bytes, generation: int, args: argparse.Namespace) -> l
 
 
 def send_all(call: Any, messages: list[pb.PushScoresRequest], in_flight: int) -> float:
-    """Scores per second of sending every message once, `in_flight` at a time."""
-    free = threading.Semaphore(in_flight)
-    sent = []
-    began = time.perf_counter()
+    """Sends every message once, `in_flight` at a time; returns scores per second."""
+    free_slots = threading.Semaphore(in_flight)
+    futures = []
+    start_s = time.perf_counter()
     for message in messages:
-        free.acquire()
+        free_slots.acquire()
         future = call.future(message)
-        future.add_done_callback(lambda _: free.release())
-        sent.append(future)
-    for future in sent:
+        future.add_done_callback(lambda _: free_slots.release())
+        futures.append(future)
+    for future in futures:
         future.result()
-    elapsed_s = time.perf_counter() - began
+    elapsed_s = time.perf_counter() - start_s
     return sum(len(message.scores) // 4 for message in messages) / elapsed_s
 
 
 def measure(args: argparse.Namespace, push_address: str, echo_address: str) -> dict[str, Any]:
-    """Medians of both, and of the ratio of neighbours."""
+    """The medians of both, and the median ratio of consecutive measurements."""
     options = [("grpc.enable_http_proxy", 0)]
     pushes, echoes = [], []
     with (
@@ -131,9 +131,9 @@ def measure(args: argparse.Namespace, push_address: str, echo_address: str) -> d
         )
         run_id, generation = attached_run(stub, args.samples)
         messages = make_messages(run_id, generation, args)
-        for repeat in range(args.repeats + 1):  # the first warms up
+        for repeat in range(args.repeats + 1):  # the first one warms up
             client_id = os.urandom(16)
-            # Opens the epoch: scores of one that was not opened are refused.
+            # This opens the epoch: the server refuses scores of epochs that were not opened.
             stub.MarkUnpruned(pb.MarkUnprunedRequest(run_id=run_id, generation=generation, epoch=repeat))
             for sequence, message in enumerate(messages, start=1):
                 message.client_id, message.sequence, message.epoch = client_id, sequence, repeat
@@ -158,13 +158,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scores", type=int, default=4096, help="per message")
     parser.add_argument("--messages", type=int, default=1000, help="per repeat")
-    parser.add_argument("--repeats", type=int, default=7, help="at least 5, for a median that means something")
-    parser.add_argument("--in-flight", type=int, default=16, help="messages on the way at once, at most 32")
-    parser.add_argument("--samples", type=int, default=10_000_000, help="of the run, a multiple of 100")
+    parser.add_argument("--repeats", type=int, default=7, help="at least 5, for a meaningful median")
+    parser.add_argument("--in-flight", type=int, default=16, help="messages in flight at once, at most 32")
+    parser.add_argument("--samples", type=int, default=10_000_000, help="samples of the run, a multiple of 100")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     args = parser.parse_args()
     if args.repeats < 5 or not 1 <= args.in_flight <= 32 or args.samples % 100 or args.samples <= args.scores:
-        parser.error("--repeats from 5, --in-flight 1 to 32, --samples a multiple of 100 and over --scores")
+        parser.error(
+            "--repeats must be at least 5, --in-flight 1 to 32, and --samples a multiple of 100 and above --scores"
+        )
     spawn = multiprocessing.get_context("spawn")
     ours, theirs = spawn.Pipe()
     process = spawn.Process(target=serve, args=(theirs,))

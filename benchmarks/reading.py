@@ -1,7 +1,7 @@
-"""Measures samples per second of the indexed reader and of webdataset's, on the same shards in the same run.
+"""Measures samples per second of our indexed reader and of webdataset's reader, on the same shards in the same run.
 
-One process, no decoding, page cache hot. The two take turns; the table has medians. Where half of the samples
-are kept, webdataset reads everything and skips; its figure is per kept sample, as ours is.
+One process, no decoding, a warm page cache. The measurements alternate; the table shows medians. If half of the
+samples are kept, webdataset reads all of them and skips the others; both figures are per kept sample.
 
     python benchmarks/reading.py --samples 8000 --sample-bytes 16384
 """
@@ -29,7 +29,7 @@ CHUNK = 4096
 
 
 def make_shards(folder: Path, samples: int, sample_bytes: int, per_shard: int) -> None:
-    """Writes shards of jpg + cls samples with random bytes."""
+    """Writes shards of jpg + cls samples of random bytes."""
     data = np.random.default_rng(0).bytes(sample_bytes + 997)
     for shard, first in enumerate(range(0, samples, per_shard)):
         with tarfile.open(folder / f"bench-{shard:05d}.tar", "w") as archive:
@@ -45,7 +45,7 @@ def make_shards(folder: Path, samples: int, sample_bytes: int, per_shard: int) -
 
 
 def read_indexed(reader: ShardReader, order: np.ndarray) -> int:
-    """Reads samples in an order, in chunks."""
+    """Reads samples in the order of `order`, in chunks; returns their number."""
     weights = np.ones(CHUNK, dtype=np.float32)
     parts = [order[at : at + CHUNK] for at in range(0, len(order), CHUNK)]
     count = 0
@@ -55,7 +55,7 @@ def read_indexed(reader: ShardReader, order: np.ndarray) -> int:
 
 
 def read_webdataset(urls: list[str], kept: np.ndarray) -> int:
-    """Reads everything, and counts what is kept."""
+    """Reads all samples; returns the number of kept ones."""
     count = 0
     for keep, _ in zip(kept.tolist(), wds.WebDataset(urls, shardshuffle=False), strict=True):
         count += keep
@@ -63,26 +63,26 @@ def read_webdataset(urls: list[str], kept: np.ndarray) -> int:
 
 
 def measure(runs: dict[str, Callable[[], int]], repetitions: int) -> dict[str, list[float]]:
-    """Samples per second of each way, taking turns."""
+    """Samples per second of each reader; the readers alternate."""
     for run in runs.values():
         run()
     rates: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(repetitions):
         for name, run in runs.items():
-            begun = time.perf_counter()
+            start_s = time.perf_counter()
             count = run()
-            rates[name].append(count / (time.perf_counter() - begun))
+            rates[name].append(count / (time.perf_counter() - start_s))
     return rates
 
 
 def main() -> None:
-    """Makes shards, measures, prints."""
+    """Runs the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--samples", type=int, default=8000)
     parser.add_argument("--sample-bytes", type=int, default=16384)
     parser.add_argument("--samples-per-shard", type=int, default=1000)
     parser.add_argument("--repetitions", type=int, default=5)
-    parser.add_argument("--folder", help="make the shards in this folder instead of the default for temporary files")
+    parser.add_argument("--folder", help="write the shards in this folder instead of the default for temporary files")
     parser.add_argument("--json", action="store_true", help="print one line of JSON instead of a table")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:

@@ -1,9 +1,9 @@
-"""How long `loader.update` keeps a training step waiting, beside a bare weighted mean of the same losses.
+"""Measures how long `loader.update` delays a training step, compared with a bare weighted mean of the same losses.
 
     python benchmarks/update.py [--rows 256] [--steps 2000] [--json]
 
-A real loader against a real embedded server, whose pusher drains meanwhile. The figure is the median over steps; the
-two are timed in turn, so that whatever else the machine does meets both.
+The loader and the embedded server are real, and the pusher sends scores meanwhile. The figure is the median over the
+steps; the two timings alternate, so that other load on the machine affects both.
 """
 
 from __future__ import annotations
@@ -46,14 +46,14 @@ def measure(rows: int, steps: int) -> dict[str, float]:
         with InfoBatchLoader(dataset, batch_size=rows) as loader:
             for _ in loader.epochs():
                 for _ in loader:
-                    # Half below the mean, so that plans prune and weights are not all one.
+                    # Half of the losses are below the mean, so that plans prune and some weights are not 1.
                     losses = torch.rand(rows).requires_grad_()
-                    start = time.perf_counter()
+                    start_s = time.perf_counter()
                     (losses * weight).sum() / rows
-                    middle = time.perf_counter()
+                    middle_s = time.perf_counter()
                     loader.update(losses)
-                    update_s.append(time.perf_counter() - middle)
-                    bare_s.append(middle - start)
+                    update_s.append(time.perf_counter() - middle_s)
+                    bare_s.append(middle_s - start_s)
                 if loader.epoch == 1:
                     break
     first = len(update_s) // 10  # until caches are warm
@@ -71,18 +71,18 @@ def measure(rows: int, steps: int) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rows", type=int, default=256, help="losses by step")
-    parser.add_argument("--steps", type=int, default=2000, help="steps by epoch; two epochs are timed")
-    parser.add_argument("--json", action="store_true", help="one JSON line instead of a table")
+    parser.add_argument("--rows", type=int, default=256, help="losses per step")
+    parser.add_argument("--steps", type=int, default=2000, help="steps per epoch; two epochs are timed")
+    parser.add_argument("--json", action="store_true", help="print one JSON line instead of a table")
     options = parser.parse_args()
-    found = measure(options.rows, options.steps)
+    results = measure(options.rows, options.steps)
     if options.json:
-        print(json.dumps(found))
+        print(json.dumps(results))
         return
-    print(f"{found['rows']} CPU losses, median of {found['steps']} steps")
-    print(f"loader.update        {found['update_us']:8.1f} µs   (99th percentile {found['update_p99_us']:.1f} µs)")
-    print(f"bare weighted mean   {found['bare_mean_us']:8.1f} µs")
-    print(f"ratio                {found['ratio']:8.2f}×")
+    print(f"{results['rows']} CPU losses, median of {results['steps']} steps")
+    print(f"loader.update        {results['update_us']:8.1f} µs   (99th percentile {results['update_p99_us']:.1f} µs)")
+    print(f"bare weighted mean   {results['bare_mean_us']:8.1f} µs")
+    print(f"ratio                {results['ratio']:8.2f}×")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""Measures how long pushes take while other clients wait for a plan: once with nobody waiting, once with many.
+"""Measures the latency of pushes while other clients wait for a plan: first without waiting clients, then with many.
 
-The waiting clients have processes of their own, a channel each, and ask again when the answer says so; one more
-client pushes, one message at a time, and ends the epoch last. All must then get the same plan.
+The waiting clients run in child processes, with a channel each, and repeat their request when the answer says so. One
+more client pushes, one message at a time, and ends the epoch last. All clients must then get the same plan.
 
     python benchmarks/waiting.py --clients 64 --pushes 200
 """
@@ -47,7 +47,7 @@ class Job:
     plan_id: str  # of epoch 0
 
     def stub(self) -> tuple[grpc.Channel, Any]:
-        """A channel of its own."""
+        """A new channel and a stub on it."""
         channel = grpc.insecure_channel(self.address, [("grpc.enable_http_proxy", 0)])
         return channel, pb_grpc.ScoreServiceStub(channel)
 
@@ -68,7 +68,7 @@ class Job:
 
 @dataclass
 class Wait:
-    """What one waiting client saw."""
+    """The results of one waiting client."""
 
     polls: int = 0
     plan_id: str = ""
@@ -76,7 +76,7 @@ class Wait:
 
 
 def wait_for_plan(job: Job, rank: int, waiting: threading.Semaphore, wait: Wait) -> None:
-    """Ends epoch 0, then asks for the plan of epoch 1 as often as it is told to, until it is there."""
+    """Ends epoch 0, then requests the plan of epoch 1, at the intervals that the server sets, until it is ready."""
     channel, stub = job.stub()
     try:
         with channel:
@@ -97,7 +97,7 @@ def wait_for_plan(job: Job, rank: int, waiting: threading.Semaphore, wait: Wait)
 
 
 def wait_in_threads(pipe: Connection, job: Job, ranks: range) -> None:
-    """A process of waiting clients: says when all of them wait, and then what they saw."""
+    """A process of waiting clients: reports when all of them wait, and then their results."""
     waiting, waits = threading.Semaphore(0), [Wait() for _ in ranks]
     threads = [
         threading.Thread(target=wait_for_plan, args=(job, rank, waiting, wait), daemon=True)
@@ -114,7 +114,7 @@ def wait_in_threads(pipe: Connection, job: Job, ranks: range) -> None:
 
 
 def attached_job(address: str, run: str, args: argparse.Namespace, world_size: int) -> Job:
-    """A job with a new run, whose epoch 0 is open."""
+    """Creates a run, attaches a job, and opens epoch 0."""
     spec = RunSpec(
         run=run,
         manifest_fingerprint=bytes(32),
@@ -145,11 +145,11 @@ def attached_job(address: str, run: str, args: argparse.Namespace, world_size: i
 
 
 def push_all(job: Job, args: argparse.Namespace) -> list[float]:
-    """Seconds that each push took, one after the other."""
-    rng, client_id, taken_s = np.random.default_rng(0), os.urandom(16), []
+    """Sends all pushes, one at a time; returns their latencies in seconds."""
+    rng, client_id, latencies_s = np.random.default_rng(0), os.urandom(16), []
     channel, stub = job.stub()
     with channel:
-        stub.GetServer(pb.GetServerRequest(), timeout=CALL_TIMEOUT_S)  # the connection is not what is measured
+        stub.GetServer(pb.GetServerRequest(), timeout=CALL_TIMEOUT_S)  # connects, so that no push includes it
         for sequence in range(1, args.pushes + 1):
             request = pb.PushScoresRequest(
                 run_id=job.run_id,
@@ -160,15 +160,15 @@ def push_all(job: Job, args: argparse.Namespace) -> list[float]:
                 indices=rng.integers(0, args.samples, args.scores).astype("<i8").tobytes(),
                 scores=rng.random(args.scores, np.float32).tobytes(),
             )
-            began = time.perf_counter()
+            start_s = time.perf_counter()
             stub.PushScores(request, timeout=CALL_TIMEOUT_S)
-            taken_s.append(time.perf_counter() - began)
+            latencies_s.append(time.perf_counter() - start_s)
             time.sleep(args.pause_s)
-    return taken_s
+    return latencies_s
 
 
 def measure(address: str, args: argparse.Namespace) -> dict[str, Any]:
-    """Latencies without and with waiting clients."""
+    """The latencies without and with waiting clients."""
     alone = push_all(attached_job(address, "alone", args, 1), args)
     job = attached_job(address, "waiting", args, args.clients + 1)
     spawn = multiprocessing.get_context("spawn")
@@ -182,20 +182,20 @@ def measure(address: str, args: argparse.Namespace) -> dict[str, Any]:
         processes[-1].start()
     for pipe in pipes:
         pipe.recv()
-    began = time.perf_counter()
+    start_s = time.perf_counter()
     beside = push_all(job, args)
-    pushing_s = time.perf_counter() - began
+    pushing_s = time.perf_counter() - start_s
     channel, stub = job.stub()
     with channel:
         job.end(stub, args.clients)
-        began = time.perf_counter()
+        start_s = time.perf_counter()
         waits = [wait for pipe in pipes for wait in pipe.recv()]
-        until_all_have_it_s = time.perf_counter() - began
+        until_all_have_it_s = time.perf_counter() - start_s
     for process in processes:
         process.join()
     errors = sorted({wait.error for wait in waits if wait.error})
     assert not errors, errors
-    assert len({wait.plan_id for wait in waits}) == 1, "all got one plan"
+    assert len({wait.plan_id for wait in waits}) == 1, "all clients must get the same plan"
     return {
         "clients": args.clients,
         "pushes": args.pushes,
@@ -207,24 +207,26 @@ def measure(address: str, args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def _spread(taken_s: list[float]) -> dict[str, float]:
-    hundredths = statistics.quantiles(taken_s, n=100, method="inclusive")
-    return {"p50_ms": 1000 * hundredths[49], "p99_ms": 1000 * hundredths[98], "max_ms": 1000 * max(taken_s)}
+def _spread(latencies_s: list[float]) -> dict[str, float]:
+    percentiles = statistics.quantiles(latencies_s, n=100, method="inclusive")
+    return {"p50_ms": 1000 * percentiles[49], "p99_ms": 1000 * percentiles[98], "max_ms": 1000 * max(latencies_s)}
 
 
 def main() -> None:
     """Runs the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--clients", type=int, default=64, help="that wait")
-    parser.add_argument("--processes", type=int, default=4, help="that the waiting clients share")
-    parser.add_argument("--pushes", type=int, default=200, help="of one client beside them")
-    parser.add_argument("--scores", type=int, default=4096, help="per push")
-    parser.add_argument("--pause-s", type=float, default=0.02, help="after each push")
-    parser.add_argument("--samples", type=int, default=1_000_000, help="of the run, a multiple of 100")
+    parser.add_argument("--clients", type=int, default=64, help="number of waiting clients")
+    parser.add_argument("--processes", type=int, default=4, help="processes that the waiting clients share")
+    parser.add_argument("--pushes", type=int, default=200, help="pushes of the pushing client")
+    parser.add_argument("--scores", type=int, default=4096, help="scores per push")
+    parser.add_argument("--pause-s", type=float, default=0.02, help="pause after each push, in seconds")
+    parser.add_argument("--samples", type=int, default=1_000_000, help="samples of the run, a multiple of 100")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     args = parser.parse_args()
     if min(args.clients, args.processes, args.pushes - 1, args.scores) < 1 or args.samples % 100:
-        parser.error("--clients, --processes and --scores from 1, --pushes from 2, --samples a multiple of 100")
+        parser.error(
+            "--clients, --processes and --scores must be at least 1, --pushes at least 2, --samples a multiple of 100"
+        )
     with tempfile.TemporaryDirectory() as folder:
         endpoint = Path(folder) / "endpoint.json"
         command = [sys.executable, "-m", "infobatch_stream", "serve", "--data-dir", f"{folder}/data"]
@@ -244,10 +246,10 @@ def main() -> None:
         print(json.dumps(result, indent=2))
         return
     print(f"{'pushes, in ms':<28}{'p50':>8}{'p99':>8}{'max':>8}")
-    for name, words in (("alone", "nobody waits"), ("beside", f"{args.clients} clients wait")):
+    for name, words in (("alone", "no client waits"), ("beside", f"{args.clients} clients wait")):
         print(f"{words:<28}" + "".join(f"{result[name][column]:>8.1f}" for column in ("p50_ms", "p99_ms", "max_ms")))
-    print(f"the waiting asked {result['polls_per_s']:.0f} times a second")
-    print(f"all had the plan {result['until_all_have_the_plan_s']:.2f} s after the last rank had ended the epoch")
+    print(f"the waiting clients sent {result['polls_per_s']:.0f} requests per second")
+    print(f"all clients had the plan {result['until_all_have_the_plan_s']:.2f} s after the last rank ended the epoch")
 
 
 if __name__ == "__main__":
