@@ -1,4 +1,4 @@
-"""Random crops and flips of a batch at once, on whatever device it is on."""
+"""Random crops and flips of a whole batch, on the device of the batch."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ STD = (0.2470, 0.2435, 0.2616)
 
 
 def normalize(images: Tensor) -> Tensor:
-    """uint8 (B, 3, H, W) to float32 of about zero mean and unit variance a channel."""
+    """Converts uint8 (B, 3, H, W) to float32, with about zero mean and unit variance per channel."""
     mean = torch.tensor(MEAN, device=images.device).view(3, 1, 1)
     std = torch.tensor(STD, device=images.device).view(3, 1, 1)
     return (images.float() / 255.0 - mean) / std
@@ -20,23 +20,23 @@ def normalize(images: Tensor) -> Tensor:
 def crop_and_flip(
     images: Tensor, generator: torch.Generator, padding: int = 4, part: tuple[int, int] = (0, 1)
 ) -> Tensor:
-    """Each image shifted by up to `padding` pixels each way, zeros coming in, and mirrored half of the time.
+    """Shifts each image by up to `padding` pixels in each direction, fills with zeros, and flips it with probability ½.
 
     Args:
         images: (B, C, H, W), any dtype and device.
         generator: a CPU generator; the draws are the same for every device.
-        padding: pixels.
-        part: (k, n) if `images` are the k-th of n equal parts of a batch: the draws are those it gets in the whole.
+        padding: the largest shift, in pixels.
+        part: (k, n) if `images` is part k of n equal parts of a batch; the draws are then those of the whole batch.
 
     Returns:
-        A tensor like `images`.
+        A tensor with the shape, dtype and device of `images`.
     """
     batch, channels, height, width = images.shape
-    of_all = (part[1] * batch, 1)
-    own = slice(part[0] * batch, (part[0] + 1) * batch)
-    top = torch.randint(0, 2 * padding + 1, of_all, generator=generator)[own]
-    left = torch.randint(0, 2 * padding + 1, of_all, generator=generator)[own]
-    flip = torch.randint(0, 2, of_all, generator=generator)[own].bool()
+    whole_batch = (part[1] * batch, 1)
+    rows_of_part = slice(part[0] * batch, (part[0] + 1) * batch)
+    top = torch.randint(0, 2 * padding + 1, whole_batch, generator=generator)[rows_of_part]
+    left = torch.randint(0, 2 * padding + 1, whole_batch, generator=generator)[rows_of_part]
+    flip = torch.randint(0, 2, whole_batch, generator=generator)[rows_of_part].bool()
     rows = top + torch.arange(height)
     columns = left + torch.arange(width)
     columns = torch.where(flip, columns.flip(1), columns)
@@ -47,5 +47,5 @@ def crop_and_flip(
 
 
 def generator_for(seed: int, step: int) -> torch.Generator:
-    """The draws of one training step: of (seed, step) alone, so that a resumed run draws what it would have."""
+    """The generator of one training step; it depends on (seed, step) alone, so a resumed run draws the same."""
     return torch.Generator().manual_seed((seed << 32) + step)

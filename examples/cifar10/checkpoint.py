@@ -1,4 +1,4 @@
-"""Saves and restores everything that a training needs to go on as if it had never stopped."""
+"""Saves and restores the complete state of a training, so that it resumes as if it had never stopped."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ class Stateful(Protocol):
 
 @dataclass
 class History:
-    """What has happened so far; part of the checkpoint."""
+    """The history of a training; part of the checkpoint."""
 
     step: int = 0
-    """Optimizer steps."""
+    """Optimizer steps so far."""
     elapsed_s: float = 0.0
-    """Wall time of training and evaluation, over all starts."""
+    """Wall time of training and evaluation in seconds, over all starts."""
     trained: list[int] = field(default_factory=list)
-    """Samples trained, per epoch."""
+    """Samples trained in each epoch."""
     kept_shares: list[float] = field(default_factory=list)
-    """Of the data set, in each epoch's plan."""
+    """Kept share of the data set in each epoch's plan, in [0, 1]."""
     accuracies: list[float] = field(default_factory=list)
-    """On the test shards, after each epoch."""
+    """Accuracy on the test shards after each epoch, in [0, 1]."""
 
 
 def save(path: Path, parts: dict[str, Stateful], history: History) -> None:
-    """Writes `parts` and `history` to `path`, which holds either the old checkpoint or all of the new one."""
+    """Writes `parts` and `history` to `path` atomically: after a failure, `path` has the old checkpoint."""
     state = {name: part.state_dict() for name, part in parts.items()}
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -45,7 +45,7 @@ def save(path: Path, parts: dict[str, Stateful], history: History) -> None:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """The checkpoint at `path`, its tensors on the CPU."""
+    """Reads the checkpoint at `path`, with all tensors on the CPU."""
     checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     return checkpoint
 

@@ -31,11 +31,11 @@ ALLOWED = {
 
 
 class ArrayUnpickler(pickle.Unpickler):
-    """Reads plain containers and numpy arrays and nothing that could run code."""
+    """Reads only plain containers and numpy arrays, so that a pickle can't run code."""
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in ALLOWED:
-            raise pickle.UnpicklingError(f"{module}.{name} has no business in CIFAR-10")
+            raise pickle.UnpicklingError(f"{module}.{name} is not allowed: CIFAR-10 has only arrays and containers")
         return super().find_class(module, name)
 
 
@@ -51,7 +51,7 @@ def samples(archive: Path, split: str) -> Iterator[tuple[np.ndarray, int]]:
 
 
 def write_shards(archive: Path, folder: Path, split: str, samples_per_shard: int) -> int:
-    """Writes `folder`/`split`-NNNN.tar; returns how many samples they hold."""
+    """Writes `folder`/`split`-NNNN.tar; returns the number of samples."""
     numbered = enumerate(tqdm(samples(archive, split), desc=split, unit="image", disable=None))
     count = number = 0
     while piece := list(itertools.islice(numbered, samples_per_shard)):
@@ -73,9 +73,9 @@ def add(shard: tarfile.TarFile, name: str, content: bytes) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Make webdataset shards of CIFAR-10.")
-    parser.add_argument("archive", type=Path, help="cifar-10-python.tar.gz, as downloaded")
-    parser.add_argument("folder", type=Path, help="where to put train-*.tar and test-*.tar")
+    parser = argparse.ArgumentParser(description="Write webdataset shards of CIFAR-10.")
+    parser.add_argument("archive", type=Path, help="the original cifar-10-python.tar.gz")
+    parser.add_argument("folder", type=Path, help="the folder for train-*.tar and test-*.tar")
     parser.add_argument("--samples-per-shard", type=int, default=1000)
     args = parser.parse_args()
     args.folder.mkdir(parents=True, exist_ok=True)

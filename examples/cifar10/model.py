@@ -10,7 +10,7 @@ NUM_CLASSES = 10
 
 
 class BasicBlock(nn.Module):
-    """Two 3 × 3 convolutions and a shortcut, projected where the shape changes."""
+    """Two 3 × 3 convolutions and a shortcut, with a projection if the shape changes."""
 
     def __init__(self, channels_in: int, channels_out: int, stride: int) -> None:
         super().__init__()
@@ -31,7 +31,7 @@ class BasicBlock(nn.Module):
 
 
 def resnet18() -> nn.Sequential:
-    """ResNet-18 with a 3 × 3 stem and no first pooling: 11.2 million weights."""
+    """ResNet-18 with a 3 × 3 stem and without the first pooling: 11.2 million weights."""
     layers: list[nn.Module] = [nn.Conv2d(3, 64, 3, padding=1, bias=False), nn.BatchNorm2d(64), nn.ReLU()]
     channels = 64
     for width, stride in ((64, 1), (128, 2), (256, 2), (512, 2)):
@@ -59,7 +59,7 @@ MODELS = {"resnet18": resnet18, "small": small_cnn}
 
 
 def make_model(name: str, seed: int) -> nn.Sequential:
-    """The network called `name`, its weights drawn from `seed` alone."""
+    """The network called `name`; its weights depend on `seed` alone."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return MODELS[name]()

@@ -1,4 +1,4 @@
-"""What a training does differently under torchrun: the group of ranks, DDP, and sums over all of them."""
+"""The differences of a training under torchrun: the process group, DDP, and sums over all ranks."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among those that train together; one of one without torchrun."""
+    """This process's rank in the training; without torchrun the only one."""
 
     device: torch.device
     rank: int = 0
@@ -27,17 +27,17 @@ class Ranks:
         return self.rank == 0
 
     def train_together(self, model: nn.Module) -> nn.Module:
-        """`model` as every rank should call it: its gradients become the mean over the ranks."""
+        """Wraps `model` in DDP, which averages the gradients over the ranks."""
         return model if self.world_size == 1 else DistributedDataParallel(model)
 
     def same_buffers(self, model: nn.Module) -> None:
-        """Gives all ranks rank 0's BatchNorm statistics: each keeps its own while it trains."""
+        """Copies rank 0's BatchNorm statistics to all ranks, which differ after training."""
         if self.world_size > 1:
             for buffer in model.buffers():
                 dist.broadcast(buffer, 0)
 
     def total(self, *counts: int) -> list[int]:
-        """Each count's sum over the ranks, all of which call this."""
+        """The sum of each count over the ranks; all ranks must call this."""
         sums: Tensor = torch.tensor(counts, device=self.device)
         if self.world_size > 1:
             dist.all_reduce(sums)
@@ -45,21 +45,21 @@ class Ranks:
 
 
 @contextmanager
-def started_ranks(device: str) -> Iterator[Ranks]:
-    """Joins the other ranks where torchrun has started this process: over nccl on CUDA, else over gloo.
+def join_ranks(device: str) -> Iterator[Ranks]:
+    """Joins the other ranks if torchrun has started this process: over nccl on CUDA, else over gloo.
 
     Args:
-        device: "cpu", or "cuda", of which every rank takes that of its LOCAL_RANK.
+        device: "cpu" or "cuda"; under torchrun, each rank uses the CUDA device of its LOCAL_RANK.
     """
     if "TORCHELASTIC_RUN_ID" not in os.environ:
         yield Ranks(torch.device(device))
         return
     if torch.device(device).type == "cuda":
-        chosen = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
-        torch.cuda.set_device(chosen)
-        dist.init_process_group("nccl", device_id=chosen)
+        rank_device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        torch.cuda.set_device(rank_device)
+        dist.init_process_group("nccl", device_id=rank_device)
     else:
-        chosen = torch.device(device)
+        rank_device = torch.device(device)
         dist.init_process_group("gloo")
-    yield Ranks(chosen, dist.get_rank(), dist.get_world_size())
-    dist.destroy_process_group()  # not after an exception: the others may never come to it
+    yield Ranks(rank_device, dist.get_rank(), dist.get_world_size())
+    dist.destroy_process_group()  # not after an exception: the other ranks may never call it

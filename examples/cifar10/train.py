@@ -1,9 +1,9 @@
-"""Trains on CIFAR-10 shards with and without pruning; the last line printed is the result as JSON.
+"""Trains on CIFAR-10 shards with and without pruning; the last line of the output is the result as JSON.
 
     python train.py --data DIR --policy infobatch --model resnet18 --amp
     torchrun --nproc-per-node 2 train.py --data DIR --policy infobatch --model resnet18 --amp
 
-See README.md beside this file for the shards.
+The README.md in this folder shows how to get the shards.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from augment import crop_and_flip, generator_for, normalize
 from checkpoint import History, Stateful, read, restore, save
 from model import MODELS, make_model
-from ranks import Ranks, started_ranks
+from ranks import Ranks, join_ranks
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -32,26 +32,26 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="CIFAR-10 with InfoBatch data pruning.")
     parser.add_argument("--data", type=Path, required=True, help="a folder with train-*.tar and test-*.tar")
     parser.add_argument("--policy", choices=["full", "infobatch", "random", "hard"], default="infobatch")
-    parser.add_argument("--prune-ratio", type=float, default=0.5, help="share of a prunable class to skip")
+    parser.add_argument("--prune-ratio", type=float, default=0.5, help="share of a prunable class to prune")
     parser.add_argument("--delta", type=float, default=0.875, help="share of the epochs that prune")
-    parser.add_argument("--url", help="HOST:PORT of a score server (default: one of its own, in ./.infobatch)")
-    # torchrun takes a script's --run for its own --run-path.
+    parser.add_argument("--url", help="HOST:PORT of a score server (default: an embedded one, in ./.infobatch)")
+    # torchrun would parse a script's --run as its own --run-path.
     parser.add_argument(
-        "--run-name", "--run", dest="run", help="the run's name (default: a fresh one, or that of --resume)"
+        "--run-name", "--run", dest="run", help="the run's name (default: a new one, or that of --resume)"
     )
     parser.add_argument("--model", choices=sorted(MODELS), default="resnet18")
     parser.add_argument("--epochs", type=int, default=30)
-    parser.add_argument("--batch-size", type=int, default=128, help="of all ranks together")
+    parser.add_argument("--batch-size", type=int, default=128, help="batch size of all ranks together")
     parser.add_argument("--lr", type=float, default=0.2, help="the peak of the one-cycle schedule")
     parser.add_argument("--momentum", type=float, default=0.9)
     parser.add_argument("--weight-decay", type=float, default=5e-4)
-    parser.add_argument("--seed", type=int, default=0, help="of weights, augmentation, draws and orders")
+    parser.add_argument("--seed", type=int, default=0, help="seed of weights, augmentation, draws and orders")
     parser.add_argument("--workers", type=int, default=2, help="DataLoader workers of each rank")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--amp", action="store_true", help="bfloat16 where it is safe (CUDA only)")
-    parser.add_argument("--checkpoint", type=Path, metavar="FILE", help="where to save after every epoch")
-    parser.add_argument("--checkpoint-every", type=int, default=0, metavar="N", help="and every N steps")
-    parser.add_argument("--resume", type=Path, metavar="FILE", help="go on from a checkpoint")
+    parser.add_argument("--amp", action="store_true", help="use bfloat16 autocast (CUDA only)")
+    parser.add_argument("--checkpoint", type=Path, metavar="FILE", help="save a checkpoint here after every epoch")
+    parser.add_argument("--checkpoint-every", type=int, default=0, metavar="N", help="save it every N steps too")
+    parser.add_argument("--resume", type=Path, metavar="FILE", help="resume from a checkpoint")
     args = parser.parse_args()
     if args.checkpoint is None and args.resume is not None:
         args.checkpoint = args.resume
@@ -64,15 +64,15 @@ def parse_arguments() -> argparse.Namespace:
 
 def shards(folder: Path, split: str) -> list[str]:
     """The shards of one split, in order."""
-    found = sorted(str(path) for path in folder.glob(f"{split}-*.tar"))
-    if not found:
-        sys.exit(f"no {split}-*.tar in {folder}: see README.md for how to make them")
-    return found
+    paths = sorted(str(path) for path in folder.glob(f"{split}-*.tar"))
+    if not paths:
+        sys.exit(f"no {split}-*.tar in {folder}: README.md shows how to write them")
+    return paths
 
 
 def train_loader(args: argparse.Namespace, run: str | None, ranks: Ranks) -> InfoBatchLoader:
     if args.batch_size % ranks.world_size:
-        sys.exit(f"--batch-size {args.batch_size} is not a multiple of the {ranks.world_size} ranks: give one that is")
+        sys.exit(f"--batch-size must be a multiple of the number of ranks, {ranks.world_size}; got {args.batch_size}")
     dataset = (
         InfoBatchStreamDataset(
             shards(args.data, "train"),
@@ -100,7 +100,7 @@ def test_loader(args: argparse.Namespace) -> InfoBatchLoader:
 
 
 class Training:
-    """One model on its way: a step, an evaluation, a checkpoint."""
+    """The training of one model: steps, evaluations and checkpoints."""
 
     def __init__(self, args: argparse.Namespace, ranks: Ranks, loader: InfoBatchLoader, tests: InfoBatchLoader) -> None:
         self.args = args
@@ -126,26 +126,26 @@ class Training:
         }
         self.history = History()
         self.uncounted = 0
-        self.started = time.perf_counter()
+        self.start_s = time.perf_counter()
 
     def resume(self, checkpoint: dict[str, Any]) -> None:
         self.history = restore(checkpoint, self.parts)
-        self.started -= self.history.elapsed_s
+        self.start_s -= self.history.elapsed_s
 
     def save(self) -> None:
-        """Called by all ranks; the first one writes."""
+        """Saves a checkpoint; called by all ranks, written by the first."""
         self.count()
         if self.args.checkpoint is not None and self.ranks.is_first:
-            self.history.elapsed_s = time.perf_counter() - self.started
+            self.history.elapsed_s = time.perf_counter() - self.start_s
             save(self.args.checkpoint, self.parts, self.history)
 
     def count(self) -> None:
-        """Adds what all ranks have trained since the last time to the history."""
+        """Adds the samples that all ranks have trained since the last call to the history."""
         self.history.trained[-1] += self.ranks.total(self.uncounted)[0]
         self.uncounted = 0
 
     def epoch(self, epoch: int) -> None:
-        """Trains what is left of `epoch`, evaluates and saves."""
+        """Trains the rest of `epoch`, evaluates and saves."""
         self.evaluate_until(epoch)
         if len(self.history.trained) == epoch:
             self.history.trained.append(0)
@@ -179,13 +179,13 @@ class Training:
         self.history.step += 1
 
     def evaluate_until(self, epochs_done: int) -> None:
-        """Evaluates unless that was done: a checkpoint may be of an epoch's last step, before its evaluation."""
+        """Evaluates the last epoch if needed: a checkpoint may be from its last step, before the evaluation."""
         if len(self.history.accuracies) < epochs_done:
             self.history.accuracies.append(self.evaluate())
 
     @torch.inference_mode()
     def evaluate(self) -> float:
-        """The share of the test samples that it gets right, each rank testing its part; weight-0 rows are padding."""
+        """The accuracy on the test samples, each rank testing its part; rows of weight 0 are padding."""
         self.ranks.same_buffers(self.model)
         self.model.eval()
         right = total = 0
@@ -202,13 +202,13 @@ class Training:
         return torch.autocast("cuda", dtype=torch.bfloat16) if self.args.amp else nullcontext()
 
     def result(self) -> dict[str, Any]:
-        """What the last line says."""
+        """The result, for the last line of the output."""
         return {
             "accuracy": self.history.accuracies[-1],
             "samples_trained": sum(self.history.trained),
             "kept_shares": self.history.kept_shares,
             "accuracies": self.history.accuracies,
-            "wall_s": round(time.perf_counter() - self.started, 3),
+            "wall_s": round(time.perf_counter() - self.start_s, 3),
             "steps": self.history.step,
             "policy": self.args.policy,
             "ranks": self.ranks.world_size,
@@ -218,7 +218,7 @@ class Training:
 
 def main() -> None:
     args = parse_arguments()
-    with started_ranks(args.device) as ranks:
+    with join_ranks(args.device) as ranks:
         train(args, ranks)
 
 

@@ -1,4 +1,4 @@
-"""Accelerate: its device, its accumulation and its checkpoints around a loader that it doesn't prepare.
+"""Accelerate's device, accumulation and checkpoints, with a loader that Accelerate doesn't prepare.
 
 python accelerate_loop.py
 accelerate launch --cpu --num_processes 2 accelerate_loop.py

@@ -1,4 +1,4 @@
-"""FSDP2: `fully_shard` around a model, and a loader whose state lies in the same distributed checkpoint.
+"""FSDP2: a model under `fully_shard`, and a loader with its state in the same distributed checkpoint.
 
 torchrun --nproc-per-node 2 fsdp2.py
 """
@@ -23,7 +23,7 @@ from infobatch_stream import ProgressLR, cosine
 
 
 class Training:
-    """Model and optimizer as DCP saves and loads them, each process its own part."""
+    """Model and optimizer for DCP, which saves and loads each process's part."""
 
     def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         self.model, self.optimizer = model, optimizer

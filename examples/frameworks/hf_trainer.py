@@ -1,4 +1,4 @@
-"""Hugging Face's Trainer, a small ConvNeXt, gradients accumulated over two micro-batches.
+"""Hugging Face's Trainer with a small ConvNeXt, and gradient accumulation over two micro-batches.
 
 python hf_trainer.py
 torchrun --nproc-per-node 2 hf_trainer.py
@@ -17,7 +17,7 @@ from infobatch_client.integrations.transformers import InfoBatchTrainer
 
 
 def as_inputs(rows: list[tuple[torch.Tensor, int]]) -> dict[str, torch.Tensor]:
-    """(image, label) pairs as what the model takes."""
+    """Collates (image, label) pairs into the model's arguments."""
     images, labels = zip(*rows, strict=True)
     return {"pixel_values": torch.stack(images), "labels": torch.tensor(labels)}
 

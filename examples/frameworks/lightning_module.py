@@ -1,4 +1,4 @@
-"""Lightning: a data module of ours, and a training step that gives it the losses.
+"""Lightning with our data module, and a training step that passes the losses to it.
 
 python lightning_module.py
 torchrun --nproc-per-node 2 lightning_module.py
@@ -41,7 +41,7 @@ class Digits(LightningModule):
     def validation_step(self, batch: Any) -> None:
         images, labels = batch
         losses = cross_entropy(self.network(images), labels, reduction="none")
-        weights = self.data.validation.weights()  # 0 in rows that fill the last batch up
+        weights = self.data.validation.weights()  # 0 in rows that fill the last batch
         rows = weights.sum()
         self.log("loss", weights @ losses / rows.clamp(min=1), batch_size=int(rows), prog_bar=True, sync_dist=True)
 

@@ -169,4 +169,4 @@ def test_one_rank_goes_on_where_two_stopped(run_example: Any, server: Any) -> No
 
 def test_a_batch_that_the_ranks_cannot_share_is_told_so(train: Any) -> None:
     lines = on_two_ranks("--batch-size", "15", code=1)
-    assert any("--batch-size 15 is not a multiple of the 2 ranks" in line for line in lines)
+    assert any("--batch-size must be a multiple of the number of ranks, 2; got 15" in line for line in lines)

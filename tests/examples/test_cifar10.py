@@ -1,4 +1,4 @@
-"""The parts of the CIFAR-10 example that can go wrong quietly: conversion, augmentation, checkpoints."""
+"""The parts of the CIFAR-10 example that can fail silently: conversion, augmentation, checkpoints."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def add_pickle(archive: tarfile.TarFile, name: str, content: Any) -> None:
 
 
 def make_archive(path: Path, images_per_file: int) -> dict[str, np.ndarray]:
-    """An archive laid out as the original is, with random images; returns them by file."""
+    """Writes an archive in the original's layout, with random images; returns them by file."""
     draws = np.random.default_rng(0)
     images = {}
     with tarfile.open(path, "w:gz") as archive:
@@ -63,7 +63,7 @@ def test_a_pickle_that_would_run_code_is_refused(tmp_path: Path) -> None:
     make_shards = import_module("make_shards")
     with tarfile.open(tmp_path / "evil.tar.gz", "w:gz") as archive:
         add_pickle(archive, "test_batch", {b"data": print})
-    with pytest.raises(pickle.UnpicklingError, match="print has no business"):
+    with pytest.raises(pickle.UnpicklingError, match="print is not allowed"):
         make_shards.write_shards(tmp_path / "evil.tar.gz", tmp_path, "test", samples_per_shard=25)
 
 
@@ -97,7 +97,7 @@ def test_parts_of_a_batch_are_cropped_as_in_the_whole() -> None:
     assert torch.equal(torch.cat(parts), whole)
 
 
-def test_a_step_draws_the_same_whatever_happened_before() -> None:
+def test_a_step_draws_the_same_after_any_history() -> None:
     augment = import_module("augment")
     images = torch.randint(0, 256, (4, 3, 32, 32), generator=torch.Generator().manual_seed(1))
     first = augment.crop_and_flip(images, augment.generator_for(3, 7))
@@ -106,7 +106,7 @@ def test_a_step_draws_the_same_whatever_happened_before() -> None:
     assert torch.equal(first, augment.crop_and_flip(images, augment.generator_for(3, 7)))
 
 
-def test_a_model_is_of_its_seed_and_leaves_the_global_generator_alone() -> None:
+def test_a_model_depends_on_its_seed_and_leaves_the_global_generator_alone() -> None:
     model = import_module("model")
     torch.manual_seed(5)
     expected = torch.rand(1)
@@ -118,7 +118,7 @@ def test_a_model_is_of_its_seed_and_leaves_the_global_generator_alone() -> None:
 
 
 @pytest.mark.parametrize("name", ["small", "resnet18"])
-def test_a_model_gives_a_logit_a_class(name: str) -> None:
+def test_a_model_returns_a_logit_per_class(name: str) -> None:
     model = import_module("model").make_model(name, 0).eval()
     assert model(torch.zeros(2, 3, 32, 32)).shape == (2, 10)
 
