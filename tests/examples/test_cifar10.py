@@ -80,9 +80,9 @@ def test_a_crop_is_a_window_of_the_padded_image_mirrored_or_not() -> None:
             for left in range(5)
             for flip in (False, True)
         }
-        found = [shift for shift, window in windows.items() if torch.equal(window, result)]
-        assert len(found) == 1
-        shifts.add(found[0])
+        matches = [shift for shift, window in windows.items() if torch.equal(window, result)]
+        assert len(matches) == 1
+        shifts.add(matches[0])
     assert len(shifts) > 30
 
 

@@ -22,13 +22,13 @@ def checksums_hold(headers: bytes) -> NDArray[np.bool_]:
     """Whether the checksum of each of n consecutive header blocks is correct, bool (n,)."""
     blocks = np.frombuffer(headers, dtype=np.uint8).reshape(-1, BLOCK_BYTES)
     fields = blocks[:, 148:156]
-    stated = _stated_checksums(fields)
+    expected = _stated_checksums(fields)
     as_blanks = 8 * ord(" ")  # the checksum field itself counts as blanks
-    holds = _row_sums(blocks) - fields.sum(axis=1, dtype=np.int64) + as_blanks == stated
+    holds = _row_sums(blocks) - fields.sum(axis=1, dtype=np.int64) + as_blanks == expected
     if not holds.all():  # ancient tar programs summed signed chars
         signed = blocks.view(np.int8)
         sums = signed.sum(axis=1, dtype=np.int64) - signed[:, 148:156].sum(axis=1, dtype=np.int64)
-        holds |= sums + as_blanks == stated
+        holds |= sums + as_blanks == expected
     return np.asarray(holds, dtype=np.bool_)
 
 
@@ -44,12 +44,12 @@ def _row_sums(blocks: NDArray[np.uint8]) -> NDArray[np.int64]:
 def _stated_checksums(fields: NDArray[np.uint8]) -> NDArray[np.int64]:
     """The checksums stated in header blocks, int64 (n,); -1 for a field that is not a number."""
     digits = fields[:, :6].astype(np.int64) - ord("0")
-    stated = digits @ (8 ** np.arange(5, -1, -1, dtype=np.int64))
+    checksums = digits @ (8 ** np.arange(5, -1, -1, dtype=np.int64))
     is_usual = ((digits >= 0) & (digits <= 7)).all(axis=1) & (fields[:, 6] == 0)
     for row in np.flatnonzero(~is_usual).tolist():
         number = parse_number(fields[row].tobytes())
-        stated[row] = -1 if number is None else min(number, 2**62)
-    return stated
+        checksums[row] = -1 if number is None else min(number, 2**62)
+    return checksums
 
 
 def parse_number(text: bytes) -> int | None:

@@ -143,16 +143,16 @@ def test_empty_chunks_and_no_chunks_give_nothing(shards: list[Path]) -> None:
 
 
 def test_chunks_are_taken_at_most_one_block_ahead(shards: list[Path]) -> None:
-    taken: list[int] = []
+    numbers: list[int] = []
 
     def chunks() -> Any:
         for number in range(5):
-            taken.append(number)
+            numbers.append(number)
             yield np.array([number]), np.ones(1, np.float32)
 
     samples = reader_of(*shards).samples(chunks())
     assert next(samples)["__index__"] == 0
-    assert taken == [0, 1]
+    assert numbers == [0, 1]
 
 
 def test_iterators_of_one_reader_interleave_with_few_descriptors(shards: list[Path]) -> None:

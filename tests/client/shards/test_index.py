@@ -131,10 +131,10 @@ def test_a_file_that_is_not_an_index_has_no_head() -> None:
     assert IndexHead.from_schema(pa.schema([("a", pa.int8())])) is None
 
 
-@pytest.mark.parametrize("given_names", [("a.x", "b.x", "a.x"), ("a.x", "b.x", "a.y"), ("b.x", "a.x", "a.y", "b.y")])
-def test_a_duplicate_key_is_an_error(given_names: tuple[str, ...]) -> None:
+@pytest.mark.parametrize("names", [("a.x", "b.x", "a.x"), ("a.x", "b.x", "a.y"), ("b.x", "a.x", "a.y", "b.y")])
+def test_a_duplicate_key_is_an_error(names: tuple[str, ...]) -> None:
     with pytest.raises(DuplicateKeyError, match=r"s\.tar: key '[ab]' appears twice, as sample 0 and again as sample 2"):
-        index_of(*given_names)
+        index_of(*names)
 
 
 def test_interleaved_keys_are_two_samples_each_to_webdataset_and_an_error_to_us(tmp_path: Path) -> None:

@@ -202,10 +202,10 @@ def test_a_shard_that_grows_while_it_is_indexed_is_refused(shards: list[str], mo
     original = store.scan_tar
 
     def scan(fd: int, shard: str) -> object:
-        found = original(fd, shard)
+        members = original(fd, shard)
         with open(shard, "ab") as file:
             file.write(b"more")
-        return found
+        return members
 
     monkeypatch.setattr(store, "scan_tar", scan)
     with pytest.raises(ShardChangedError, match="this shard changed while it was indexed; wait until it is complete"):

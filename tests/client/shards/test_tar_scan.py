@@ -46,13 +46,13 @@ def scan_bytes(data: bytes, name: str = "x.tar") -> TarMembers:
 
 
 def expected(data: bytes) -> list[tuple[str, int, int, bytes | None]]:
-    found = []
+    files = []
     with tarfile.open(fileobj=io.BytesIO(data)) as archive:
         for member in archive:
             if member.isreg():
                 body = data[member.offset_data : member.offset_data + member.size]
-                found.append((member.name, member.offset_data, member.size, body if len(body) <= 64 else None))
-    return found
+                files.append((member.name, member.offset_data, member.size, body if len(body) <= 64 else None))
+    return files
 
 
 def rows(members: TarMembers) -> list[tuple[str, int, int, bytes | None]]:

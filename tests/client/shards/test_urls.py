@@ -43,8 +43,8 @@ def test_the_tar_files_of_a_folder_are_sorted(folder: Path, make: type) -> None:
 def test_kinds_mix_in_one_list(folder: Path) -> None:
     (folder / "more").mkdir()
     (folder / "more" / "m.tar").touch()
-    given = (entry for entry in [folder / "more", f"{folder}/t-{{1,0}}.tar", f"{folder}/t-1?.tar"])
-    assert names(expand_shards(given)) == ["m.tar", "t-1.tar", "t-0.tar", "t-10.tar"]
+    entries = (entry for entry in [folder / "more", f"{folder}/t-{{1,0}}.tar", f"{folder}/t-1?.tar"])
+    assert names(expand_shards(entries)) == ["m.tar", "t-1.tar", "t-0.tar", "t-10.tar"]
 
 
 def test_a_file_url_is_kept_and_names_a_local_file(folder: Path) -> None:

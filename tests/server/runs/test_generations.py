@@ -70,11 +70,11 @@ def test_scores_of_the_rest_of_an_epoch_are_stored(caller: Caller, run: bytes) -
 def test_marks_of_the_older_generation_do_not_count(caller: Caller, run: bytes, within: bool) -> None:
     _, plans = at_epoch_8(caller, run)
     second = restored(caller, run, inside(5, plans[5].plan_id) if within else start_of(5))
-    own = second.plan(5)
+    plan = second.plan(5)
     assert list(second.not_ready(6).missing_ranks) == [0, 1], "epoch 5 had been ended by three ranks"
-    assert second.end(5, own.plan_id, rank=1) == [0]
+    assert second.end(5, plan.plan_id, rank=1) == [0]
     assert list(second.not_ready(6).missing_ranks) == [0]
-    assert second.end(5, own.plan_id, rank=0) == []
+    assert second.end(5, plan.plan_id, rank=0) == []
     assert second.plan(6).generation == 2
 
 
@@ -146,7 +146,7 @@ def test_a_plan_that_a_rewind_dropped_is_gone(caller: Caller, run: bytes) -> Non
 
 def test_a_run_may_be_rewound_repeatedly(caller: Caller, run: bytes) -> None:
     _, plans = at_epoch_8(caller, run)
-    seen = {plan.plan_id for plan in plans}
+    plan_ids = {plan.plan_id for plan in plans}
     for number, (epoch, world_size) in enumerate([(5, 1), (5, 4), (2, 2), (3, 1)], start=2):
         job = Job.attach(
             caller, run, world_size, nonce=number.to_bytes(16, "big"), takeover=True, resume=start_of(epoch)
@@ -155,8 +155,8 @@ def test_a_run_may_be_rewound_repeatedly(caller: Caller, run: bytes) -> None:
         for at in (epoch, epoch + 1):
             plan = job.train(at, scores_of(at, salt=number))
             assert plan.generation == number
-            assert plan.plan_id not in seen
-            seen.add(plan.plan_id)
+            assert plan.plan_id not in plan_ids
+            plan_ids.add(plan.plan_id)
 
 
 def test_no_push_of_the_older_generation_is_stored_after_the_newer_one_has_its_answer(
@@ -168,9 +168,9 @@ def test_no_push_of_the_older_generation_is_stored_after_the_newer_one_has_its_a
     pushing, codes = threading.Barrier(5), []
 
     def push_until_refused(rank: int) -> None:
-        channel, own = caller_on(str(server.grpc_address))
+        channel, pusher_caller = caller_on(str(server.grpc_address))
         with channel:
-            pusher = Job(own, run, 4, job.generation)
+            pusher = Job(pusher_caller, run, 4, job.generation)
             for sent in range(100_000):
                 if sent == 5:
                     pushing.wait(30)

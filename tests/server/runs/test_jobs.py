@@ -124,11 +124,11 @@ def test_only_one_of_concurrent_jobs_gets_the_run(server: ScoreServer, caller: C
     answers: list[Any] = [None] * 8
 
     def attach(number: int) -> None:
-        channel, own = caller_on(str(server.grpc_address))
+        channel, job_caller = caller_on(str(server.grpc_address))
         with channel:
             together.wait(10)
             try:
-                answers[number] = own.attach(run, nonce=bytes([number]) * 16, pid=number + 1)
+                answers[number] = job_caller.attach(run, nonce=bytes([number]) * 16, pid=number + 1)
             except grpc.RpcError as error:
                 answers[number] = error
 

@@ -25,13 +25,13 @@ class SlowTables:
 
     def __init__(self, make: Callable[..., Any]) -> None:
         self._make = make
-        self.begun = threading.Event()
+        self.has_begun = threading.Event()
         self.may_end = threading.Event()
         self.error: Exception | None = None
 
     def __call__(self, num_samples: int, columns: Any) -> Any:
         if num_samples == LARGE:
-            self.begun.set()
+            self.has_begun.set()
             assert self.may_end.wait(10)
             if self.error is not None:
                 raise self.error
@@ -49,7 +49,7 @@ def test_others_create_and_delete_during_the_creation_of_a_large_run(tables: Slo
     registry = Registry(MemoryStore(), Limits(memory_bytes=30_000))
     with ThreadPoolExecutor(2) as pool:
         first = pool.submit(registry.create, make_spec("large", num_samples=LARGE), OrderChoice())
-        assert tables.begun.wait(10)
+        assert tables.has_begun.wait(10)
         small, created = registry.create(make_spec("small"), OrderChoice())
         assert created
         with pytest.raises(RunConflictError, match="take 8,500 bytes, but 25,500 of 30,000 are in use"):

@@ -153,15 +153,15 @@ def test_a_rewind_waits_for_pending_batches() -> None:
     first = threading.Thread(target=feed.push, args=(batch(1, 0, [0], [1.0]), admit))
     first.start()
     assert store.first_is_in.wait(10)
-    seen: list[float] = []
+    scores_at_rewind: list[float] = []
 
     def rewind() -> None:
         with feed.exclusive():
-            seen.append(float(feed.table.score[0]))
+            scores_at_rewind.append(float(feed.table.score[0]))
 
     other = threading.Thread(target=rewind)
     other.start()
     store.second_is_back.set()
     first.join()
     other.join()
-    assert seen == [1.0]
+    assert scores_at_rewind == [1.0]
