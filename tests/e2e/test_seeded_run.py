@@ -96,7 +96,18 @@ def on_the_wire(calls: Iterable[Call]) -> dict[str, str]:
             for name in ("job", "nonce", "host", "pid"):
                 attach.ClearField(name)
             sent, received = [attach.SerializeToString(deterministic=True)], []
-        elif rpc in ("GetServer", "Heartbeat") or (b"".join(received[1:]) == b"" and rpc == "GetEpochPlan"):
+        elif rpc == "EndEpoch":
+            end = pb.EndEpochRequest.FromString(sent[0])
+            end.ClearField("plan_id")
+            sent, received = [end.SerializeToString(deterministic=True)], []
+        elif rpc == "GetEpochPlan":
+            header = pb.GetEpochPlanResponse.FromString(received[0]).header
+            if not header.num_samples:
+                continue  # not ready
+            for name in ("journal_position", "plan_id", "digest"):  # they count the pushes
+                header.ClearField(name)
+            received[0] = header.SerializeToString(deterministic=True)
+        elif rpc in ("GetServer", "Heartbeat"):
             continue
         parts.setdefault(rpc, set()).add(b"\0".join([*sent, *received]))
     for epoch, records in pushed.items():
