@@ -83,36 +83,41 @@ def on_the_wire(calls: Iterable[Call]) -> dict[str, str]:
     parts: dict[str, set[bytes]] = {}
     pushed: dict[int, list[np.ndarray]] = {}
     for rpc, sent, received in calls:
-        if rpc == "PushScores":  # how many a push holds depends on when the pusher looks
+        if rpc == "PushScores":  # how many records a push holds depends on timing
             push = pb.PushScoresRequest.FromString(sent[0])
             records = np.empty(len(push.scores) // 4, [("index", "<i8"), ("score", "<f4")])
             records["index"], records["score"] = np.frombuffer(push.indices, "<i8"), np.frombuffer(push.scores, "<f4")
             pushed.setdefault(push.epoch, []).append(records)
-            for name in ("client_id", "sequence", "indices", "scores"):
-                push.ClearField(name)
-            sent, received = [push.SerializeToString(deterministic=True)], []
-        elif rpc == "AttachRun":
-            attach = pb.AttachRunRequest.FromString(sent[0])
-            for name in ("job", "nonce", "host", "pid"):
-                attach.ClearField(name)
-            sent, received = [attach.SerializeToString(deterministic=True)], []
-        elif rpc == "EndEpoch":
-            end = pb.EndEpochRequest.FromString(sent[0])
-            end.ClearField("plan_id")
-            sent, received = [end.SerializeToString(deterministic=True)], []
-        elif rpc == "GetEpochPlan":
-            header = pb.GetEpochPlanResponse.FromString(received[0]).header
-            if not header.num_samples:
-                continue  # not ready
-            for name in ("journal_position", "plan_id", "digest"):  # they count the pushes
-                header.ClearField(name)
-            received[0] = header.SerializeToString(deterministic=True)
-        elif rpc in ("GetServer", "Heartbeat"):
-            continue
-        parts.setdefault(rpc, set()).add(b"\0".join([*sent, *received]))
+        if lasting := without_passing(rpc, sent, received):
+            parts.setdefault(rpc, set()).add(b"\0".join(lasting))
     for epoch, records in pushed.items():
         parts["PushScores"].add(epoch.to_bytes(8, "big") + np.sort(np.concatenate(records), order="index").tobytes())
     return {rpc: digest(*sorted(content)) for rpc, content in sorted(parts.items())}
+
+
+def without_passing(rpc: str, sent: list[bytes], received: list[bytes]) -> list[bytes]:
+    """A call's messages without the fields that differ from run to run; none if nothing is left of it."""
+    if rpc == "PushScores":
+        return [cleared(pb.PushScoresRequest, sent[0], "client_id", "sequence", "indices", "scores")]
+    if rpc == "AttachRun":
+        return [cleared(pb.AttachRunRequest, sent[0], "job", "nonce", "host", "pid"), *received]
+    if rpc == "EndEpoch":
+        return [cleared(pb.EndEpochRequest, sent[0], "plan_id"), *received]
+    if rpc == "GetEpochPlan":
+        header = pb.GetEpochPlanResponse.FromString(received[0]).header
+        if not header.num_samples:
+            return []  # not ready
+        # The position in the journal is the number of pushes, and the plan's name follows from it.
+        plain = cleared(pb.PlanHeader, header.SerializeToString(), "journal_position", "plan_id", "digest")
+        return [*sent, plain, *received[1:]]
+    return [] if rpc in ("GetServer", "Heartbeat") else [*sent, *received]
+
+
+def cleared(kind: Any, data: bytes, *names: str) -> bytes:
+    message = kind.FromString(data)
+    for name in names:
+        message.ClearField(name)
+    return bytes(message.SerializeToString(deterministic=True))
 
 
 def record(name: str, shards: str) -> dict[str, Any]:
