@@ -19,6 +19,7 @@ from infobatch_stream.plan.order_params import OrderChoice, OrderParams
 from infobatch_stream.pruning.policies import Policy, make_policy
 from infobatch_stream.pruning.schedule import Schedule
 from infobatch_stream.run_spec import RunSpec
+from infobatch_stream.scores.columns import ColumnSpec
 from infobatch_stream.v1 import score_service_pb2 as pb
 
 __all__ = [
@@ -122,10 +123,7 @@ def policy_message(policy: Policy, num_samples: int) -> pb.PolicySpec:
     return pb.PolicySpec(
         name=policy.name,
         params=[_param(name, value) for name, value in sorted(values.items())],
-        columns=[
-            pb.ColumnSpec(name=column.name, dtype=column.dtype, fold=column.fold, ema_weight=column.ema_weight)
-            for column in policy.columns
-        ],
+        columns=[_column(column) for column in sorted(policy.columns, key=lambda column: column.name)],
     )
 
 
@@ -296,6 +294,17 @@ def _param(name: str, value: object) -> pb.Param:
         return pb.Param(name=name, double_value=value)
     assert isinstance(value, tuple)
     return pb.Param(name=name, doubles_value=pb.Doubles(values=value))
+
+
+def _column(column: ColumnSpec) -> pb.ColumnSpec:
+    return pb.ColumnSpec(
+        name=column.name,
+        dtype=column.dtype,
+        fold=column.fold,
+        ema_weight=column.ema_weight,
+        condition=column.condition,
+        source="" if column.source == "pushed" else column.source,
+    )
 
 
 def _plan_class(row: pb.PlanClass) -> PlanClass:

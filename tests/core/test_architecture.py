@@ -76,7 +76,7 @@ ARROWS = {
     "core/run_spec": "core/errors core/plan core/pruning",
     "core/scores": "core/errors core/ratios",
     "core/version": "",
-    "core/wire": "core/errors core/plan core/pruning core/run_spec",
+    "core/wire": "core/errors core/plan core/pruning core/run_spec core/scores",
 }
 # The public map and the command line hand over to client and server, and only when they are called.
 LAZY = {"infobatch_stream/__init__.py", "infobatch_stream/cli.py", "infobatch_stream/__main__.py"}

@@ -18,7 +18,7 @@ from infobatch_stream.errors import ConfigError
 from infobatch_stream.pruning.draw import Codes
 from infobatch_stream.ratios import LANES
 from infobatch_stream.scores.blocks import Scores
-from infobatch_stream.scores.table import ColumnSpec
+from infobatch_stream.scores.columns import ColumnSpec
 
 __all__ = ["KEPT", "ClassRow", "Classification", "ParamValue", "Policy", "Position", "ScoreView", "one_class"]
 
@@ -130,6 +130,11 @@ class Policy(ABC):
             object.__setattr__(self, "draw", self._default_draw())
         if self.draw not in ("bernoulli", "exact"):
             raise ConfigError(f"draw={self.draw!r} is neither 'bernoulli' nor 'exact'")
+
+    @property
+    def pushed_columns(self) -> tuple[ColumnSpec, ...]:
+        """The columns whose values the client pushes; the server folds the others from the scores."""
+        return tuple(column for column in self.columns if column.source == "pushed")
 
     @property
     def biased(self) -> bool:

@@ -194,7 +194,7 @@ class Run:
             if stop > core.spec.num_samples:
                 raise ConfigError(f"samples [{first}, {stop}) are outside [0, {core.spec.num_samples})")
             core.store.import_scores(core.run_id, first, scores, stamps)
-            return core.feed.table.seed(first, scores, stamps)
+            return core.feed.table.import_scores(first, scores, stamps)
 
     def import_plan(self, plan: EpochPlan) -> None:
         """Imports a plan into a run that no job holds.

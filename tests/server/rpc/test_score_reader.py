@@ -8,7 +8,7 @@ import pytest
 from infobatch_server.rpc.score_reader import batch_from_message
 from infobatch_server.state.score_batch import ScoreBatch
 from infobatch_stream.errors import ConfigError
-from infobatch_stream.scores.table import ColumnSpec
+from infobatch_stream.scores.columns import ColumnSpec
 from infobatch_stream.v1 import score_service_pb2 as pb
 from tests.server.calls import push_request
 
