@@ -1,4 +1,4 @@
-"""The threshold of Eq. 3–4, to the bit: the mean, or a quantile, of all scored samples.
+"""The threshold of Eq. 3, to the bit: the mean, or a quantile, of all scored samples.
 
 A mean by numpy's own `sum` differs between numpy versions, and one kept as a running sum drifts. Here the sum is
 a fixed tree within blocks of 65,536 samples and `math.fsum` over the blocks, so that any two machines agree.

@@ -56,9 +56,15 @@ def test_biased_says_what_no_weight_makes_up_for():
     ("name", "settings", "message"),
     [
         ("infobach", {}, "policy='infobach' is none of infobatch, full, random, hard, levels"),
-        ("infobatch", {"ratio": "0.5"}, "policy 'infobatch' has no setting 'ratio'; it has anneal, condition, draw"),
-        ("infobatch", {"prune_ratio": 0.5}, "prune_ratio=0.5 is no str"),
-        ("infobatch", {"anneal": 1}, "anneal=1 is no bool"),
+        (
+            "infobatch",
+            {"ratio": "0.5"},
+            "policy 'infobatch' has no setting 'ratio'; it has anneal, condition, delta, draw",
+        ),
+        ("infobatch", {"prune_ratio": None}, "prune_ratio=None is not a finite decimal number"),
+        ("infobatch", {"anneal": 1}, "anneal must be a bool, got 1 (int)"),
+        ("infobatch", {"draw": 1}, "draw must be a str, got 1 (int)"),
+        ("infobatch", {"delta": "1.5"}, "delta=1.5 is outside [0, 1]"),
         ("infobatch", {"draw": "Exact"}, "draw='Exact' is neither"),
         ("infobatch", {"condition": "lower"}, "condition='lower' is neither 'low' nor 'high'"),
         ("infobatch", {"threshold": "median"}, "threshold='median' is neither 'mean' nor"),
@@ -75,7 +81,7 @@ def test_biased_says_what_no_weight_makes_up_for():
         ("levels", {"levels": ",".join(f"0.{i:03}:0.5" for i in range(1, 202))}, "201 entries; 200 are allowed"),
     ],
 )
-def test_what_can_not_be_meant_is_refused(name, settings, message):
+def test_invalid_settings_are_refused(name, settings, message):
     with pytest.raises(ConfigError, match=re.escape(message)):
         make_policy(name, **settings)
 
