@@ -66,10 +66,12 @@ def decimal_pairs(value: Pairs, name: str) -> str:
         parts = [part.split(":") for part in value.split(",")] if isinstance(value, str) else list(value)
         pairs = [(first, second) for first, second in parts]
     except (TypeError, ValueError):
+        pairs = []
+    if not pairs:
         raise ConfigError(
             f"{name}={value!r} is not a list of pairs of numbers, such as [(0.20, 0.75), (0.85, 0.5)] or "
             "'0.20:0.75,0.85:0.5'"
-        ) from None
+        )
     return ",".join(f"{decimal_string(first, name)}:{decimal_string(second, name)}" for first, second in pairs)
 
 

@@ -166,9 +166,9 @@ def fold(
         column[indices] = values
     elif spec.fold == "streak":
         held, most = spec.holds(values), np.iinfo(column.dtype).max
-        for turn in _occurrences(indices):
-            count = column[indices[turn]]
-            column[indices[turn]] = np.where(held[turn], count + (count < most), 0)
+        for repeat in _occurrences(indices):
+            count = column[indices[repeat]]
+            column[indices[repeat]] = np.where(held[repeat], count + (count < most), 0)
     elif spec.fold == "previous":
         indices, values = _finite(indices, values)
         newest = score if spec.source == "score" else arrays[f"{spec.name}.last"]
@@ -188,8 +188,8 @@ def _average(
             values = np.square(values.astype(column.dtype, copy=False))
     indices, values = _finite(indices, values)
     weight = float(fraction(spec.ema_weight, spec.name))
-    for turn in _occurrences(indices):
-        at, value = indices[turn], values[turn]
+    for repeat in _occurrences(indices):
+        at, value = indices[repeat], values[repeat]
         mixed = weight * value + (1 - weight) * column[at]
         column[at] = np.where(np.isnan(column[at]), value, mixed)
 
