@@ -15,7 +15,7 @@ import numpy.typing as npt
 from infobatch_stream.errors import ConfigError
 from infobatch_stream.ratios import fraction
 
-__all__ = ["COLUMN_DTYPES", "ColumnSpec", "empty_arrays", "fold"]
+__all__ = ["COLUMN_DTYPES", "ColumnSpec", "PushedColumn", "empty_arrays", "fold"]
 
 COLUMN_DTYPES = ("float32", "float64", "int32", "int64", "uint8", "uint16")
 FOLDS = ("last", "ema", "mean_square", "previous", "streak")
@@ -28,6 +28,19 @@ _COMPARE: dict[str, Callable[..., Any]] = {
     ">": np.greater,
     ">=": np.greater_equal,
 }
+
+
+@dataclass(frozen=True, kw_only=True)
+class PushedColumn:
+    """The values that a client pushes beside the scores for one column.
+
+    Args:
+        name: the column's.
+        dtype: of the values, one of COLUMN_DTYPES; of a "streak", whose column counts, float32.
+    """
+
+    name: str
+    dtype: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,8 +71,8 @@ compared: NaN meets no condition |
         fold: how a new value meets the old one, as above.
         ema_weight: w in (0, 1] as a decimal string, for "ema" and "mean_square".
         condition: for "streak": "<", "<=", ">" or ">=", and a decimal number: ">= 0.5". Compared exactly.
-        source: "pushed" (the client sends a value with each score, of `pushed_dtype`) or "score" (the table folds the
-            sample's score, and the client pushes nothing).
+        source: "pushed" (the client sends a value with each score: `pushed`) or "score" (the table folds the sample's
+            score, and the client pushes nothing).
 
     Example:
         >>> ColumnSpec(name="before", fold="previous", source="score").dtype
@@ -86,9 +99,11 @@ compared: NaN meets no condition |
         self._check_settings()
 
     @property
-    def pushed_dtype(self) -> str:
-        """The dtype of the values that the client sends: `dtype`, but float32 for "streak", whose column counts."""
-        return "float32" if self.fold == "streak" else self.dtype
+    def pushed(self) -> PushedColumn | None:
+        """The values that the client pushes; None if the column folds the score."""
+        if self.source == "score":
+            return None
+        return PushedColumn(name=self.name, dtype="float32" if self.fold == "streak" else self.dtype)
 
     @property
     def sample_bytes(self) -> int:

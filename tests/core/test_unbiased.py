@@ -101,7 +101,7 @@ def test_the_check_sees_weights_of_another_epoch_of_the_schedule(policy, setting
         return replace(plan, classes=tuple(rows))
 
     sums = weighted_sums(spec, make_table(SCORES), plans=400, change=as_in_epoch_4)
-    with pytest.raises(AssertionError, match="standard errors|without variance"):
+    with pytest.raises(AssertionError, match=r"standard errors|without variance"):
         check_unbiased(sums, DIRECTIONS.sum(axis=0))
 
 

@@ -21,7 +21,7 @@ from infobatch_stream.pruning.policies.settings import ParamValue, checked_setti
 from infobatch_stream.pruning.prune_schedule import prune_schedule
 from infobatch_stream.ratios import LANES, Number, Pairs, anneal_epoch
 from infobatch_stream.scores.blocks import Scores
-from infobatch_stream.scores.columns import ColumnSpec
+from infobatch_stream.scores.columns import ColumnSpec, PushedColumn
 
 __all__ = ["KEPT", "ClassRow", "Classification", "Policy", "Position", "ScoreView", "one_class"]
 
@@ -180,9 +180,9 @@ class Policy(ABC):
             raise ConfigError(f"policy {self.name!r} declares a column twice: {', '.join(sorted(names))}")
 
     @property
-    def pushed_columns(self) -> tuple[ColumnSpec, ...]:
-        """The columns whose values the client pushes; the server folds the others from the scores."""
-        return tuple(column for column in self.columns if column.source == "pushed")
+    def pushed_columns(self) -> tuple[PushedColumn, ...]:
+        """The values that the client pushes beside each score; the other columns are folded from the scores."""
+        return tuple(pushed for column in self.columns if (pushed := column.pushed) is not None)
 
     @property
     def biased(self) -> bool:

@@ -114,7 +114,7 @@ def fold_all(spec, values):
     """The column after one record per value of a single sample, pushed at once."""
     table = ScoreTable(1, (spec,))
     scores = np.array(values if spec.source == "score" else np.zeros(len(values)), np.float32)
-    pushed = {spec.name: np.array(values, spec.pushed_dtype)} if spec.source == "pushed" else None
+    pushed = {spec.name: np.array(values, spec.pushed.dtype)} if spec.pushed else None
     table.update(0, np.zeros(len(values), np.int64), scores, pushed)
     return table.extra[spec.name][0].item()
 
