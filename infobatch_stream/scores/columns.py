@@ -198,9 +198,10 @@ def fold(
 def _average(
     spec: ColumnSpec, column: npt.NDArray[Any], indices: npt.NDArray[np.int64], values: npt.NDArray[Any]
 ) -> None:
+    values = values.astype(column.dtype, copy=False)
     if spec.fold == "mean_square":
         with np.errstate(over="ignore"):
-            values = np.square(values.astype(column.dtype, copy=False))
+            values = np.square(values)
     indices, values = _finite(indices, values)
     weight = float(fraction(spec.ema_weight, spec.name))
     for repeat in _occurrences(indices):

@@ -23,7 +23,7 @@ COLUMNS = (
     ColumnSpec(name="square", dtype="float64", fold="mean_square", ema_weight="0.25"),
     ColumnSpec(name="score_before", fold="previous", source="score"),
     ColumnSpec(name="score_run", dtype="int64", fold="streak", condition="< 2", source="score"),
-    ColumnSpec(name="score_mean", dtype="float64", fold="ema", ema_weight="0.5", source="score"),
+    ColumnSpec(name="score_mean", dtype="float64", fold="ema", ema_weight="0.3", source="score"),
     ColumnSpec(name="score_square", dtype="float64", fold="mean_square", ema_weight="1", source="score"),
     ColumnSpec(name="score_newest", dtype="float64", source="score"),
 )
@@ -61,7 +61,7 @@ class Slow:
             sample["run"] = min(255, sample.get("run", 0) + 1) if held else 0
             sample["score_before"] = sample["score"]
             sample["score_run"] = sample.get("score_run", 0) + 1 if score < 2 else 0
-            self.average(sample, "score_mean", score, 0.5)
+            self.average(sample, "score_mean", score, 0.3)
             self.average(sample, "score_square", score * score, 1)
             sample["score"] = sample["score_newest"] = score
             sample["stamp"] = epoch + 1
