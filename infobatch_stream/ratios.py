@@ -1,4 +1,4 @@
-"""Exact numbers from decimal strings: what a float would round differently on two machines.
+"""Exact numbers from decimal strings, which a float might round differently on two machines.
 
 A ratio that decides bits is kept as the string the user wrote; the integers made from it are exact.
 """

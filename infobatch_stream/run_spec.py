@@ -1,4 +1,4 @@
-"""A run's spec: everything that makes one pruning state what it is, checked once and immutable."""
+"""A run's spec: everything that identifies one pruning state, checked once and immutable."""
 
 from __future__ import annotations
 

@@ -71,7 +71,7 @@ class Drawn:
 
 
 def exact_count(keep_65536: int, size: int) -> int:
-    """m = max(1, (k·n + 32768) >> 16) of a class of n, or 0 where n or k is 0."""
+    """m = max(1, (k·n + 32768) >> 16) of a class of n, or 0 if n or k is 0."""
     if not keep_65536 or not size:
         return 0
     return max(1, (keep_65536 * size + LANES // 2) >> 16)
@@ -113,9 +113,9 @@ def draw_exact(
 ) -> Drawn:
     """Keeps of each class a fixed number: the smallest by (lane, word of the tie-break stream, index).
 
-    The lane of the last one kept lies near the class's expected share. One pass keeps what is below a band around
-    that, and remembers the samples inside it, which the counts then decide. Only where a cut misses its band, as
-    that of a class much smaller than the data set may, is there another pass, with the band where it belongs.
+    The lane of the last kept sample lies near the class's expected share. One pass keeps the samples below a band
+    around that, and remembers those inside it, which the counts then decide. If a cut misses its band, as that of a
+    class much smaller than the data set may, a second pass has the band at the right place.
 
     Args:
         codes: class codes by the block.
@@ -157,7 +157,7 @@ def _band(expected_65536: int, size: float, missed: tuple[int, int] | None = Non
 def _sweep(
     codes: CodesOf, num_samples: int, bands: Sequence[tuple[int, int]], stream: WordStream
 ) -> tuple[Drawn, list[tuple[npt.NDArray[np.int64], npt.NDArray[np.uint16]]]]:
-    """Keeps what is below its class's band; and, by class, the samples inside the band and their lanes."""
+    """Keeps the samples below their class's band; returns, by class, those inside the band and their lanes."""
     lows = [low for low, _ in bands]
     drawn = Drawn.blank(num_samples, len(bands))
     in_band: list[list[tuple[npt.NDArray[np.int64], npt.NDArray[np.uint16]]]] = [[] for _ in bands]

@@ -22,7 +22,7 @@ BLOCK_SAMPLES = 65_536
 
 
 class Threshold(NamedTuple):
-    """A threshold that float32 holds exactly, None where nothing is scored; and the scored samples."""
+    """A threshold that float32 holds exactly, None if nothing is scored; and the number of scored samples."""
 
     value: float | None
     num_scored: int

@@ -1,4 +1,4 @@
-"""Columns that a policy keeps per sample beside the score: what they declare, and how new values are folded in."""
+"""Columns that a policy keeps per sample beside the score: their declaration, and how new values are folded in."""
 
 from __future__ import annotations
 
@@ -50,7 +50,9 @@ class ColumnSpec:
     Each stored record of a sample folds one value into the column: a number that the client pushes beside the loss,
     or the score itself. Records are folded in their order of arrival, repeats of a sample in one push included.
     Records that store no score (a NaN or infinite score, or one of an earlier epoch than the sample's newest) fold
-    nothing. A rewind leaves columns as they are, like scores: epochs that are trained again fold again.
+    nothing. A rewind leaves columns as they are, like scores: epochs that are trained again fold again. A sample that
+    is updated more than once in an epoch (SAM, LBFGS) folds at least its newest record: the client drops older ones
+    that it has not sent yet.
 
     | fold | value | before the first | NaN and ±Inf |
     |---|---|---|---|
@@ -110,13 +112,13 @@ compared: NaN meets no condition |
         """Bytes that the column takes per sample."""
         return int(np.dtype(self.dtype).itemsize * len(empty_arrays(self, 0)))
 
-    def holds(self, values: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+    def is_met_by(self, values: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
         """Whether each value, (n,), meets the condition of a "streak", bool (n,)."""
         compare, number = self._limit()
-        found: npt.NDArray[np.bool_] = compare(
+        met: npt.NDArray[np.bool_] = compare(
             values.astype(np.float32, copy=False), _nearest(number, up=compare in (np.less, np.greater_equal))
         )
-        return found
+        return met
 
     def _check_dtype(self) -> None:
         is_float = self.dtype.startswith("float")
@@ -180,10 +182,10 @@ def fold(
     if spec.fold == "last":
         column[indices] = values
     elif spec.fold == "streak":
-        held, most = spec.holds(values), np.iinfo(column.dtype).max
+        met, most = spec.is_met_by(values), np.iinfo(column.dtype).max
         for repeat in _occurrences(indices):
             count = column[indices[repeat]]
-            column[indices[repeat]] = np.where(held[repeat], count + (count < most), 0)
+            column[indices[repeat]] = np.where(met[repeat], count + (count < most), 0)
     elif spec.fold == "previous":
         indices, values = _finite(indices, values)
         newest = score if spec.source == "score" else arrays[f"{spec.name}.last"]

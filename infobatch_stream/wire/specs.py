@@ -41,7 +41,8 @@ _ORDER_FIELDS = ("lanes", "stripe", "window_shards", "run_samples")
 
 
 def spec_message(spec: RunSpec, choice: OrderChoice | None = None) -> pb.RunSpec:
-    """A spec as a message: with `choice` as a request (what the user set, the rest as default), else as an answer."""
+    """A spec as a message: with `choice` as a request (the numbers that the user set, the others as defaults), else as
+    an answer."""
     message = pb.RunSpec(
         run=spec.run,
         manifest_fingerprint=spec.manifest_fingerprint,
@@ -57,11 +58,11 @@ def spec_message(spec: RunSpec, choice: OrderChoice | None = None) -> pb.RunSpec
         subset_sha256=spec.subset_sha256,
         order_version=spec.order_version,
     )
-    own = {name: getattr(spec.order, name) for name in _ORDER_FIELDS}
+    numbers = {name: getattr(spec.order, name) for name in _ORDER_FIELDS}
     if choice is None:
-        message.order.CopyFrom(pb.OrderSpec(**own))
+        message.order.CopyFrom(pb.OrderSpec(**numbers))
     else:
-        message.order_default.CopyFrom(pb.OrderSpec(**own))
+        message.order_default.CopyFrom(pb.OrderSpec(**numbers))
         chosen = {name: value for name in _ORDER_FIELDS if (value := getattr(choice, name)) is not None}
         message.order.CopyFrom(pb.OrderSpec(**chosen))
     return message
@@ -85,7 +86,7 @@ def spec_from_messages(
 ) -> RunSpec:
     """The spec that a message and its parts stand for.
 
-    Its order is the message's `order` over `order_default`; what a user set of it is `order_choice(message.order)`.
+    Its order is the message's `order` over `order_default`; `order_choice(message.order)` has those that a user set.
 
     Raises:
         ConfigError: an invalid value, or an integer that doesn't follow from its decimal string.
@@ -310,6 +311,8 @@ def _param(name: str, value: object) -> pb.Param:
     if isinstance(value, bool):
         return pb.Param(name=name, bool_value=value)
     if isinstance(value, int):
+        if not -(2**63) <= value < 2**63:
+            raise ConfigError(f"policy setting {name}={value} is outside int64, and can't be sent")
         return pb.Param(name=name, int64_value=value)
     if isinstance(value, str):
         return pb.Param(name=name, string_value=value)

@@ -72,14 +72,14 @@ def test_equal_specs_do_not_differ_whatever_their_order():
         (replace(make_spec([3, 5]), score_name="el2n"), "score_name: the run has loss, this job asks for el2n"),
     ],
 )
-def test_a_difference_is_told_by_name_with_both_values(other, line):
+def test_a_difference_has_its_name_and_both_values(other, line):
     assert make_spec([3, 5]).differences(other) == [line]
 
 
-def test_every_difference_is_told():
+def test_every_difference_has_a_line():
     mine, other = make_spec([3, 5]), make_spec([5, 3], "random", prune_fraction="0.3", subset=np.arange(8) < 4)
-    told = {line.partition(":")[0] for line in mine.differences(other)}
-    assert told == {
+    names = {line.partition(":")[0] for line in mine.differences(other)}
+    assert names == {
         "shard sizes",
         "policy",
         "prune_ratio",
@@ -108,8 +108,8 @@ def test_a_choice_takes_the_rest_from_the_run_and_conflicts_where_it_is_set():
     ],
 )
 def test_default_order(num_samples, num_shards, lanes, batch, expected):
-    made = OrderParams.default(num_samples=num_samples, num_shards=num_shards, lanes=lanes, global_batch=batch)
-    assert (made.lanes, made.stripe, made.window_shards, made.run_samples) == (*expected, 1)
+    order = OrderParams.default(num_samples=num_samples, num_shards=num_shards, lanes=lanes, global_batch=batch)
+    assert (order.lanes, order.stripe, order.window_shards, order.run_samples) == (*expected, 1)
 
 
 @pytest.mark.parametrize("field", ["lanes", "stripe", "window_shards", "run_samples"])

@@ -16,7 +16,7 @@ from infobatch_client.rpc.address import check_url
 from infobatch_stream.errors import ConfigError
 from infobatch_stream.manifest import Manifest
 from infobatch_stream.plan.order_params import OrderChoice, OrderParams
-from infobatch_stream.pruning.policies import Policy, make_policy, require_found
+from infobatch_stream.pruning.policies import Policy, make_policy, require_registered
 from infobatch_stream.pruning.schedule import Schedule
 from infobatch_stream.ratios import Number, whole_number
 from infobatch_stream.run_spec import RunSpec, check_run_name
@@ -251,7 +251,7 @@ def _policy(policy: Policy | str, *, prune_ratio: Number | None, delta: Number |
             f"{' and '.join(f'{name}=' for name in shorthand)} beside a policy object: put it into the object, "
             f"{type(policy).__name__}({settings}, …)"
         )
-    return require_found(policy)
+    return require_registered(policy)
 
 
 def _check_type(name: str, value: object, wanted: type, remedy: str) -> None:

@@ -51,7 +51,7 @@ from infobatch_stream.pruning.policies.catalogue import (
     find_policy,
     make_policy,
     policy_names,
-    require_found,
+    require_registered,
 )
 from infobatch_stream.pruning.policies.full import Full
 from infobatch_stream.pruning.policies.hard import Hard
@@ -86,5 +86,5 @@ __all__ = [
     "one_class",
     "policy_names",
     "prune_count",
-    "require_found",
+    "require_registered",
 ]

@@ -17,7 +17,7 @@ from infobatch_stream.pruning.policies.infobatch import InfoBatch
 from infobatch_stream.pruning.policies.levels import Levels
 from infobatch_stream.pruning.policies.random import Random
 
-__all__ = ["ENTRY_POINTS", "POLICIES", "find_policy", "make_policy", "policy_names", "require_found"]
+__all__ = ["ENTRY_POINTS", "POLICIES", "find_policy", "make_policy", "policy_names", "require_registered"]
 
 ENTRY_POINTS = "infobatch_stream.policies"
 """The entry-point group: name → class."""
@@ -27,7 +27,7 @@ POLICIES: Mapping[str, type[Policy]] = {policy.name: policy for policy in (InfoB
 
 
 def policy_names() -> list[str]:
-    """Names that `find_policy` knows: those of this package, then the registered ones in order. Loads none of them."""
+    """The names that `find_policy` knows: those of this package, then the registered ones, sorted. Loads none."""
     return [*POLICIES, *sorted({entry.name for entry in entry_points(group=ENTRY_POINTS)} - POLICIES.keys())]
 
 
@@ -58,7 +58,7 @@ def make_policy(name: str, **settings: Any) -> Policy:
     return policy(**settings)
 
 
-def require_found(policy: Policy) -> Policy:
+def require_registered(policy: Policy) -> Policy:
     """`policy`, if the score server can find its class by its name.
 
     Raises:
@@ -70,13 +70,13 @@ def require_found(policy: Policy) -> Policy:
         "installed distribution, for the score server receives a name and settings, never code"
     )
     try:
-        found = find_policy(policy.name)
+        registered = find_policy(policy.name)
     except ConfigError as error:
         raise ConfigError(f"policy={policy!r} can't be used: {error}; {remedy}") from error
-    if found is not kind:
+    if registered is not kind:
         raise ConfigError(
-            f"policy={policy!r} can't be used: the name {policy.name!r} is that of {found.__module__}."
-            f"{found.__qualname__}, not of {kind.__module__}.{kind.__qualname__}; {remedy}"
+            f"policy={policy!r} can't be used: the name {policy.name!r} is that of {registered.__module__}."
+            f"{registered.__qualname__}, not of {kind.__module__}.{kind.__qualname__}; {remedy}"
         )
     return policy
 
@@ -84,12 +84,12 @@ def require_found(policy: Policy) -> Policy:
 @lru_cache(maxsize=64)
 def _registered(name: str) -> type[Policy]:
     """The class that an entry point of this name stands for."""
-    found = {entry.value: entry for entry in entry_points(group=ENTRY_POINTS, name=name)}
-    if not found:
+    entries = {entry.value: entry for entry in entry_points(group=ENTRY_POINTS, name=name)}
+    if not entries:
         raise ConfigError(f"policy={name!r} is none of {', '.join(policy_names())}")
-    if len(found) > 1:
-        raise ConfigError(f"policy={name!r} is registered more than once: {', '.join(sorted(found))}; uninstall one")
-    [entry] = found.values()
+    if len(entries) > 1:
+        raise ConfigError(f"policy={name!r} is registered more than once: {', '.join(sorted(entries))}; uninstall one")
+    [entry] = entries.values()
     policy = _loaded(entry)
     if (problem := _problem(policy, name)) is not None:
         raise ConfigError(f"policy={name!r}: {entry.value} {problem}")
@@ -107,8 +107,8 @@ def _problem(policy: Any, name: str) -> str | None:
     """Why an object isn't the policy of a name, or None."""
     if not (isinstance(policy, type) and issubclass(policy, Policy)):
         return "does not extend infobatch_stream.pruning.policies.Policy"
-    own = vars(policy).get("__dataclass_params__")
-    if own is None or not own.frozen:
+    params = vars(policy).get("__dataclass_params__")
+    if params is None or not params.frozen:
         return "is not a frozen dataclass: decorate it with @dataclass(frozen=True, kw_only=True)"
     if inspect.isabstract(policy):
         return f"lacks {', '.join(sorted(policy.__abstractmethods__))}"

@@ -1,7 +1,7 @@
 """`infobatch`: prune a random share of the samples below the mean score, and weigh up those that stay (paper Eq. 2–5).
 
-The class of Eq. 4, "below the mean", is made here (`InfoBatch.classes`); its comparison is in `pruned_class.beyond`,
-and the draw of the samples that stay in `draw.draw_bernoulli`.
+`InfoBatch.classes` asks for the class of Eq. 4; the comparison itself is the one line of `pruned_class.beyond`. The
+samples that stay are drawn by `draw.draw_bernoulli`.
 """
 
 from __future__ import annotations

@@ -37,7 +37,7 @@ class Cut:
     Args:
         score: float32 (N,); NaN where never scored.
         condition: "low" or "high".
-        threshold: t; None where nothing is scored.
+        threshold: t; None if nothing is scored.
         num_scored: samples with a score.
     """
 

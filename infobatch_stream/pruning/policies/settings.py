@@ -62,7 +62,10 @@ def checked_setting(name: str, value: object, wanted: Any, *, unset: object) -> 
 
 
 def _is_a(value: object, wanted: type) -> bool:
-    return isinstance(value, _SCALARS[wanted]) and (wanted is bool or not isinstance(value, bool))
+    """Whether a value is of a scalar type. NaN never is: it doesn't equal itself, so specs with it would differ."""
+    if isinstance(value, bool) and wanted is not bool:
+        return False
+    return isinstance(value, _SCALARS[wanted]) and value == value
 
 
 def _wrong(name: str, value: object, wanted: str) -> ConfigError:

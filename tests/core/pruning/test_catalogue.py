@@ -11,7 +11,14 @@ import pytest
 from infobatch_stream.errors import ConfigError
 from infobatch_stream.planner import draw_plan
 from infobatch_stream.pruning import policies
-from infobatch_stream.pruning.policies import InfoBatch, Random, find_policy, make_policy, policy_names, require_found
+from infobatch_stream.pruning.policies import (
+    InfoBatch,
+    Random,
+    find_policy,
+    make_policy,
+    policy_names,
+    require_registered,
+)
 from infobatch_stream.scores.table import ScoreTable
 from infobatch_stream.wire.specs import policy_from_message, policy_message
 from tests.core.worlds import RUN_ID, kept_mask, make_spec
@@ -76,7 +83,7 @@ def test_a_registered_policy_is_found_and_listed(install):
     assert policy_names() == ["infobatch", "full", "random", "hard", "levels", "found_one"]
     policy = make_policy("found_one", delta="0.5", rescale=False)
     assert (type(policy).__module__, policy.delta, policy.biased) == ("dist_found", "0.5", True)
-    assert require_found(policy) is policy
+    assert require_registered(policy) is policy
     with pytest.raises(ConfigError, match=r"policy='found_two' is none of infobatch, .*, levels, found_one$"):
         find_policy("found_two")
 
@@ -135,12 +142,12 @@ class Impostor(Random):
 
 def test_an_object_that_the_server_could_not_find_is_refused():
     with pytest.raises(ConfigError, match=r"policy='unregistered' is none of .*entry-point group .*never code"):
-        require_found(Unregistered())
+        require_registered(Unregistered())
     with pytest.raises(
         ConfigError, match=r"the name 'random' is that of .*policies\.random\.Random, not of .*Impostor"
     ):
-        require_found(Impostor())
-    assert require_found(InfoBatch()) == InfoBatch()
+        require_registered(Impostor())
+    assert require_registered(InfoBatch()) == InfoBatch()
 
 
 # ---- settings of every type
@@ -187,6 +194,7 @@ def test_settings_are_stored_in_one_form(install):
         ({"count": True}, "count must be an int, got True (bool)"),
         ({"slope": "1"}, "slope must be a float, got '1' (str)"),
         ({"slope": False}, "slope must be a float, got False (bool)"),
+        ({"slope": float("nan")}, "slope must be a float, got nan (float)"),
         ({"word": 1}, "word must be a str, got 1 (int)"),
         ({"bounds": 0.5}, "bounds must be a tuple of floats, got 0.5 (float)"),
         ({"bounds": ("a",)}, "bounds must be a tuple of floats, got ('a',) (tuple)"),
@@ -198,6 +206,12 @@ def test_a_setting_of_another_type_is_refused(own, message, install):
     install("dist_typed", EVERY_TYPE, typed="Typed")
     with pytest.raises(ConfigError, match=re.escape(message)):
         make_policy("typed", **own)
+
+
+def test_a_number_that_the_wire_can_not_hold_is_refused(install):
+    install("dist_typed", EVERY_TYPE, typed="Typed")
+    with pytest.raises(ConfigError, match="policy setting count=9223372036854775808 is outside int64"):
+        policy_message(make_policy("typed", count=2**63), 9)
 
 
 # ---- the example in the documentation

@@ -2,6 +2,8 @@
 
 import pickle
 import re
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -46,7 +48,16 @@ def test_defaults_are_the_papers():
     assert not policy.biased
 
 
-def test_biased_says_what_no_weight_makes_up_for():
+def test_policies_need_no_torch():
+    code = (
+        "import sys; sys.modules['torch'] = None; from infobatch_stream import InfoBatch, Random, Hard, Levels, Full; "
+        "print(InfoBatch(prune_ratio=0.5, delta='0.875').params()['prune_ratio'])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "0.5\n"
+
+
+def test_a_policy_without_unbiased_weights_is_biased():
     assert make_policy("hard").biased
     assert make_policy("random", rescale=False).biased
     assert not make_policy("levels", levels="0.2:0.5").biased

@@ -111,32 +111,32 @@ def test_advice_is_given_where_it_is_due_and_its_delta_works(delta, epochs, anne
     assert (advice is None) == (prunes and anneals)
     if advice is None:
         return
-    told = re.search(r"; delta=(\S+)", advice)
-    if told is None:
+    named = re.search(r"; delta=(\S+)", advice)
+    if named is None:
         more = int(re.search(r"at least (\d+) epochs", advice).group(1))
         assert epochs < more
         better = Schedule(epochs=more, policy=replace(policy, delta=f"{(more - 1) / more:.4f}9"))
     else:
-        better = Schedule(epochs=epochs, policy=replace(policy, delta=told.group(1)))
+        better = Schedule(epochs=epochs, policy=replace(policy, delta=named.group(1)))
     assert pruned_epochs(better) > 0
     assert not anneal or better.anneal_epoch < better.epochs
     assert better.advice() is None
 
 
 @pytest.mark.parametrize("epochs", [3, 7, 200, 1001, 65_534])
-def test_the_delta_told_prunes_one_epoch_and_is_the_least_of_its_digits(epochs):
+def test_the_advised_delta_prunes_one_epoch_and_is_the_least_of_its_digits(epochs):
     advice = Schedule(epochs=epochs, policy=InfoBatch(delta="0")).advice()
-    told = re.search(r"; delta=(\S+) prunes", advice).group(1)
-    assert anneal_epoch(told, epochs) == 2
-    step = Fraction(1, 10 ** len(told.partition(".")[2]))
-    assert math.floor((Fraction(told) - step) * epochs) < 2
+    named = re.search(r"; delta=(\S+) prunes", advice).group(1)
+    assert anneal_epoch(named, epochs) == 2
+    step = Fraction(1, 10 ** len(named.partition(".")[2]))
+    assert math.floor((Fraction(named) - step) * epochs) < 2
 
 
 def test_full_needs_no_advice():
     assert Schedule(epochs=1, policy=Full(delta="1")).advice() is None
 
 
-def test_one_epoch_of_random_is_told_what_it_lacks():
+def test_one_epoch_of_random_gets_advice_on_epochs():
     advice = Schedule(epochs=1, policy=Random()).advice()
     assert "scores" not in advice
     assert "at least 2 epochs" in advice

@@ -175,7 +175,7 @@ def test_a_condition_compares_exactly_also_beside_its_number(sign, number, steps
         value = np.nextafter(value, np.float32(math.copysign(9, steps)))
     exact = {"<": Fraction.__lt__, "<=": Fraction.__le__, ">": Fraction.__gt__, ">=": Fraction.__ge__}[sign]
     spec = ColumnSpec(name="run", dtype="int32", fold="streak", condition=f"{sign} {number}")
-    assert spec.holds(np.array([value])).tolist() == [exact(Fraction(float(value)), Fraction(number))]
+    assert spec.is_met_by(np.array([value])).tolist() == [exact(Fraction(float(value)), Fraction(number))]
 
 
 def test_mean_and_mean_square_give_a_variance():

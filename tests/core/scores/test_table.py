@@ -144,7 +144,7 @@ def test_a_rewind_lets_redone_epochs_store_and_keeps_the_scores():
 # ---- columns
 
 
-def test_the_first_value_of_an_average_is_taken_as_it_is_even_in_a_seeded_run():
+def test_the_first_value_of_an_average_is_taken_as_it_is_even_after_an_import():
     table = ScoreTable(2, COLUMNS)
     table.import_scores(0, np.array([3, np.nan], np.float32))
     apply(table, 1, [(0, 1.0, 0, 8.0), (1, 1.0, 0, 8.0)])
@@ -180,15 +180,15 @@ def test_many_repeats_of_one_sample_are_folded_in_order():
         ({"name": "a", "fold": "ema", "ema_weight": "1.5"}, "ema_weight=1.5 is outside (0, 1]"),
     ],
 )
-def test_columns_that_can_not_be_meant_are_refused(fields, message):
+def test_invalid_columns_are_refused(fields, message):
     with pytest.raises(ConfigError, match=re.escape(message)):
         ColumnSpec(**fields)
 
 
-# ---- seeding
+# ---- importing scores
 
 
-def test_a_seed_has_stamp_0_or_its_own():
+def test_imported_scores_have_stamp_0_or_their_own():
     table = ScoreTable(5)
     counts = table.import_scores(1, np.array([1, np.nan, np.inf], np.float32))
     assert (counts.accepted, counts.non_finite) == (1, 1)
@@ -259,7 +259,7 @@ def test_a_refused_update_names_the_value_and_changes_nothing(epoch, indices, sc
         (0, [1, 2], [1, 65_535], "stamp 65535 is over 65534"),
     ],
 )
-def test_a_refused_seed_changes_nothing(first, scores, stamps, message):
+def test_a_refused_import_changes_nothing(first, scores, stamps, message):
     table = ScoreTable(NUM_SAMPLES)
     with pytest.raises(ConfigError, match=re.escape(message)):
         table.import_scores(
