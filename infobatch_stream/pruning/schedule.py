@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fractions import Fraction
+from math import floor
 
 from infobatch_stream.errors import ConfigError
 from infobatch_stream.pruning.policies.base import Policy, Position
-from infobatch_stream.pruning.prune_schedule import prune_schedule
+from infobatch_stream.pruning.prune_schedule import PruneSchedule, prune_schedule
 from infobatch_stream.ratios import anneal_epoch
 from infobatch_stream.scores.table import MAX_EPOCHS
 
@@ -80,15 +81,26 @@ class Schedule:
         )
 
     def _advice_on_shares(self, first: int) -> str | None:
-        if any(self._share(epoch) for epoch in range(first, self.anneal_epoch)):
+        if any(self._share(epoch) for epoch in self._beside_points(first)):
             return None
         return (
             f"policy {self.policy.name!r} never prunes: prune_schedule={self.policy.prune_schedule} is 0 in each of "
             f"the epochs {first} to {self.anneal_epoch - 1} that may be pruned"
         )
 
+    def _beside_points(self, first: int) -> set[int]:
+        """Epochs of [first, anneal epoch) next to a point: if all of their shares are 0, so are those between them."""
+        last = self.anneal_epoch - 1
+        places = [floor(progress * self.epochs) for progress, _ in self._points.points]
+        beside = {place + step for place in places for step in (-1, 0, 1)}
+        return {first, last} | {epoch for epoch in beside if first <= epoch <= last}
+
     def _share(self, epoch: int) -> Fraction:
-        return prune_schedule(str(self.policy.prune_schedule)).share(Fraction(epoch, self.epochs))
+        return self._points.share(Fraction(epoch, self.epochs))
+
+    @property
+    def _points(self) -> PruneSchedule:
+        return prune_schedule(str(self.policy.prune_schedule))
 
 
 def _reaching(epoch: int, epochs: int) -> str:

@@ -35,6 +35,7 @@ class Drift(Policy):
     """
 
     name: ClassVar[str] = "drift"
+    follows_schedule: ClassVar[bool] = True
 
     ratio: Number = "0.5"
     margin: float = 0.0

@@ -16,6 +16,7 @@ to install its distribution where the training runs and where the score server r
 
         name: ClassVar[str] = "falling"
         columns: ClassVar[tuple[ColumnSpec, ...]] = (ColumnSpec(name="before", fold="previous", source="score"),)
+        follows_schedule: ClassVar[bool] = True  # by position.share, below
         ratio: Number = "0.5"
 
         def classes(self, view, position):

@@ -142,6 +142,8 @@ class Policy(ABC):
         needs_scores: the policy prunes by scores; off, it prunes from epoch 0 on and no plan waits for scores.
         never_prunes: every epoch is unpruned.
         drops_without_weight: it drops samples that no weight makes up for.
+        follows_schedule: `classes` multiplies the policy's volume by `position.share`; off, a prune schedule is
+            refused.
         columns: kept per sample beside the score. May be a property, if they follow from settings.
         derived: names of the integers that `derived_params` gives.
 
@@ -153,6 +155,7 @@ class Policy(ABC):
     needs_scores: ClassVar[bool] = True
     never_prunes: ClassVar[bool] = False
     drops_without_weight: ClassVar[bool] = False
+    follows_schedule: ClassVar[bool] = False
     columns: ClassVar[tuple[ColumnSpec, ...]] = ()
     derived: ClassVar[tuple[str, ...]] = ()
 
@@ -169,6 +172,11 @@ class Policy(ABC):
             object.__setattr__(self, name, value)
         anneal_epoch(self.delta, 1)
         prune_schedule(str(self.prune_schedule))
+        if self.prune_schedule and not self.follows_schedule:
+            raise ConfigError(
+                f"policy {self.name!r} takes no prune_schedule: a class whose `classes` multiplies its volume by "
+                "position.share says so by follows_schedule = True"
+            )
         if self.condition not in ("low", "high"):
             raise ConfigError(f"condition={self.condition!r} is neither 'low' nor 'high'")
         if self.draw == "":

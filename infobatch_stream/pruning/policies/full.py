@@ -17,6 +17,7 @@ class Full(Policy):
     name: ClassVar[str] = "full"
     needs_scores: ClassVar[bool] = False
     never_prunes: ClassVar[bool] = True
+    follows_schedule: ClassVar[bool] = True
 
     def classes(self, view: ScoreView, position: Position) -> Classification:
         """One class, "kept"."""

@@ -29,6 +29,7 @@ class Hard(Policy):
 
     name: ClassVar[str] = "hard"
     drops_without_weight: ClassVar[bool] = True
+    follows_schedule: ClassVar[bool] = True
     derived: ClassVar[tuple[str, ...]] = ("prune_count",)
 
     prune_fraction: Number = ""

@@ -40,6 +40,7 @@ class Levels(Policy):
     """
 
     name: ClassVar[str] = "levels"
+    follows_schedule: ClassVar[bool] = True
     derived: ClassVar[tuple[str, ...]] = ("levels_keep_65536",)
 
     levels: Pairs = ""

@@ -23,6 +23,7 @@ class SharePolicy(Policy):
         prune_fraction: instead of it, f in [0, 1): exactly ⌊f·N + ½⌋ samples in each pruned epoch.
     """
 
+    follows_schedule: ClassVar[bool] = True
     derived: ClassVar[tuple[str, ...]] = ("keep_65536", "prune_count")
 
     prune_ratio: Number = ""

@@ -42,6 +42,7 @@ class Typed(Policy):
         ColumnSpec(name="calm", fold="previous", source="score"),
         ColumnSpec(name="mean", dtype="float64", fold="mean_square", ema_weight="0.1"),
     )
+    follows_schedule: ClassVar[bool] = True
     flag: bool = False
     count: int = 3
     slope: float = 0.5
@@ -212,6 +213,13 @@ def test_a_number_that_the_wire_can_not_hold_is_refused(install):
     install("dist_typed", EVERY_TYPE, typed="Typed")
     with pytest.raises(ConfigError, match="policy setting count=9223372036854775808 is outside int64"):
         policy_message(make_policy("typed", count=2**63), 9)
+
+
+def test_a_schedule_that_a_policy_would_ignore_is_refused(install):
+    install("dist_plain", full_like("plain_one"), plain_one="Mine")
+    assert make_policy("plain_one").prune_schedule == ""
+    with pytest.raises(ConfigError, match="policy 'plain_one' takes no prune_schedule: a class whose `classes`"):
+        make_policy("plain_one", prune_schedule=[(0, 0.5)])
 
 
 # ---- the example in the documentation

@@ -243,6 +243,19 @@ def test_a_schedule_that_never_prunes_warns(policy, epochs, advice):
     assert text == advice or advice in text
 
 
+POINTS = st.lists(st.tuples(TENTHS, st.sampled_from(["0", "0", "0.3"])), min_size=1, max_size=5).map(
+    lambda points: sorted(points, key=lambda point: point[0])
+)
+
+
+@settings(deadline=None, derandomize=True, max_examples=300)
+@given(POINTS.filter(lambda points: len({progress for progress, _ in points}) == len(points)), st.integers(3, 40))
+def test_there_is_advice_iff_no_epoch_prunes(points, epochs):
+    schedule = Schedule(epochs=epochs, policy=Random(prune_schedule=points, anneal=False))
+    prunes = any(not schedule.is_unpruned(epoch) for epoch in range(epochs))
+    assert (schedule.advice() is None) == prunes
+
+
 def test_a_fraction_is_advised_on_by_its_peak():
     assert InfoBatch(prune_fraction="0.9", prune_schedule="0:0.8").advice() is None
     assert "at most 0.75" in InfoBatch(prune_fraction="0.9", prune_schedule="0:0.9").advice()
