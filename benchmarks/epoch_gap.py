@@ -28,7 +28,7 @@ import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
 from infobatch_client.demo.ranks import on_ranks
-from infobatch_stream import InfoBatchLoader, InfoBatchStreamDataset
+from infobatch_stream import Connection, InfoBatchLoader, InfoBatchStreamDataset
 
 FEATURES = 512
 CLASSES = 10
@@ -64,7 +64,11 @@ def longest(times_s: list[float]) -> list[float]:
 
 def measure(folder: Path, workers: int, epochs: int, width: int) -> dict[str, float]:
     dataset = InfoBatchStreamDataset(
-        str(folder / "part-*.tar"), epochs=epochs, run=f"gap-{workers}", state_dir=folder / "state", seed=0
+        str(folder / "part-*.tar"),
+        epochs=epochs,
+        run=f"gap-{workers}",
+        connection=Connection(state_dir=folder / "state"),
+        seed=0,
     ).map(to_pair)
     torch.manual_seed(0)
     layers = [torch.nn.Linear(FEATURES, width), torch.nn.ReLU(), torch.nn.Linear(width, width), torch.nn.ReLU()]

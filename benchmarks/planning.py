@@ -25,7 +25,6 @@ import numpy.typing as npt
 from infobatch_stream.plan.order_params import OrderParams
 from infobatch_stream.planner import draw_plan
 from infobatch_stream.pruning.policies import make_policy
-from infobatch_stream.pruning.schedule import Schedule
 from infobatch_stream.pruning.threshold import mean_threshold
 from infobatch_stream.run_spec import RunSpec
 from infobatch_stream.scores.table import ScoreTable
@@ -61,7 +60,7 @@ def make_spec(num_samples: int, policy: str, settings: dict[str, str]) -> RunSpe
         run="benchmark",
         manifest_fingerprint=bytes(32),
         shard_sizes=sizes,
-        schedule=Schedule(epochs=100),
+        epochs=100,
         seed=0,
         policy=make_policy(policy, **settings),
         order=OrderParams(lanes=1, stripe=1024, window_shards=8),

@@ -27,7 +27,6 @@ from infobatch_server.server import ScoreServer
 from infobatch_server.state.limits import Limits
 from infobatch_stream.plan.order_params import OrderChoice, OrderParams
 from infobatch_stream.pruning.policies import make_policy
-from infobatch_stream.pruning.schedule import Schedule
 from infobatch_stream.run_spec import RunSpec
 from infobatch_stream.v1 import score_service_pb2 as pb
 from infobatch_stream.v1 import score_service_pb2_grpc as pb_grpc
@@ -65,7 +64,7 @@ def attached_run(stub: Any, num_samples: int) -> tuple[bytes, int]:
         run="pushing",
         manifest_fingerprint=bytes(32),
         shard_sizes=np.full(100, num_samples // 100, np.int64),
-        schedule=Schedule(epochs=100),
+        epochs=100,
         seed=0,
         policy=make_policy("infobatch"),
         order=OrderParams(lanes=1, stripe=256, window_shards=100),

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import torch
 
-from infobatch_stream import InfoBatchLoader, InfoBatchStreamDataset
+from infobatch_stream import Connection, InfoBatchLoader, InfoBatchStreamDataset
 
 
 def make_shard(path: Path, samples: int) -> None:
@@ -38,7 +38,7 @@ def measure(rows: int, steps: int) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         make_shard(Path(folder) / "a.tar", rows * steps)
         dataset = InfoBatchStreamDataset(
-            f"{folder}/a.tar", epochs=8, run="update", state_dir=f"{folder}/state", seed=0
+            f"{folder}/a.tar", epochs=8, run="update", connection=Connection(state_dir=f"{folder}/state"), seed=0
         ).map(label)
         update_s, bare_s = [], []
         weight = torch.ones(rows)

@@ -28,7 +28,6 @@ import numpy as np
 
 from infobatch_stream.plan.order_params import OrderChoice, OrderParams
 from infobatch_stream.pruning.policies import make_policy
-from infobatch_stream.pruning.schedule import Schedule
 from infobatch_stream.run_spec import RunSpec
 from infobatch_stream.v1 import score_service_pb2 as pb
 from infobatch_stream.v1 import score_service_pb2_grpc as pb_grpc
@@ -119,7 +118,7 @@ def attached_job(address: str, run: str, args: argparse.Namespace, world_size: i
         run=run,
         manifest_fingerprint=bytes(32),
         shard_sizes=np.full(100, args.samples // 100, np.int64),
-        schedule=Schedule(epochs=10),
+        epochs=10,
         seed=0,
         policy=make_policy("infobatch"),
         order=OrderParams(lanes=1, stripe=256, window_shards=100),

@@ -1,7 +1,8 @@
 """infobatch-stream: InfoBatch data pruning for streamed, multi-node training.
 
-The names below are the public API. Those that need torch are looked up in `infobatch_client` at first use
-(PEP 562), so that this package costs nothing where torch isn't installed, as on the score server.
+The names below are the public API. All but the errors are imported at their first use (PEP 562), so that the score
+server, which has no torch, can import this package. Authors of policies find the base class in
+`infobatch_stream.pruning.policies`.
 """
 
 from __future__ import annotations
@@ -37,23 +38,31 @@ if TYPE_CHECKING:
     from infobatch_client.dataset import InfoBatchStreamDataset
     from infobatch_client.loader import InfoBatchLoader
     from infobatch_client.progress_lr import ProgressLR, cosine, one_cycle
-    from infobatch_client.run.options import Timeouts
+    from infobatch_client.run.options import Connection, Timeouts
+    from infobatch_client.workers.skip_errors import SkipErrors
     from infobatch_stream.plan.order_params import OrderChoice
+    from infobatch_stream.pruning.policies import Full, Hard, InfoBatch, Levels, Random
 
 __all__ = [
     "ConfigError",
+    "Connection",
     "CorruptShardError",
     "DuplicateKeyError",
     "EmptyShardError",
+    "Full",
+    "Hard",
+    "InfoBatch",
     "InfoBatchError",
     "InfoBatchLoader",
     "InfoBatchStreamDataset",
+    "Levels",
     "LossError",
     "OrderChoice",
     "PipelineError",
     "PlanError",
     "PlanNotReadyError",
     "ProgressLR",
+    "Random",
     "RanksError",
     "RunBusyError",
     "RunConflictError",
@@ -63,6 +72,7 @@ __all__ = [
     "ServerUnreachableError",
     "ShardChangedError",
     "ShardError",
+    "SkipErrors",
     "StateError",
     "SupersededError",
     "Timeouts",
@@ -74,10 +84,17 @@ __all__ = [
 
 
 _LAZY = {
+    "Connection": "infobatch_client.run.options",
+    "Full": "infobatch_stream.pruning.policies",
+    "Hard": "infobatch_stream.pruning.policies",
+    "InfoBatch": "infobatch_stream.pruning.policies",
     "InfoBatchLoader": "infobatch_client.loader",
     "InfoBatchStreamDataset": "infobatch_client.dataset",
+    "Levels": "infobatch_stream.pruning.policies",
     "OrderChoice": "infobatch_stream.plan.order_params",
     "ProgressLR": "infobatch_client.progress_lr",
+    "Random": "infobatch_stream.pruning.policies",
+    "SkipErrors": "infobatch_client.workers.skip_errors",
     "Timeouts": "infobatch_client.run.options",
     "cosine": "infobatch_client.progress_lr",
     "one_cycle": "infobatch_client.progress_lr",

@@ -1,7 +1,7 @@
 """Every error that this project raises on purpose, as one tree.
 
     InfoBatchError
-    ├── ConfigError (ValueError)          an argument, or a combination of arguments, that can't be meant
+    ├── ConfigError (ValueError)          an invalid argument, or an invalid combination of arguments
     │   └── StateError                    a resume state that belongs to something else
     ├── LossError (ValueError)            losses of the wrong shape or dtype, or for the wrong batch
     ├── ShardError (ValueError)           a shard that can't be trusted
@@ -57,7 +57,7 @@ class InfoBatchError(Exception):
 
 
 class ConfigError(InfoBatchError, ValueError):
-    """An argument, or a combination of arguments, that can't be meant."""
+    """An invalid argument, or an invalid combination of arguments."""
 
 
 class StateError(ConfigError):

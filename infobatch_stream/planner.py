@@ -1,4 +1,8 @@
-"""Draws an epoch plan: a policy's classes, the static mask, annealing, and the draw, put together (Eq. 3–4)."""
+"""Draws an epoch plan: a policy's classes, the static mask, unpruned epochs and the draw, put together.
+
+The paper's Eq. 4 in code: `draw_plan` here asks the policy for classes (`pruning.policies.infobatch`), which compares
+scores with the threshold by the one line in `pruning.policies.pruned_class.beyond`; `pruning.draw` then draws.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,7 @@ import numpy.typing as npt
 
 from infobatch_stream.philox import Stream, WordStream
 from infobatch_stream.plan.epoch_plan import EpochPlan, PlanClass, kept_by_shard
-from infobatch_stream.pruning.draw import Codes, Drawn, class_sizes, draw_bernoulli, draw_exact, exact_count
+from infobatch_stream.pruning.draw import CodesOf, Drawn, class_sizes, draw_bernoulli, draw_exact, exact_count
 from infobatch_stream.pruning.policies import KEPT, Classification, ClassRow, Policy, ScoreView, one_class
 from infobatch_stream.ratios import LANES
 from infobatch_stream.run_spec import RunSpec
@@ -30,8 +34,8 @@ def draw_plan(
 ) -> EpochPlan:
     """The plan of one epoch; the same arguments give the same bits everywhere.
 
-    Nothing is allocated by the caller and nothing global is touched. The plan has no id yet: what seals it is its
-    digest (infobatch_stream.wire.specs.seal).
+    Pure: reads its arguments and touches no global state. The plan has no id yet: its digest seals it
+    (infobatch_stream.wire.specs.seal).
 
     Args:
         spec: the run's.
@@ -39,20 +43,20 @@ def draw_plan(
         run_id: 16 bytes.
         generation: from 1; a uniform that decided a plan of one generation decides none of another.
         epoch: the epoch to draw.
-        journal_position: kept in the plan, for whoever asks which scores it has seen.
+        journal_position: kept in the plan; says which scores it has seen.
     """
     policy, position = spec.policy, spec.schedule.position(epoch)
-    unpruned = epoch >= position.anneal_epoch or policy.name == "full"
+    unpruned = spec.schedule.is_unpruned(epoch)
     view = _view(spec, table)
-    made = Classification(codes=one_class, rows=(KEPT,)) if unpruned else policy.classes(view, position)
-    codes, rows = _with_mask(made, spec.subset)
+    classified = Classification(codes=one_class, rows=(KEPT,)) if unpruned else policy.classes(view, position)
+    codes, rows = _with_mask(classified, spec.subset)
     words = WordStream(spec.seed, epoch, generation, Stream.DRAW)
     exact = policy.draw == "exact" or any(row.keep_count is not None for row in rows)
     if exact:
         drawn = _draw_exact(codes, spec.num_samples, rows, words)
     else:
         drawn = draw_bernoulli(codes, spec.num_samples, [row.keep_65536 for row in rows], words)
-    num_scored = count_scored(view.score) if made.num_scored is None else made.num_scored
+    num_scored = count_scored(view.score) if classified.num_scored is None else classified.num_scored
     return EpochPlan(
         run_id=run_id,
         generation=generation,
@@ -67,10 +71,10 @@ def draw_plan(
         class_plane=drawn.class_plane,
         shard_kept=kept_by_shard(drawn.keep_bits, spec.shard_sizes),
         order=spec.order,
-        threshold=made.threshold,
-        low_share=_cut_share(made, drawn, num_scored),
+        threshold=classified.threshold,
+        low_share=_cut_share(classified, drawn, num_scored),
         never_scored=view.num_samples - num_scored,
-        prune_requested=made.prune_requested,
+        prune_requested=classified.prune_requested,
         journal_position=journal_position,
         biased=policy.biased and not unpruned,
         unpruned=unpruned,
@@ -82,22 +86,24 @@ def _view(spec: RunSpec, table: ScoreTable) -> ScoreView:
     return ScoreView(score, table.stamp, table.visits, spec.subset_samples or spec.num_samples, table.extra)
 
 
-def _with_mask(made: Classification, subset: npt.NDArray[np.bool_] | None) -> tuple[Codes, tuple[ClassRow, ...]]:
-    """Codes and rows with what the mask leaves out as one more class."""
+def _with_mask(
+    classified: Classification, subset: npt.NDArray[np.bool_] | None
+) -> tuple[CodesOf, tuple[ClassRow, ...]]:
+    """Codes and rows, with the samples that the mask excludes as one more class."""
     if subset is None:
-        return made.codes, made.rows
-    mask, excluded = subset, np.uint8(len(made.rows))
+        return classified.codes, classified.rows
+    mask, excluded = subset, np.uint8(len(classified.rows))
 
     def codes(part: slice) -> npt.NDArray[np.uint8]:
-        own: npt.NDArray[np.uint8] = made.codes(part).copy()  # it may be a view of the policy's array
-        np.copyto(own, excluded, where=~mask[part])
-        return own
+        block: npt.NDArray[np.uint8] = classified.codes(part).copy()  # it may be a view of the policy's array
+        np.copyto(block, excluded, where=~mask[part])
+        return block
 
-    return codes, (*made.rows, _EXCLUDED)
+    return codes, (*classified.rows, _EXCLUDED)
 
 
-def _draw_exact(codes: Codes, num_samples: int, rows: tuple[ClassRow, ...], words: WordStream) -> Drawn:
-    """Each class keeps the number that its row says or that its share comes to."""
+def _draw_exact(codes: CodesOf, num_samples: int, rows: tuple[ClassRow, ...], words: WordStream) -> Drawn:
+    """The draw in which each class keeps its row's count, or the count that its row's share gives."""
 
     def counts_of(sizes: npt.NDArray[np.int64]) -> list[int]:
         return [
@@ -114,11 +120,11 @@ def _draw_exact(codes: Codes, num_samples: int, rows: tuple[ClassRow, ...], word
     return draw_exact(codes, num_samples, expected, counts_of, words, tie_break)
 
 
-def _cut_share(made: Classification, drawn: Drawn, num_scored: int) -> float | None:
-    """The share of the scored that the threshold cut off, a float that float32 holds exactly."""
-    if made.cut_class is None or not num_scored:
+def _cut_share(classified: Classification, drawn: Drawn, num_scored: int) -> float | None:
+    """The share of the scored samples that is beyond the threshold, a float that float32 holds exactly."""
+    if classified.cut_class is None or not num_scored:
         return None
-    cut_size = int(drawn.sizes[made.cut_class]) if made.cut_size is None else made.cut_size
+    cut_size = int(drawn.sizes[classified.cut_class]) if classified.cut_size is None else classified.cut_size
     return float(np.float32(cut_size / num_scored))
 
 

@@ -1,4 +1,4 @@
-"""A run's spec: everything that makes one pruning state what it is, checked once and immutable."""
+"""A run's spec: everything that identifies one pruning state, checked once and immutable."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
 def check_run_name(name: str) -> str:
-    """`name`, or ConfigError if it can't name a run."""
+    """`name`; raises ConfigError if it is no valid name of a run."""
     if not _NAME.fullmatch(name):
         raise ConfigError(
             f"run={name!r} can't name a run: use 1 to 128 letters, digits, '.', '_' or '-', beginning with a letter "
@@ -32,24 +32,24 @@ def check_run_name(name: str) -> str:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class RunSpec:
-    """Manifest + policy + schedule + seed + order.
+    """Manifest + policy + epochs + seed + order.
 
     Args:
         run: the run's name.
         manifest_fingerprint: 32 bytes.
         shard_sizes: int64 (S,), samples by shard, each ≥ 0.
-        schedule: epochs and δ.
+        epochs: C in [1, 65534], the epochs that the policy's schedule is for.
         seed: in [0, 2⁶⁴).
-        policy: what is pruned.
+        policy: decides which samples are pruned, with all its settings.
         order: how kept samples are ordered.
-        score_name: what is pushed: "loss" by default.
+        score_name: the name of the pushed number: "loss" by default.
         subset: bool (N,): the static mask; None for all samples.
     """
 
     run: str
     manifest_fingerprint: bytes
     shard_sizes: npt.NDArray[np.int64]
-    schedule: Schedule
+    epochs: int
     seed: int
     policy: Policy
     order: OrderParams
@@ -65,8 +65,7 @@ class RunSpec:
             raise ConfigError(f"seed={self.seed} is outside [0, 2**64)")
         if not self.score_name or len(self.score_name) > 128:
             raise ConfigError(f"score_name={self.score_name!r} must have 1 to 128 characters")
-        if self.schedule.anneal != self.policy.anneal:
-            raise ConfigError("schedule and policy disagree on anneal")
+        assert self.schedule.epochs == self.epochs  # checks the number of epochs
         _check_sizes(self.shard_sizes)
         if self.subset is not None:
             if self.subset.dtype != bool or self.subset.shape != (self.num_samples,):
@@ -75,6 +74,11 @@ class RunSpec:
                 )
             if not self.subset.any():
                 raise ConfigError("subset has no sample in it")
+
+    @cached_property
+    def schedule(self) -> Schedule:
+        """In which epochs the policy prunes, and how much."""
+        return Schedule(epochs=self.epochs, policy=self.policy)
 
     @cached_property
     def num_samples(self) -> int:
@@ -88,19 +92,19 @@ class RunSpec:
 
     @cached_property
     def subset_samples(self) -> int:
-        """Samples in the static mask; 0 where there is none."""
+        """Samples in the static mask; 0 without one."""
         return 0 if self.subset is None else int(np.count_nonzero(self.subset))
 
     @cached_property
     def subset_sha256(self) -> bytes:
-        """SHA-256 of the mask's bits, LSB first; b"" where there is none."""
+        """SHA-256 of the mask's bits, LSB first; b"" without one."""
         if self.subset is None:
             return b""
         return hashlib.sha256(np.packbits(self.subset, bitorder="little").tobytes()).digest()
 
-    def differences(self, asked: RunSpec) -> list[str]:
-        """A line for each field in which another spec differs; the order is compared by what a user set of it."""
-        mine, theirs = self._comparable(), asked._comparable()
+    def differences(self, requested: RunSpec) -> list[str]:
+        """A line for each field in which another spec differs, but for the order (see `OrderChoice.conflicts`)."""
+        mine, theirs = self._comparable(), requested._comparable()
         return [
             f"{name}: the run has {mine.get(name, 'none')}, this job asks for {theirs.get(name, 'none')}"
             for name in sorted(mine.keys() | theirs.keys())
@@ -112,8 +116,8 @@ class RunSpec:
             "manifest": self.manifest_fingerprint.hex(),
             "shard sizes": hashlib.sha256(self.shard_sizes.astype("<i8").tobytes()).hexdigest(),
             "samples": self.num_samples,
-            "epochs": self.schedule.epochs,
-            "delta": self.schedule.delta,
+            "epochs": self.epochs,
+            "delta": self.policy.delta,
             "seed": self.seed,
             "policy": self.policy.name,
             **self.policy.params(),

@@ -1,8 +1,8 @@
-"""The draw: which samples of each class are kept (Eq. 4), by one counter-based uniform per sample.
+"""The draw: which samples of each class are kept, by one counter-based uniform per sample.
 
-Bernoulli is the paper's rule, each sample for itself. Exact keeps a fixed number of each class, so that every
-epoch has the same length. Both are the same bits everywhere, in any order of computing, and both go through the
-samples block by block: what they hold is the plan's own bits.
+Bernoulli is the paper's rule (Eq. 4 gives the probability), each sample by itself. Exact keeps a fixed number of each
+class, so that every epoch has the same length. Both are the same bits everywhere, in any order of computing, and both
+go through the samples block by block: they hold no more than the plan's own bits.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from infobatch_stream.philox import WordStream
 from infobatch_stream.ratios import LANES
 from infobatch_stream.scores.blocks import blocks
 
-__all__ = ["Codes", "Drawn", "class_sizes", "draw_bernoulli", "draw_exact", "exact_count"]
+__all__ = ["CodesOf", "Drawn", "class_sizes", "draw_bernoulli", "draw_exact", "exact_count"]
 
-Codes = Callable[[slice], npt.NDArray[np.uint8]]
+CodesOf = Callable[[slice], npt.NDArray[np.uint8]]
 """Class codes of consecutive samples, uint8, for a slice [start:stop] of them."""
 
 _FEW_CLASSES = 8
@@ -31,7 +31,7 @@ _NO_LANES = np.empty(0, np.uint16)
 
 @dataclass(frozen=True, eq=False)
 class Drawn:
-    """What a draw decided.
+    """The outcome of a draw.
 
     Args:
         keep_bits: uint8 (⌈N/8⌉,), one bit a sample, LSB first.
@@ -54,7 +54,7 @@ class Drawn:
         return cls(np.zeros(num_bytes, np.uint8), plane, tally[0], tally[1])
 
     def put(self, part: slice, codes: npt.NDArray[np.uint8], kept: npt.NDArray[np.bool_]) -> None:
-        """Stores a block of codes and what is kept of it."""
+        """Stores a block of codes, and which of its samples are kept."""
         bits = slice(part.start // 8, -(-part.stop // 8))
         self.keep_bits[bits] = np.packbits(kept, bitorder="little")
         if self.class_plane is not None and len(self.sizes) == 2:
@@ -71,13 +71,13 @@ class Drawn:
 
 
 def exact_count(keep_65536: int, size: int) -> int:
-    """m = max(1, (k·n + 32768) >> 16) of a class of n, or 0 where n or k is 0."""
+    """m = max(1, (k·n + 32768) >> 16) of a class of n, or 0 if n or k is 0."""
     if not keep_65536 or not size:
         return 0
     return max(1, (keep_65536 * size + LANES // 2) >> 16)
 
 
-def class_sizes(codes: Codes, num_samples: int, num_classes: int) -> npt.NDArray[np.int64]:
+def class_sizes(codes: CodesOf, num_samples: int, num_classes: int) -> npt.NDArray[np.int64]:
     """Samples by class, int64 (classes,)."""
     sizes = np.zeros(num_classes, np.int64)
     for part in blocks(num_samples):
@@ -85,7 +85,7 @@ def class_sizes(codes: Codes, num_samples: int, num_classes: int) -> npt.NDArray
     return sizes
 
 
-def draw_bernoulli(codes: Codes, num_samples: int, keep_65536: Sequence[int], stream: WordStream) -> Drawn:
+def draw_bernoulli(codes: CodesOf, num_samples: int, keep_65536: Sequence[int], stream: WordStream) -> Drawn:
     """Keeps sample i iff its lane is below its class's k.
 
     Args:
@@ -97,14 +97,14 @@ def draw_bernoulli(codes: Codes, num_samples: int, keep_65536: Sequence[int], st
     drawn = Drawn.blank(num_samples, len(keep_65536))
     chance = any(0 < k < LANES for k in keep_65536)
     for part in blocks(num_samples):
-        own = codes(part)
-        lanes = stream.lanes(part.start, part.stop) if chance else np.zeros(len(own), np.uint16)
-        drawn.put(part, own, _below(own, lanes, keep_65536))
+        block = codes(part)
+        lanes = stream.lanes(part.start, part.stop) if chance else np.zeros(len(block), np.uint16)
+        drawn.put(part, block, _below(block, lanes, keep_65536))
     return drawn
 
 
 def draw_exact(
-    codes: Codes,
+    codes: CodesOf,
     num_samples: int,
     expected_65536: Sequence[int],
     counts_of: Callable[[npt.NDArray[np.int64]], Sequence[int]],
@@ -113,9 +113,9 @@ def draw_exact(
 ) -> Drawn:
     """Keeps of each class a fixed number: the smallest by (lane, word of the tie-break stream, index).
 
-    The lane of the last one kept lies near the class's expected share. One pass keeps what is below a band around
-    that, and remembers the samples inside it, which the counts then decide. Only where a cut misses its band, as
-    that of a class much smaller than the data set may, is there another pass, with the band where it belongs.
+    The lane of the last kept sample lies near the class's expected share. One pass keeps the samples below a band
+    around that, and remembers those inside it, which the counts then decide. If a cut misses its band, as that of a
+    class much smaller than the data set may, a second pass has the band at the right place.
 
     Args:
         codes: class codes by the block.
@@ -155,27 +155,27 @@ def _band(expected_65536: int, size: float, missed: tuple[int, int] | None = Non
 
 
 def _sweep(
-    codes: Codes, num_samples: int, bands: Sequence[tuple[int, int]], stream: WordStream
+    codes: CodesOf, num_samples: int, bands: Sequence[tuple[int, int]], stream: WordStream
 ) -> tuple[Drawn, list[tuple[npt.NDArray[np.int64], npt.NDArray[np.uint16]]]]:
-    """Keeps what is below its class's band; and, by class, the samples inside the band and their lanes."""
+    """Keeps the samples below their class's band; returns, by class, those inside the band and their lanes."""
     lows = [low for low, _ in bands]
     drawn = Drawn.blank(num_samples, len(bands))
-    found: list[list[tuple[npt.NDArray[np.int64], npt.NDArray[np.uint16]]]] = [[] for _ in bands]
+    in_band: list[list[tuple[npt.NDArray[np.int64], npt.NDArray[np.uint16]]]] = [[] for _ in bands]
     for part in blocks(num_samples):
-        own, lanes = codes(part), stream.lanes(part.start, part.stop)
-        drawn.put(part, own, _below(own, lanes, lows))
-        for code, ((low, high), held) in enumerate(zip(bands, found, strict=True)):
+        block, lanes = codes(part), stream.lanes(part.start, part.stop)
+        drawn.put(part, block, _below(block, lanes, lows))
+        for code, ((low, high), members) in enumerate(zip(bands, in_band, strict=True)):
             if low < high:
                 # Few lanes are in a band: it comes before the class. Below `low`, the difference wraps around.
                 near = np.flatnonzero(lanes - np.uint16(low) <= np.uint16(high - low - 1))
-                near = near[own[near] == code]
-                held.append((near + part.start, lanes[near]))
+                near = near[block[near] == code]
+                members.append((near + part.start, lanes[near]))
     return drawn, [
         (
-            np.concatenate([_NO_SAMPLES, *(samples for samples, _ in held)]),
-            np.concatenate([_NO_LANES, *(lanes for _, lanes in held)]),
+            np.concatenate([_NO_SAMPLES, *(samples for samples, _ in members)]),
+            np.concatenate([_NO_LANES, *(lanes for _, lanes in members)]),
         )
-        for held in found
+        for members in in_band
     ]
 
 

@@ -1,4 +1,4 @@
-"""The k-th smallest score without a sort or a copy: a sample says about where it lies, one pass finds it there."""
+"""The k-th smallest score without a sort or a copy: a sample says about where it lies, and one pass finds it."""
 
 from __future__ import annotations
 
@@ -72,18 +72,18 @@ class Ranking:
     def _between(self, low: np.float32, high: np.float32) -> tuple[int, int, npt.NDArray[np.float32] | None]:
         """Scores below `low`; scores in [low, high]; and those, unless they are too many to hold."""
         below, inside = 0, 0
-        held: list[npt.NDArray[np.float32]] = []
+        members: list[npt.NDArray[np.float32]] = []
         for part in blocks(len(self._scores)):
-            own = self._scores[part]
-            below += int(np.count_nonzero(own < low))
-            chosen = own >= low
-            chosen &= own <= high
+            block = self._scores[part]
+            below += int(np.count_nonzero(block < low))
+            chosen = block >= low
+            chosen &= block <= high
             inside += int(np.count_nonzero(chosen))
             if inside <= _COLLECT:
-                held.append(own[np.flatnonzero(chosen)])
+                members.append(block[np.flatnonzero(chosen)])
             else:
-                held.clear()
-        return below, inside, np.concatenate(held) if inside <= _COLLECT else None
+                members.clear()
+        return below, inside, np.concatenate(members) if inside <= _COLLECT else None
 
 
 def _key(value: float) -> int:

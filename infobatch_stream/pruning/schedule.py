@@ -1,12 +1,15 @@
-"""The schedule: how many epochs, and from which one on nothing is pruned (paper §2.3, annealing)."""
+"""The schedule: in which epochs a policy prunes, and how much (paper §2.3: annealing)."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from fractions import Fraction
+from math import floor
 
 from infobatch_stream.errors import ConfigError
-from infobatch_stream.pruning.policies import Policy, Position
-from infobatch_stream.ratios import anneal_epoch, decimal_string
+from infobatch_stream.pruning.policies.base import Policy, Position
+from infobatch_stream.pruning.prune_schedule import PruneSchedule, prune_schedule
+from infobatch_stream.ratios import anneal_epoch
 from infobatch_stream.scores.table import MAX_EPOCHS
 
 __all__ = ["Schedule"]
@@ -14,58 +17,90 @@ __all__ = ["Schedule"]
 
 @dataclass(frozen=True, kw_only=True)
 class Schedule:
-    """C epochs, unpruned from ⌊δ·C⌋ on.
+    """C epochs under a policy: unpruned from ⌊δ·C⌋ on, if it anneals, and where its prune schedule is 0.
 
     Args:
         epochs: C in [1, 65534].
-        delta: δ in [0, 1] as a decimal string; the paper's 0.875.
-        anneal: off prunes to the end, whatever δ.
+        policy: has δ (`delta`), `anneal` and `prune_schedule`.
+
+    Example:
+        >>> from infobatch_stream.pruning.policies import InfoBatch
+        >>> Schedule(epochs=100, policy=InfoBatch(delta="0.29")).anneal_epoch
+        29
     """
 
     epochs: int
-    delta: str = "0.875"
-    anneal: bool = True
+    policy: Policy
 
     def __post_init__(self) -> None:
         if not 1 <= self.epochs <= MAX_EPOCHS:
             raise ConfigError(f"epochs={self.epochs} is outside [1, {MAX_EPOCHS}]")
-        object.__setattr__(self, "delta", decimal_string(self.delta, "delta"))
-        anneal_epoch(self.delta, self.epochs)
 
     @property
     def anneal_epoch(self) -> int:
-        """The first unpruned epoch, ⌊δ·C⌋; C where the policy doesn't anneal."""
-        return anneal_epoch(self.delta, self.epochs) if self.anneal else self.epochs
+        """The first epoch of the unpruned end, ⌊δ·C⌋; C if the policy doesn't anneal."""
+        return anneal_epoch(self.policy.delta, self.epochs) if self.policy.anneal else self.epochs
 
     def position(self, epoch: int) -> Position:
-        """Where `epoch` lies in the schedule."""
-        return Position(epoch=epoch, epochs=self.epochs, anneal_epoch=self.anneal_epoch)
+        """The position of `epoch` in the schedule."""
+        return Position(epoch=epoch, epochs=self.epochs, anneal_epoch=self.anneal_epoch, share=self._share(epoch))
 
-    def advice(self, policy: Policy) -> str | None:
-        """What a user should hear of a schedule under which the policy never prunes, or never anneals."""
-        if policy.name == "full":
+    def is_unpruned(self, epoch: int) -> bool:
+        """Whether `epoch` prunes nothing, whatever the scores."""
+        return self.policy.never_prunes or epoch >= self.anneal_epoch or not self._share(epoch)
+
+    def advice(self) -> str | None:
+        """A warning for the user if the policy never prunes, or never anneals, under this schedule."""
+        if self.policy.never_prunes:
             return None
-        first = 1 if policy.uses_scores else 0  # epoch 0 makes the scores
+        first = 1 if self.policy.needs_scores else 0  # epoch 0 makes the scores
+        return self._advice_on_delta(first) or self._advice_on_shares(first)
+
+    def _advice_on_delta(self, first: int) -> str | None:
+        policy = self.policy
         prunes = self.anneal_epoch > first
-        if prunes and not (self.anneal and self.anneal_epoch >= self.epochs):
+        anneals = self.anneal_epoch < self.epochs or not self._share(self.epochs - 1)
+        if prunes and (anneals or not policy.anneal):
             return None
-        needed = first + 1 + self.anneal
+        needed = first + 1 + policy.anneal
         if self.epochs < needed:
             return (
-                f"policy {policy.name!r} can't prune an epoch{' and leave the last one unpruned' * self.anneal} in "
+                f"policy {policy.name!r} can't prune an epoch{' and leave the last one unpruned' * policy.anneal} in "
                 f"epochs={self.epochs}{': epoch 0 makes the scores' * first}; train for at least {needed} epochs, or "
                 "with policy='full'"
             )
         if not prunes:
             return (
-                f"policy {policy.name!r} never prunes with epochs={self.epochs} and delta={self.delta}: "
+                f"policy {policy.name!r} never prunes with epochs={self.epochs} and delta={policy.delta}: "
                 f"⌊delta·epochs⌋ = {self.anneal_epoch}; delta={_reaching(first + 1, self.epochs)} prunes one epoch"
             )
         return (
-            f"policy {policy.name!r} never anneals with epochs={self.epochs} and delta={self.delta}: the paper "
+            f"policy {policy.name!r} never anneals with epochs={self.epochs} and delta={policy.delta}: the paper "
             f"trains the last epochs unpruned; delta={_reaching(self.epochs - 1, self.epochs)} leaves one "
-            "(anneal=False says that you mean it)"
+            "(anneal=False says that this is intended)"
         )
+
+    def _advice_on_shares(self, first: int) -> str | None:
+        if any(self._share(epoch) for epoch in self._beside_points(first)):
+            return None
+        return (
+            f"policy {self.policy.name!r} never prunes: prune_schedule={self.policy.prune_schedule} is 0 in each of "
+            f"the epochs {first} to {self.anneal_epoch - 1} that may be pruned"
+        )
+
+    def _beside_points(self, first: int) -> set[int]:
+        """Epochs of [first, anneal epoch) next to a point: if all of their shares are 0, so are those between them."""
+        last = self.anneal_epoch - 1
+        places = [floor(progress * self.epochs) for progress, _ in self._points.points]
+        beside = {place + step for place in places for step in (-1, 0, 1)}
+        return {first, last} | {epoch for epoch in beside if first <= epoch <= last}
+
+    def _share(self, epoch: int) -> Fraction:
+        return self._points.share(Fraction(epoch, self.epochs))
+
+    @property
+    def _points(self) -> PruneSchedule:
+        return prune_schedule(str(self.policy.prune_schedule))
 
 
 def _reaching(epoch: int, epochs: int) -> str:

@@ -1,4 +1,4 @@
-"""The threshold of Eq. 3–4, to the bit: the mean, or a quantile, of all scored samples.
+"""The threshold of Eq. 3, to the bit: the mean, or a quantile, of all scored samples.
 
 A mean by numpy's own `sum` differs between numpy versions, and one kept as a running sum drifts. Here the sum is
 a fixed tree within blocks of 65,536 samples and `math.fsum` over the blocks, so that any two machines agree.
@@ -22,7 +22,7 @@ BLOCK_SAMPLES = 65_536
 
 
 class Threshold(NamedTuple):
-    """A threshold that float32 holds exactly, None where nothing is scored; and the scored samples."""
+    """A threshold that float32 holds exactly, None if nothing is scored; and the number of scored samples."""
 
     value: float | None
     num_scored: int

@@ -1,4 +1,4 @@
-"""Scores by the block: what thresholds and policies read, so that no step of a plan holds a second copy of them."""
+"""Scores by the block, as thresholds and policies read them: no step of a plan holds a second copy of them."""
 
 from __future__ import annotations
 

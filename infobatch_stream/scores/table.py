@@ -1,7 +1,7 @@
 """The score table: one score per sample, in contiguous Arrow-compatible buffers.
 
 Resident per sample: score float32 (NaN: never scored), stamp uint16 (epoch + 1 of the last update; 0: none) and
-visits uint16 (epochs in which it was scored, saturating), and whatever columns the policy declares.
+visits uint16 (epochs in which it was scored, saturating), and the columns that the policy declares.
 """
 
 from __future__ import annotations
@@ -15,51 +15,18 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from infobatch_stream.errors import ConfigError
-from infobatch_stream.ratios import fraction
 from infobatch_stream.scores.blocks import count_scored
+from infobatch_stream.scores.columns import ColumnSpec, empty_arrays, fold
 
-__all__ = ["COLUMN_DTYPES", "MAX_EPOCHS", "ColumnSpec", "ScoreTable", "UpdateCounts"]
+__all__ = ["MAX_EPOCHS", "ScoreTable", "UpdateCounts"]
 
 MAX_EPOCHS = 65_534
 """A stamp is epoch + 1 in 16 bits, and one value stays free."""
 
-COLUMN_DTYPES = ("float32", "float64", "int32", "int64", "uint8", "uint16")
-
-
-@dataclass(frozen=True, kw_only=True)
-class ColumnSpec:
-    """A column that a policy keeps beside the score.
-
-    Args:
-        name: an identifier; not one of the table's own columns.
-        dtype: one of COLUMN_DTYPES.
-        fold: "last" (the newest value; 0 before the first) or "ema" (floats only): new = w·value + (1−w)·old, the
-            first as it is, NaN before it. An average passes over NaN and ±Inf.
-        ema_weight: w in (0, 1] as a decimal string; needed by "ema".
-    """
-
-    name: str
-    dtype: str = "float32"
-    fold: str = "last"
-    ema_weight: str = ""
-
-    def __post_init__(self) -> None:
-        if not self.name.isidentifier() or self.name in ("score", "stamp", "visits"):
-            raise ConfigError(f"column name {self.name!r} is not a free identifier")
-        if self.dtype not in COLUMN_DTYPES:
-            raise ConfigError(f"column {self.name}: dtype={self.dtype!r} is none of {', '.join(COLUMN_DTYPES)}")
-        if self.fold not in ("last", "ema"):
-            raise ConfigError(f"column {self.name}: fold={self.fold!r} is neither 'last' nor 'ema'")
-        if self.fold == "ema":
-            if not self.dtype.startswith("float"):
-                raise ConfigError(f"column {self.name}: fold='ema' needs a float dtype, not {self.dtype}")
-            if not 0 < fraction(self.ema_weight, f"column {self.name}: ema_weight") <= 1:
-                raise ConfigError(f"column {self.name}: ema_weight={self.ema_weight} is outside (0, 1]")
-
 
 @dataclass(frozen=True)
 class UpdateCounts:
-    """What became of the records of one update."""
+    """The records of one update, by outcome."""
 
     accepted: int = 0
     non_finite: int = 0
@@ -70,11 +37,17 @@ class UpdateCounts:
 class ScoreTable:
     """Scores, stamps and visits of N samples.
 
-    Not safe for concurrent writers: whoever owns it applies updates one after the other.
+    Not safe for concurrent writers: its owner applies updates one after the other.
 
     Args:
         num_samples: N ≥ 1.
-        columns: what the policy declares.
+        columns: the policy's, each name once.
+
+    Attributes:
+        score: float32 (N,); NaN where never scored.
+        stamp: uint16 (N,): epoch + 1 of the last update; 0 where there was none.
+        visits: uint16 (N,): epochs in which the sample was scored.
+        extra: the columns' arrays by name, (N,) each.
     """
 
     num_samples: int
@@ -90,10 +63,9 @@ class ScoreTable:
         self.score = np.full(self.num_samples, np.nan, np.float32)
         self.stamp = np.zeros(self.num_samples, np.uint16)
         self.visits = np.zeros(self.num_samples, np.uint16)
-        self.extra = {
-            spec.name: np.full(self.num_samples, np.nan if spec.fold == "ema" else 0, spec.dtype)
-            for spec in self.columns
-        }
+        self.extra = {}
+        for spec in self.columns:
+            self.extra.update(empty_arrays(spec, self.num_samples))
 
     def update(
         self,
@@ -111,11 +83,11 @@ class ScoreTable:
             epoch: in [0, MAX_EPOCHS).
             indices: int64 (n,), each in [0, N).
             scores: float32 (n,).
-            columns: by declared name, (n,) each.
+            columns: by name, (n,) each, for every declared column whose source is "pushed".
 
         Raises:
-            ConfigError: shapes differ, an index is out of range, a column is missing or unknown. Nothing has
-                changed then.
+            ConfigError: shapes differ, an index is out of range, a column is missing or unknown. The table is
+                unchanged then.
         """
         columns = columns or {}
         self._check(epoch, indices, scores, columns)
@@ -131,7 +103,9 @@ class ScoreTable:
         if counts.accepted != len(scores):
             indices, scores = indices[chosen], scores[chosen]
             columns = {name: values[chosen] for name, values in columns.items()}
-        self._fold_columns(indices, columns)
+        for spec in self.columns:
+            values = scores if spec.source == "score" else columns[spec.name]
+            fold(spec, self.extra, indices, values, self.score)
         rising = indices[self.stamp[indices] < stamp]
         seen = self.visits[rising]
         self.visits[rising] = seen + (seen < np.iinfo(np.uint16).max)
@@ -139,10 +113,10 @@ class ScoreTable:
         self.stamp[indices] = stamp
         return counts
 
-    def seed(
+    def import_scores(
         self, first: int, scores: npt.NDArray[np.float32], stamps: npt.NDArray[np.uint16] | None = None
     ) -> UpdateCounts:
-        """Puts scores (n,) of samples first … first+n−1 into the table; NaN leaves a sample unscored.
+        """Puts scores (n,) of samples first … first+n−1 into the table; NaN leaves a sample unscored. Folds nothing.
 
         Args:
             first: the first sample.
@@ -150,7 +124,8 @@ class ScoreTable:
             stamps: uint16 (n,): epoch + 1 of each score; None: 0, that is, from before epoch 0.
 
         Raises:
-            ConfigError: the range is outside [0, N), the lengths differ, or a stamp is none. Nothing has changed then.
+            ConfigError: the range is outside [0, N), the lengths differ, or a stamp is too high. The table is unchanged
+                then.
         """
         stop = first + len(scores)
         if not 0 <= first <= stop <= self.num_samples:
@@ -168,7 +143,7 @@ class ScoreTable:
     def lower_stamps(self, epoch: int) -> None:
         """Rewinds to the start of an epoch: stamps of it and of later ones become those of the epoch before.
 
-        Scores stay: they are the best that is known. Redone epochs may then store theirs.
+        Scores and columns stay: they are the best that is known. Epochs that are trained again may store theirs.
         """
         np.minimum(self.stamp, np.uint16(min(epoch, MAX_EPOCHS)), out=self.stamp)
 
@@ -182,7 +157,7 @@ class ScoreTable:
 
         The arrays share the table's memory: later updates show in them. Copy what must not change.
         """
-        own: dict[str, npt.NDArray[Any]] = {
+        arrays: dict[str, npt.NDArray[Any]] = {
             "score": self.score,
             "stamp": self.stamp,
             "visits": self.visits,
@@ -193,7 +168,7 @@ class ScoreTable:
                 name: pa.Array.from_buffers(
                     pa.from_numpy_dtype(values.dtype), self.num_samples, [None, pa.py_buffer(values)]
                 )
-                for name, values in own.items()
+                for name, values in arrays.items()
             }
         )
 
@@ -211,33 +186,9 @@ class ScoreTable:
         if len(indices) and not 0 <= (low := int(indices.min())) <= (high := int(indices.max())) < self.num_samples:
             wrong = low if low < 0 else high
             raise ConfigError(f"sample index {wrong} is outside [0, {self.num_samples})")
-        if set(columns) != set(self.extra):
-            raise ConfigError(f"columns {sorted(columns)} were given, the policy declares {sorted(self.extra)}")
+        declared = {spec.name for spec in self.columns if spec.source == "pushed"}
+        if set(columns) != declared:
+            raise ConfigError(f"columns {sorted(columns)} were pushed, the policy declares {sorted(declared)}")
         for name, values in columns.items():
             if values.shape != scores.shape:
                 raise ConfigError(f"column {name} {values.shape} and scores {scores.shape} differ in shape")
-
-    def _fold_columns(self, indices: npt.NDArray[np.int64], columns: Mapping[str, npt.NDArray[Any]]) -> None:
-        for spec in self.columns:
-            values, old = columns[spec.name], self.extra[spec.name]
-            if spec.fold == "last":
-                old[indices] = values
-                continue
-            # Records are folded in the journal's order, one rank of repeats at a time.
-            weight = float(fraction(spec.ema_weight, spec.name))
-            usable = np.isfinite(values)
-            sound, values = indices[usable], values[usable]
-            for turn in _turns(sound):
-                at, value = sound[turn], values[turn]
-                mixed = weight * value + (1 - weight) * old[at]
-                old[at] = np.where(np.isnan(old[at]), value, mixed)
-
-
-def _turns(indices: npt.NDArray[np.int64]) -> list[npt.NDArray[np.int64]]:
-    """Positions of `indices` in groups without repeats: the first of each index, the second of each, and so on."""
-    order = np.argsort(indices, kind="stable")
-    ordered = indices[order]
-    starts = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]]) if len(ordered) else np.empty(0, np.int64)
-    turn = np.arange(len(ordered)) - np.repeat(starts, np.diff(np.r_[starts, len(ordered)]))
-    by_turn = order[np.argsort(turn, kind="stable")]
-    return np.split(by_turn, np.cumsum(np.bincount(turn))[:-1]) if len(turn) else []

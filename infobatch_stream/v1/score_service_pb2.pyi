@@ -41,16 +41,20 @@ class Doubles(_message.Message):
     def __init__(self, values: _Optional[_Iterable[float]] = ...) -> None: ...
 
 class ColumnSpec(_message.Message):
-    __slots__ = ("name", "dtype", "fold", "ema_weight")
+    __slots__ = ("name", "dtype", "fold", "ema_weight", "condition", "source")
     NAME_FIELD_NUMBER: _ClassVar[int]
     DTYPE_FIELD_NUMBER: _ClassVar[int]
     FOLD_FIELD_NUMBER: _ClassVar[int]
     EMA_WEIGHT_FIELD_NUMBER: _ClassVar[int]
+    CONDITION_FIELD_NUMBER: _ClassVar[int]
+    SOURCE_FIELD_NUMBER: _ClassVar[int]
     name: str
     dtype: str
     fold: str
     ema_weight: str
-    def __init__(self, name: _Optional[str] = ..., dtype: _Optional[str] = ..., fold: _Optional[str] = ..., ema_weight: _Optional[str] = ...) -> None: ...
+    condition: str
+    source: str
+    def __init__(self, name: _Optional[str] = ..., dtype: _Optional[str] = ..., fold: _Optional[str] = ..., ema_weight: _Optional[str] = ..., condition: _Optional[str] = ..., source: _Optional[str] = ...) -> None: ...
 
 class PolicySpec(_message.Message):
     __slots__ = ("name", "params", "columns")

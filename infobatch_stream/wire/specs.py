@@ -5,7 +5,7 @@ Server and client both import it; the core's other modules never do.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -16,9 +16,9 @@ from infobatch_stream.errors import ConfigError
 from infobatch_stream.plan.bytes import CHUNK_SAMPLES, plan_digest
 from infobatch_stream.plan.epoch_plan import EpochPlan, PlanClass, check_arrays
 from infobatch_stream.plan.order_params import OrderChoice, OrderParams
-from infobatch_stream.pruning.policies import Policy, make_policy
-from infobatch_stream.pruning.schedule import Schedule
+from infobatch_stream.pruning.policies import ENTRY_POINTS, Policy, find_policy, make_policy
 from infobatch_stream.run_spec import RunSpec
+from infobatch_stream.scores.columns import ColumnSpec
 from infobatch_stream.v1 import score_service_pb2 as pb
 
 __all__ = [
@@ -38,18 +38,18 @@ __all__ = [
 
 _PART_BYTES = 2**20
 _ORDER_FIELDS = ("lanes", "stripe", "window_shards", "run_samples")
-_DERIVED = ("keep_65536", "levels_keep_65536", "prune_count")
 
 
 def spec_message(spec: RunSpec, choice: OrderChoice | None = None) -> pb.RunSpec:
-    """A spec as a message: with `choice` as a request (what the user set, the rest as default), else as an answer."""
+    """A spec as a message: with `choice` as a request (the numbers that the user set, the others as defaults), else as
+    an answer."""
     message = pb.RunSpec(
         run=spec.run,
         manifest_fingerprint=spec.manifest_fingerprint,
         num_samples=spec.num_samples,
         num_shards=spec.num_shards,
-        epochs=spec.schedule.epochs,
-        delta=spec.schedule.delta,
+        epochs=spec.epochs,
+        delta=str(spec.policy.delta),
         anneal_epoch=spec.schedule.anneal_epoch,
         seed=spec.seed,
         policy=policy_message(spec.policy, spec.subset_samples or spec.num_samples),
@@ -58,11 +58,11 @@ def spec_message(spec: RunSpec, choice: OrderChoice | None = None) -> pb.RunSpec
         subset_sha256=spec.subset_sha256,
         order_version=spec.order_version,
     )
-    own = {name: getattr(spec.order, name) for name in _ORDER_FIELDS}
+    numbers = {name: getattr(spec.order, name) for name in _ORDER_FIELDS}
     if choice is None:
-        message.order.CopyFrom(pb.OrderSpec(**own))
+        message.order.CopyFrom(pb.OrderSpec(**numbers))
     else:
-        message.order_default.CopyFrom(pb.OrderSpec(**own))
+        message.order_default.CopyFrom(pb.OrderSpec(**numbers))
         chosen = {name: value for name in _ORDER_FIELDS if (value := getattr(choice, name)) is not None}
         message.order.CopyFrom(pb.OrderSpec(**chosen))
     return message
@@ -86,18 +86,17 @@ def spec_from_messages(
 ) -> RunSpec:
     """The spec that a message and its parts stand for.
 
-    Its order is the message's `order` over `order_default`; what a user set of it is `order_choice(message.order)`.
+    Its order is the message's `order` over `order_default`; `order_choice(message.order)` has those that a user set.
 
     Raises:
-        ConfigError: a value that can't be meant, or an integer that doesn't follow from its decimal string.
+        ConfigError: an invalid value, or an integer that doesn't follow from its decimal string.
     """
-    policy = policy_from_message(message.policy, int(message.subset_samples or message.num_samples))
-    schedule = Schedule(epochs=message.epochs, delta=message.delta, anneal=policy.anneal)
+    policy = policy_from_message(message.policy, int(message.subset_samples or message.num_samples), message.delta)
     spec = RunSpec(
         run=message.run,
         manifest_fingerprint=message.manifest_fingerprint,
         shard_sizes=shard_sizes,
-        schedule=schedule,
+        epochs=message.epochs,
         seed=message.seed,
         policy=policy,
         order=order_params(message.order, message.order_default),
@@ -108,10 +107,10 @@ def spec_from_messages(
     for name in ("num_samples", "num_shards", "subset_samples", "subset_sha256"):
         if getattr(message, name) != getattr(spec, name):
             raise ConfigError(f"{name}={getattr(message, name)!r}, but the parts say {getattr(spec, name)!r}")
-    if message.anneal_epoch != schedule.anneal_epoch:
+    if message.anneal_epoch != spec.schedule.anneal_epoch:
         raise ConfigError(
             f"anneal_epoch={message.anneal_epoch}, but ⌊{message.delta}·{message.epochs}⌋ (anneal={policy.anneal}) "
-            f"is {schedule.anneal_epoch}"
+            f"is {spec.schedule.anneal_epoch}"
         )
     return spec
 
@@ -122,19 +121,29 @@ def policy_message(policy: Policy, num_samples: int) -> pb.PolicySpec:
     return pb.PolicySpec(
         name=policy.name,
         params=[_param(name, value) for name, value in sorted(values.items())],
-        columns=[
-            pb.ColumnSpec(name=column.name, dtype=column.dtype, fold=column.fold, ema_weight=column.ema_weight)
-            for column in policy.columns
-        ],
+        columns=[_column(column) for column in sorted(policy.columns, key=lambda column: column.name)],
     )
 
 
-def policy_from_message(message: pb.PolicySpec, num_samples: int) -> Policy:
+def policy_from_message(message: pb.PolicySpec, num_samples: int, delta: str = "0.875") -> Policy:
     """The policy of a message.
 
+    Args:
+        message: name, settings and columns.
+        num_samples: samples that the policy may choose from.
+        delta: δ, which travels beside the policy.
+
     Raises:
-        ConfigError: unknown policy or setting, settings out of order or repeated, or a derived integer that is wrong.
+        ConfigError: unknown policy or setting, settings out of order or repeated, a value of the wrong type, a derived
+            integer that is wrong, or other columns than the policy declares.
     """
+    try:
+        known = find_policy(message.name)
+    except ConfigError as error:
+        raise ConfigError(
+            f"{error}. A policy of another distribution must be installed where the score server runs, too: it "
+            f"registers the policy in the entry-point group {ENTRY_POINTS!r}"
+        ) from error
     names = [param.name for param in message.params]
     if names != sorted(set(names)):
         raise ConfigError(f"policy params must be sorted and each there once; they are {names}")
@@ -145,8 +154,11 @@ def policy_from_message(message: pb.PolicySpec, num_samples: int) -> Policy:
             raise ConfigError(f"policy param {param.name!r} has no value of a kind that this server knows")
         value = getattr(param, kind)
         values[param.name] = tuple(value.values) if kind == "doubles_value" else value
-    derived = {name: values.pop(name) for name in _DERIVED if name in values}
-    policy = make_policy(message.name, **values)
+    if "delta" in values:
+        raise ConfigError("delta is a field of the run's spec, not a policy param")
+    derived = {name: values.pop(name) for name in known.derived if name in values}
+    policy = make_policy(message.name, delta=delta, **values)
+    _check_types(policy, values)
     if derived != policy.derived_params(num_samples):
         raise ConfigError(
             f"policy {message.name!r} came with {derived}, but its settings give {policy.derived_params(num_samples)}"
@@ -157,15 +169,15 @@ def policy_from_message(message: pb.PolicySpec, num_samples: int) -> Policy:
 
 
 def order_choice(message: pb.OrderSpec) -> OrderChoice:
-    """What is set in a message."""
+    """The numbers that a message sets."""
     return OrderChoice(**{name: getattr(message, name) for name in _ORDER_FIELDS if message.HasField(name)})
 
 
 def order_params(message: pb.OrderSpec, default: pb.OrderSpec | None = None) -> OrderParams:
-    """All four numbers: from `message`, what it leaves open from `default`.
+    """All four numbers: from `message`, and those that it leaves open from `default`.
 
     Raises:
-        ConfigError: a number that neither has.
+        ConfigError: a number that is in neither.
     """
     values = {}
     for name in _ORDER_FIELDS:
@@ -226,7 +238,7 @@ def plan_from_header(
     """The plan of a header and its arrays, under the id that the header claims; `seal` says if it is right.
 
     Raises:
-        ConfigError: the header's order can't be meant.
+        ConfigError: the header's order is invalid.
         PlanError: the arrays don't fit the header.
     """
     plan = EpochPlan(
@@ -261,7 +273,7 @@ def seal(plan: EpochPlan) -> EpochPlan:
 
 
 def reject_unknown_fields(message: Any) -> None:
-    """Raises ConfigError "server too old" where a message has fields or enum values that this code doesn't know."""
+    """Raises ConfigError "server too old" if a message has fields or enum values that this code doesn't know."""
     from google.protobuf.unknown_fields import UnknownFieldSet
 
     unknown = UnknownFieldSet(message)
@@ -285,17 +297,41 @@ def reject_unknown_fields(message: Any) -> None:
                     )
 
 
+def _check_types(policy: Policy, received: Mapping[str, object]) -> None:
+    """Refuses a setting in another type than the policy sends it in: a double rounds where a decimal string doesn't."""
+    for name, value in policy.params().items():
+        if name in received and type(received[name]) is not type(value):
+            raise ConfigError(
+                f"policy {policy.name!r}: {name} must be a {type(value).__name__}, got {received[name]!r} "
+                f"({type(received[name]).__name__})"
+            )
+
+
 def _param(name: str, value: object) -> pb.Param:
     if isinstance(value, bool):
         return pb.Param(name=name, bool_value=value)
     if isinstance(value, int):
+        if not -(2**63) <= value < 2**63:
+            raise ConfigError(f"policy setting {name}={value} is outside int64, and can't be sent")
         return pb.Param(name=name, int64_value=value)
     if isinstance(value, str):
         return pb.Param(name=name, string_value=value)
     if isinstance(value, float):
         return pb.Param(name=name, double_value=value)
-    assert isinstance(value, tuple)
+    if not isinstance(value, tuple):
+        raise ConfigError(f"policy setting {name}={value!r} is a {type(value).__name__}, which can't be sent")
     return pb.Param(name=name, doubles_value=pb.Doubles(values=value))
+
+
+def _column(column: ColumnSpec) -> pb.ColumnSpec:
+    return pb.ColumnSpec(
+        name=column.name,
+        dtype=column.dtype,
+        fold=column.fold,
+        ema_weight=column.ema_weight,
+        condition=column.condition,
+        source="" if column.source == "pushed" else column.source,
+    )
 
 
 def _plan_class(row: pb.PlanClass) -> PlanClass:

@@ -24,9 +24,9 @@ ARROWS = {
     "client/commands": "client/rpc client/shards core/errors",
     "client/dataset": (
         "client/plain client/reading client/run client/shards client/tie client/workers core/errors core/plan "
-        "core/ratios"
+        "core/pruning core/ratios"
     ),
-    "client/demo": "client/dataset client/embedded client/loader client/progress_lr core/errors",
+    "client/demo": "client/dataset client/embedded client/loader client/progress_lr client/run core/errors",
     "client/embedded": "client/rpc core/errors core/version",
     "client/epochs": (
         "client/plans client/ranks client/run client/tie core/errors core/manifest core/plan core/ratios "
@@ -52,7 +52,7 @@ ARROWS = {
     ),
     "client/shards": "core/errors core/manifest",
     "client/tie": "core/errors core/plan core/row_counts",
-    "client/workers": "client/plans client/reading client/tie core/errors core/plan core/row_counts",
+    "client/workers": "client/plans client/reading client/tie core/errors core/plan core/ratios core/row_counts",
     "server/__main__": "core/errors server/serve_command",
     "server/process": "core/errors",
     "server/rpc": "core/errors core/plan core/row_counts core/run_spec core/scores core/wire server/runs server/state",
@@ -76,7 +76,7 @@ ARROWS = {
     "core/run_spec": "core/errors core/plan core/pruning",
     "core/scores": "core/errors core/ratios",
     "core/version": "",
-    "core/wire": "core/errors core/plan core/pruning core/run_spec",
+    "core/wire": "core/errors core/plan core/pruning core/run_spec core/scores",
 }
 # The public map and the command line hand over to client and server, and only when they are called.
 LAZY = {"infobatch_stream/__init__.py", "infobatch_stream/cli.py", "infobatch_stream/__main__.py"}

@@ -1,6 +1,7 @@
 """The promise of the paper: in expectation, the weighted gradients of the kept are those of all samples."""
 
 from dataclasses import replace
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -30,11 +31,32 @@ FRACTIONS = {
     "infobatch above the mean": ("infobatch", {"prune_fraction": "0.2", "condition": "high"}),
     "random": ("random", {"prune_fraction": "0.35"}),
 }
+RISING = "0:0.1,0.06:0.7,1:0.2"  # at epoch 3 of 100: 0.4
+SCHEDULES = {
+    "infobatch": ("infobatch", {}),
+    "infobatch above a quantile": (
+        "infobatch",
+        {"threshold": "quantile:0.61", "condition": "high", "prune_ratio": 0.9},
+    ),
+    "levels": ("levels", {"levels": "0.2:0.75,0.85:0.5"}),
+    "random": ("random", {}),
+}
+SCHEDULED_FRACTIONS = {
+    "infobatch, a class of the lowest": ("infobatch", {"prune_fraction": "0.95"}),
+    "random": ("random", {"prune_fraction": "0.35"}),
+}
 CASES = [
     pytest.param(policy, {**settings, "draw": draw}, id=f"{name}, {draw}")
     for name, (policy, settings) in POLICIES.items()
     for draw in ("bernoulli", "exact")
 ] + [pytest.param(policy, settings, id=f"{name}, a fraction") for name, (policy, settings) in FRACTIONS.items()]
+SCHEDULED = [
+    pytest.param(policy, {**settings, "draw": draw}, id=f"{name}, {draw}")
+    for name, (policy, settings) in SCHEDULES.items()
+    for draw in ("bernoulli", "exact")
+] + [
+    pytest.param(policy, settings, id=f"{name}, a fraction") for name, (policy, settings) in SCHEDULED_FRACTIONS.items()
+]
 
 SCORES = some_scores(NUM_SAMPLES, seed=5)
 DIRECTIONS = random_directions(NUM_SAMPLES)
@@ -60,6 +82,27 @@ def test_weighted_sum_is_unbiased(policy, settings):
 def test_weighted_sum_is_unbiased_within_a_static_mask(policy, settings):
     spec = make_spec([400, 0, 609], policy, subset=MASK, **settings)
     check_unbiased(weighted_sums(spec, make_table(SCORES), plans=PLANS // 2), DIRECTIONS[MASK].sum(axis=0))
+
+
+@pytest.mark.parametrize(("policy", "settings"), SCHEDULED)
+def test_weighted_sum_is_unbiased_under_a_prune_schedule(policy, settings):
+    spec = make_spec([400, 0, 609], policy, prune_schedule=RISING, **settings)
+    assert spec.schedule.position(3).share == Fraction(2, 5)
+    check_unbiased(weighted_sums(spec, make_table(SCORES)), DIRECTIONS.sum(axis=0))
+
+
+@pytest.mark.parametrize(("policy", "settings"), SCHEDULED)
+def test_the_check_sees_weights_of_another_epoch_of_the_schedule(policy, settings):
+    spec = make_spec([400, 0, 609], policy, prune_schedule=RISING, **settings)
+    later = draw_plan(spec, make_table(SCORES), run_id=RUN_ID, generation=1, epoch=4)
+
+    def as_in_epoch_4(plan):
+        rows = [replace(row, weight=other.weight) for row, other in zip(plan.classes, later.classes, strict=True)]
+        return replace(plan, classes=tuple(rows))
+
+    sums = weighted_sums(spec, make_table(SCORES), plans=400, change=as_in_epoch_4)
+    with pytest.raises(AssertionError, match=r"standard errors|without variance"):
+        check_unbiased(sums, DIRECTIONS.sum(axis=0))
 
 
 @pytest.mark.parametrize("draw", ["bernoulli", "exact"])

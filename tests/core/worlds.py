@@ -5,7 +5,6 @@ import numpy as np
 from infobatch_stream.plan.epoch_plan import EpochPlan, PlanClass, kept_by_shard
 from infobatch_stream.plan.order_params import OrderParams
 from infobatch_stream.pruning.policies import make_policy
-from infobatch_stream.pruning.schedule import Schedule
 from infobatch_stream.run_spec import RunSpec
 from infobatch_stream.scores.table import ScoreTable
 
@@ -21,7 +20,6 @@ def make_spec(
     delta="0.875",
     order=None,
     subset=None,
-    anneal=True,
     **own,
 ):
     """A run spec; `own` are the policy's settings."""
@@ -30,9 +28,9 @@ def make_spec(
         run="test",
         manifest_fingerprint=bytes(32),
         shard_sizes=sizes,
-        schedule=Schedule(epochs=epochs, delta=delta, anneal=anneal),
+        epochs=epochs,
         seed=seed,
-        policy=make_policy(policy, anneal=anneal, **own),
+        policy=make_policy(policy, delta=delta, **own),
         order=OrderParams(**{"lanes": 1, "stripe": 16, "window_shards": len(sizes), **(order or {})}),
         subset=subset,
     )

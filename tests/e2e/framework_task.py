@@ -10,6 +10,7 @@ import torch
 
 from infobatch_stream import InfoBatchLoader, InfoBatchStreamDataset
 from tests.e2e.conftest import SAMPLES, Server
+from tests.e2e.dataset_arguments import dataset_arguments
 
 EPOCHS = 5
 BATCH_SIZE = 64
@@ -54,7 +55,7 @@ def make_loader(
 ) -> InfoBatchLoader:
     loading = {name: settings.pop(name) for name in ("num_workers", "batch_size") if name in settings}
     asked = {"epochs": EPOCHS, "delta": "0.8", "seed": 3, **settings}
-    dataset = InfoBatchStreamDataset(shards, url=server.url, run=run, **asked).map(stage)
+    dataset = InfoBatchStreamDataset(shards, url=server.url, run=run, **dataset_arguments(**asked)).map(stage)
     return InfoBatchLoader(dataset, **{"batch_size": BATCH_SIZE, **loading})
 
 

@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 
 from infobatch_stream import InfoBatchLoader, InfoBatchStreamDataset, OrderChoice
+from infobatch_stream.pruning.policies import make_policy
 
 EPOCHS = 2
 # name: global batch (0: one sample by rank), policy, settings, whether a stage drops samples
@@ -54,11 +55,9 @@ def train(shards: str, url: str, case: str, workers: int, folder: Path, lanes: i
         url=url,
         run=f"{case}-{world}-{workers}-{lanes}",
         epochs=EPOCHS,
-        anneal=False,
-        policy=policy,
+        policy=make_policy(policy, anneal=False, **settings),
         seed=7,
         order=OrderChoice(lanes=lanes),
-        **settings,
     ).map(Number(drops))
     found: dict[str, Any] = {}
     with InfoBatchLoader(dataset, max(1, global_batch // world), num_workers=workers) as loader:

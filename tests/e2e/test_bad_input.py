@@ -16,6 +16,8 @@ import webdataset as wds
 from infobatch_client.run.options import Timeouts
 from infobatch_stream import (
     ConfigError,
+    Connection,
+    InfoBatch,
     InfoBatchLoader,
     InfoBatchStreamDataset,
     LossError,
@@ -23,8 +25,10 @@ from infobatch_stream import (
     RunConflictError,
     ServerUnreachableError,
     ShardChangedError,
+    SkipErrors,
 )
 from tests.e2e.conftest import SAMPLES, Server, make_shards
+from tests.e2e.dataset_arguments import dataset_arguments
 from tests.shards import write_tar
 
 
@@ -50,7 +54,7 @@ def two_for_one(source: Iterator[Any]) -> Iterator[Any]:
 )
 def test_wrong_losses_change_nothing(losses: Any, message: str, server: Server, shards: str) -> None:
     dataset = InfoBatchStreamDataset(
-        shards, url=server.url, run="wrong-losses", epochs=3, delta="0.7", if_exists="restart"
+        shards, url=server.url, run="wrong-losses", epochs=3, delta="0.7", connection=Connection(if_exists="restart")
     ).map(to_number)
     with InfoBatchLoader(dataset, 32) as loader:
         next(iter(loader))
@@ -76,7 +80,9 @@ def test_update_needs_a_batch_and_a_clear_one(server: Server, shards: str) -> No
 
 
 def test_a_prefetching_loop_works_with_tickets(server: Server, shards: str) -> None:
-    dataset = InfoBatchStreamDataset(shards, url=server.url, run="tickets", epochs=2, delta="1", anneal=False)
+    dataset = InfoBatchStreamDataset(
+        shards, url=server.url, run="tickets", epochs=2, policy=InfoBatch(delta="1", anneal=False)
+    )
     loader = InfoBatchLoader(dataset.map(to_number), 32)
     with loader:
         held = list(loader.ticketed())
@@ -107,7 +113,12 @@ def test_an_unreachable_server_at_the_start_is_an_error(shards: str) -> None:
         taken.bind(("127.0.0.1", 0))
         url = f"127.0.0.1:{taken.getsockname()[1]}"
         dataset = InfoBatchStreamDataset(
-            shards, url=url, run="nobody", epochs=3, delta="0.7", timeouts=Timeouts(connect_timeout_s=0.5)
+            shards,
+            url=url,
+            run="nobody",
+            epochs=3,
+            delta="0.7",
+            connection=Connection(timeouts=Timeouts(connect_timeout_s=0.5)),
         ).map(to_number)
         with pytest.raises(ServerUnreachableError, match=f"no score server answered at url='{url}' within 0.5 s"):
             next(iter(InfoBatchLoader(dataset, 32)))
@@ -193,7 +204,7 @@ def test_a_stage_that_raises_is_an_error_or_a_counted_skip(workers: int, server:
     seen = [n for numbers in skipping for n in numbers[skipping.weights() > 0].tolist()]
     assert seen == [n for n in range(SAMPLES) if n % 7]
     with pytest.raises(PipelineError, match="over max_errors=5 samples were skipped in this pass; the last one: seven"):
-        list(loader(on_error="skip", max_errors=5))
+        list(loader(on_error=SkipErrors(max_errors=5)))
 
 
 def test_a_pipeline_that_drops_everything_names_the_stage(shards: str) -> None:
@@ -219,8 +230,8 @@ BAD_ARGUMENTS: list[tuple[dict[str, Any], str]] = [
     ({"threshold": "median"}, "threshold='median' is neither"),
     ({"condition": "middle"}, "condition='middle' is neither"),
     ({"policy": "full", "prune_ratio": 0.5}, "policy 'full' has no setting 'prune_ratio'"),
-    ({"levels": [0.2, 0.8]}, r"levels=\[0.2, 0.8\] is not"),
-    ({"levels": [(0.8, 0.5), (0.2, 0.5)]}, "quantiles must ascend"),
+    ({"policy": "levels", "levels": [0.2, 0.8]}, r"levels=\[0.2, 0.8\] is not"),
+    ({"policy": "levels", "levels": [(0.8, 0.5), (0.2, 0.5)]}, "quantiles must ascend"),
     ({"seed": -1}, "seed=-1 must be at least 0"),
     ({"seed": 2**64}, r"seed=18446744073709551616 is outside"),
     ({"seed": 1.5}, "seed=1.5 is a float; it must be a whole number"),
@@ -245,15 +256,25 @@ BAD_ARGUMENTS: list[tuple[dict[str, Any], str]] = [
     ({"subset": np.array([5, 2000])}, r"indices from 5 to 2000, outside \[0, 1009\)"),
     ({"subset": np.array([0.5])}, "give bool"),
     ({"policy": None, "run": "x", "epochs": None}, "policy=None reads without a server or a run: leave out run"),
+    ({"policy": None, "epochs": None, "connection": Connection()}, "policy=None .*: leave out connection"),
+    ({"policy": None, "epochs": None, "prune_ratio": 0.5, "delta": 1}, "policy=None .*: leave out delta, prune_ratio"),
+    ({"policy": 0.5}, "policy=0.5 is a float; give a name, such as 'infobatch', or an object"),
+    ({"policy": InfoBatch}, "is a ABCMeta; give a name"),
+    (
+        {"policy": InfoBatch(), "prune_ratio": 0.5, "delta": "0.7"},
+        r"prune_ratio= and delta= beside a policy object: put it into the object, InfoBatch\(prune_ratio=0.5, delta=",
+    ),
+    ({"connection": 5}, r"connection=5 is a int; give Connection\("),
+    ({"takeover": "yes"}, "takeover='yes' is a str; give True or False"),
     ({"on_error": "ignore"}, "on_error='ignore' is neither"),
     ({"url": "127.0.0.1:1", "state_dir": "x"}, "state_dir= is the embedded server's"),
 ]
 
 
 @pytest.mark.parametrize(("settings", "message"), BAD_ARGUMENTS, ids=[m[:30] for _, m in BAD_ARGUMENTS])
-def test_arguments_that_cannot_be_meant_are_refused(settings: dict[str, Any], message: str, shards: str) -> None:
+def test_invalid_arguments_are_refused(settings: dict[str, Any], message: str, shards: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        InfoBatchStreamDataset(shards, **{"epochs": 10, **settings})
+        InfoBatchStreamDataset(shards, **dataset_arguments(**{"epochs": 10, **settings}))
 
 
 @pytest.mark.parametrize(

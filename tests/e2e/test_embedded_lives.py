@@ -185,12 +185,13 @@ def test_a_lock_that_is_never_given_back_is_an_error_that_names_it(
 INTERRUPTED = """
 import sys
 import torch
-from infobatch_stream import InfoBatchLoader, InfoBatchStreamDataset
+from infobatch_stream import Connection, InfoBatchLoader, InfoBatchStreamDataset
 
 def number(sample):
     return int(sample["txt"])
 
-dataset = InfoBatchStreamDataset(sys.argv[1], state_dir=sys.argv[2], run="interrupted", epochs=3).map(number)
+connection = Connection(state_dir=sys.argv[2])
+dataset = InfoBatchStreamDataset(sys.argv[1], connection=connection, run="interrupted", epochs=3).map(number)
 with InfoBatchLoader(dataset, batch_size=10) as loader:
     for _ in loader.epochs():
         for step, numbers in enumerate(loader):

@@ -11,6 +11,7 @@ import torch
 
 from infobatch_stream import (
     ConfigError,
+    InfoBatch,
     InfoBatchLoader,
     InfoBatchStreamDataset,
     LossError,
@@ -20,6 +21,7 @@ from infobatch_stream import (
     one_cycle,
 )
 from tests.e2e.conftest import SAMPLES, Server
+from tests.e2e.dataset_arguments import dataset_arguments
 
 
 def to_number(sample: dict[str, Any]) -> int:
@@ -29,7 +31,7 @@ def to_number(sample: dict[str, Any]) -> int:
 def make_loader(server: Server, shards: str, run: str, batch_size: int = 64, **settings: Any) -> InfoBatchLoader:
     loading = {name: settings.pop(name) for name in ("num_workers", "remainder") if name in settings}
     asked = {"epochs": 5, "delta": "0.8", "seed": 2, **settings}
-    dataset = InfoBatchStreamDataset(shards, url=server.url, run=run, **asked).map(to_number)
+    dataset = InfoBatchStreamDataset(shards, url=server.url, run=run, **dataset_arguments(**asked)).map(to_number)
     return InfoBatchLoader(dataset, batch_size, **loading)
 
 
@@ -288,7 +290,7 @@ def test_losses_that_are_not_finite_are_told_of_once(
 
 def test_asking_for_more_pruning_than_can_be_weighed_up_warns(shards: str) -> None:
     with pytest.warns(UserWarning, match=r"prune_fraction=0.9 asks for more .* at most 0.75"):
-        InfoBatchStreamDataset(shards, epochs=10, prune_fraction=0.9)
+        InfoBatchStreamDataset(shards, epochs=10, policy=InfoBatch(prune_fraction=0.9))
 
 
 def test_a_stale_iterator_takes_no_batch_from_the_newer_one(server: Server, shards: str) -> None:

@@ -11,6 +11,7 @@ import torch
 
 from infobatch_stream import InfoBatchLoader, InfoBatchStreamDataset, LossError
 from tests.e2e.conftest import SAMPLES, Server
+from tests.e2e.dataset_arguments import dataset_arguments
 
 B = 72  # 1009 = 14 · 72 + 1: the last batch of an unpruned epoch is one real row and 71 of weight 0
 
@@ -30,7 +31,7 @@ def make_loader(
 ) -> InfoBatchLoader:
     select = settings.pop("select", None)
     asked = {"epochs": 5, "delta": "0.8", "seed": 2, **settings}
-    dataset = InfoBatchStreamDataset(shards, url=server.url, run=run, **asked)
+    dataset = InfoBatchStreamDataset(shards, url=server.url, run=run, **dataset_arguments(**asked))
     dataset = dataset.select(select) if select else dataset
     return InfoBatchLoader(dataset.map(to_number), batch_size, num_workers)
 

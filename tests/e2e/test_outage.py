@@ -16,6 +16,7 @@ from infobatch_client.run.options import Timeouts
 from infobatch_stream import InfoBatchLoader, InfoBatchStreamDataset, RunNotFoundError, SupersededError
 from infobatch_stream.v1 import score_service_pb2 as pb
 from tests.e2e.conftest import SAMPLES, Server
+from tests.e2e.dataset_arguments import dataset_arguments
 
 HASTY = Timeouts(connect_timeout_s=10, call_timeout_s=0.5, plan_timeout_s=1.0, flush_timeout_s=0.5)
 
@@ -26,7 +27,9 @@ def to_number(sample: dict[str, Any]) -> int:
 
 def make_loader(url: str, shards: str, run: str, **settings: Any) -> InfoBatchLoader:
     asked = {"epochs": 5, "delta": "0.8", "seed": 2, "timeouts": HASTY, **settings}
-    return InfoBatchLoader(InfoBatchStreamDataset(shards, url=url, run=run, **asked).map(to_number), 64)
+    return InfoBatchLoader(
+        InfoBatchStreamDataset(shards, url=url, run=run, **dataset_arguments(**asked)).map(to_number), 64
+    )
 
 
 def train_epoch(loader: InfoBatchLoader) -> list[int]:

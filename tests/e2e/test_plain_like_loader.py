@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from infobatch_stream import InfoBatchStreamDataset
+from infobatch_stream import InfoBatch, InfoBatchStreamDataset
 from tests.e2e.conftest import SAMPLES, Server
 from tests.e2e.rank_processes import start_ranks
 from tests.e2e.training import make_loader, number, score
@@ -20,7 +20,13 @@ WORLD, BATCH = 3, 16
 
 def plain(_: Connection, shards: str, url: str, workers: int, context: str | None) -> list[Any]:
     dataset = InfoBatchStreamDataset(
-        shards, url=url, run=f"plain-{workers}-{context}", epochs=3, anneal=False, seed=3, batch_size=BATCH
+        shards,
+        url=url,
+        run=f"plain-{workers}-{context}",
+        epochs=3,
+        policy=InfoBatch(anneal=False),
+        seed=3,
+        batch_size=BATCH,
     ).map(number)
     loader: Any = DataLoader(
         dataset,

@@ -28,6 +28,7 @@ from infobatch_stream import (
     one_cycle,
 )
 from tests.e2e.conftest import SAMPLES, Server
+from tests.e2e.dataset_arguments import dataset_arguments
 
 B = 64
 
@@ -58,7 +59,7 @@ def score(numbers: torch.Tensor) -> torch.Tensor:
 
 def make_dataset(server: Server, shards: str, run: str, stage: Any = to_number, **settings: Any) -> Any:
     asked = {"epochs": 5, "delta": "0.8", "seed": 2, "batch_size": B, **settings}
-    return InfoBatchStreamDataset(shards, url=server.url, run=run, **asked).map(stage)
+    return InfoBatchStreamDataset(shards, url=server.url, run=run, **dataset_arguments(**asked)).map(stage)
 
 
 def train_epochs(dataset: Any, loader: Any, epochs: range) -> list[list[list[int]]]:

@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from infobatch_stream import InfoBatchLoader, InfoBatchStreamDataset
+from infobatch_stream import InfoBatch, InfoBatchLoader, InfoBatchStreamDataset
 from tests.e2e.conftest import SAMPLES, Server
 from tests.e2e.rank_processes import start_ranks
 
@@ -35,7 +35,9 @@ def step_gradients(_: Connection | None, shards: str, url: str, run: str, micro_
     """
     assert SAMPLES % STEP_ROWS == 1
     world = dist.get_world_size() if dist.is_initialized() else 1
-    dataset = InfoBatchStreamDataset(shards, url=url, run=run, epochs=2, anneal=False, seed=5).map(features)
+    dataset = InfoBatchStreamDataset(shards, url=url, run=run, epochs=2, policy=InfoBatch(anneal=False), seed=5).map(
+        features
+    )
     model = make_model()
     trained: Any = DistributedDataParallel(model) if world > 1 else model
     criterion = nn.CrossEntropyLoss(reduction="none")
@@ -72,7 +74,9 @@ def test_a_step_has_the_gradient_of_one_process(
 
 
 def padded_rank(_: Connection, shards: str, url: str) -> list[float]:
-    dataset = InfoBatchStreamDataset(shards, url=url, run="padded-ranks", epochs=2, anneal=False, seed=5).map(features)
+    dataset = InfoBatchStreamDataset(
+        shards, url=url, run="padded-ranks", epochs=2, policy=InfoBatch(anneal=False), seed=5
+    ).map(features)
     sums = []
     with InfoBatchLoader(dataset, 16) as loader:
         next(loader.epochs())

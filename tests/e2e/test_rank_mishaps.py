@@ -17,6 +17,7 @@ import torch.distributed as dist
 
 from infobatch_stream import InfoBatchStreamDataset, RanksError, RunNotFoundError, Timeouts
 from tests.e2e.conftest import SAMPLES, Server
+from tests.e2e.dataset_arguments import dataset_arguments
 from tests.e2e.rank_processes import start_ranks
 from tests.e2e.training import make_loader, number, score, train_pass
 
@@ -64,7 +65,8 @@ def unpickle(_: Connection, pickled: bytes) -> list[int]:
 
 def test_a_dataset_that_is_pickled_into_ranks_finds_its_rank_there(server: Server, shards: str) -> None:
     dataset = InfoBatchStreamDataset(
-        shards, url=server.url, run="pickled", epochs=2, anneal=False, batch_size=16, timeouts=QUICK
+        shards,
+        **dataset_arguments(url=server.url, run="pickled", epochs=2, anneal=False, batch_size=16, timeouts=QUICK),
     ).map(number)
     for rank in start_ranks(unpickle, 2, pickle.dumps(dataset)):
         text = rank.result()

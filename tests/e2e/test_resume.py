@@ -17,6 +17,7 @@ import torch
 from infobatch_client.run.options import Timeouts
 from infobatch_stream import (
     ConfigError,
+    Connection,
     InfoBatchLoader,
     InfoBatchStreamDataset,
     RunConflictError,
@@ -24,6 +25,7 @@ from infobatch_stream import (
     StateError,
 )
 from tests.e2e.conftest import Server, make_shards
+from tests.e2e.dataset_arguments import dataset_arguments
 
 FIRST_PART = """
 import json, sys
@@ -55,7 +57,9 @@ def score(values: torch.Tensor) -> torch.Tensor:
 def make_loader(url: str, shards: str, run: str, batch_size: int, workers: int, **more: Any) -> InfoBatchLoader:
     settings = {"epochs": 6, "delta": "0.9", "seed": 5, **more}
     return InfoBatchLoader(
-        InfoBatchStreamDataset(shards, url=url, run=run, **settings).map(to_number), batch_size, workers
+        InfoBatchStreamDataset(shards, url=url, run=run, **dataset_arguments(**settings)).map(to_number),
+        batch_size,
+        workers,
     )
 
 
@@ -227,7 +231,9 @@ def test_a_state_that_belongs_elsewhere_is_refused_by_field(tmp_path: Path, serv
 
 def test_the_embedded_server_has_nothing_to_resume(tmp_path: Path, shards: str) -> None:
     def embedded() -> InfoBatchLoader:
-        dataset = InfoBatchStreamDataset(shards, run="short-lived", epochs=3, delta="0.7", state_dir=tmp_path / "state")
+        dataset = InfoBatchStreamDataset(
+            shards, run="short-lived", epochs=3, delta="0.7", connection=Connection(state_dir=tmp_path / "state")
+        )
         return InfoBatchLoader(dataset.map(to_number), 64)
 
     with embedded() as loader:

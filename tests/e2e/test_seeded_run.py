@@ -25,6 +25,7 @@ from infobatch_server.server import ScoreServer
 from infobatch_stream import InfoBatchLoader, InfoBatchStreamDataset
 from infobatch_stream.v1 import score_service_pb2 as pb
 from tests.e2e.conftest import make_shards
+from tests.e2e.dataset_arguments import dataset_arguments
 from tests.e2e.recorder import Call, recorder
 
 GOLDEN = Path(__file__).with_name("golden_seeded_run.json")
@@ -36,7 +37,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "random": {"policy": "random", "prune_ratio": 0.25},
     "hard": {"policy": "hard", "threshold": "quantile:0.3"},
     "hard_fraction": {"policy": "hard", "prune_fraction": 0.2, "condition": "high"},
-    "levels": {"levels": [(0.20, 0.75), (0.85, 0.5)]},
+    "levels": {"policy": "levels", "levels": [(0.20, 0.75), (0.85, 0.5)]},
     "full": {"policy": "full"},
     "unscaled": {"rescale": False, "anneal": False},
 }
@@ -131,7 +132,7 @@ def record(name: str, shards: str) -> dict[str, Any]:
             epochs=EPOCHS,
             seed=7,
             batch_size=32 if plain else None,
-            **SETTINGS.get(name, {}),
+            **dataset_arguments(**SETTINGS.get(name, {})),
         )
         dataset = dataset.decode().to_tuple("txt", "cls")
         orders = train_plainly(dataset) if plain else train(dataset)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from infobatch_client.run.options import Timeouts
-from infobatch_stream import ConfigError, InfoBatchLoader, InfoBatchStreamDataset, ServerUnreachableError
+from infobatch_stream import ConfigError, Connection, InfoBatchLoader, InfoBatchStreamDataset, ServerUnreachableError
 from tests.e2e.conftest import SAMPLES, Server
 from tests.e2e.test_epoch_life import make_loader, score, to_number, train_pass
 
@@ -109,7 +109,7 @@ def test_set_epoch_that_failed_can_be_called_again(shards: str) -> None:
         taken.bind(("127.0.0.1", 0))
         url = f"127.0.0.1:{taken.getsockname()[1]}"
         dataset = InfoBatchStreamDataset(
-            shards, url=url, run="nobody", epochs=5, timeouts=Timeouts(connect_timeout_s=0.3)
+            shards, url=url, run="nobody", epochs=5, connection=Connection(timeouts=Timeouts(connect_timeout_s=0.3))
         ).map(to_number)
         loader = InfoBatchLoader(dataset, 64)
         for _ in range(2):

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from infobatch_stream import ConfigError, InfoBatchStreamDataset, LossError, RunBusyError, Timeouts
+from infobatch_stream import ConfigError, Full, InfoBatchStreamDataset, LossError, RunBusyError, Timeouts
 from tests.e2e.conftest import Server
 from tests.e2e.rank_processes import start_ranks
 from tests.e2e.test_jobs import hold
@@ -71,7 +71,7 @@ def test_what_was_pushed_is_known_after_the_loader_was_closed(server: Server, sh
 
 def make_plain(server: Server, shards: str, run: str) -> InfoBatchStreamDataset:
     return InfoBatchStreamDataset(
-        shards, url=server.url, run=run, epochs=3, anneal=False, policy="full", batch_size=16
+        shards, url=server.url, run=run, epochs=3, policy=Full(anneal=False), batch_size=16
     ).map(number)
 
 

@@ -10,6 +10,7 @@ import torch
 
 from infobatch_stream import InfoBatchLoader, InfoBatchStreamDataset
 from tests.e2e.conftest import SAMPLES, Server
+from tests.e2e.dataset_arguments import dataset_arguments
 
 PLANS = 200
 DIRECTIONS = 16
@@ -19,7 +20,7 @@ POLICIES: dict[str, dict[str, Any]] = {
     "infobatch, high": {"condition": "high", "threshold": "quantile:0.6"},
     "prune_fraction": {"prune_fraction": 0.3},
     "prune_fraction beyond the class": {"prune_fraction": 0.6},
-    "levels": {"levels": [(0.20, 0.75), (0.85, 0.5)]},
+    "levels": {"policy": "levels", "levels": [(0.20, 0.75), (0.85, 0.5)]},
     "random": {"policy": "random", "prune_ratio": 0.4},
 }
 
@@ -43,14 +44,14 @@ def test_the_weighted_sum_of_an_epoch_is_that_of_all_samples(name: str, server: 
     directions = rng.normal(1, 1, (SAMPLES, DIRECTIONS))
     losses = torch.from_numpy(directions[:, 0].copy())
     scores = torch.from_numpy(rng.exponential(size=SAMPLES).astype(np.float32))
+    arguments = dataset_arguments(delta=f"{(PLANS + 1.5) / (PLANS + 2):.6f}", **POLICIES[name])
     dataset = InfoBatchStreamDataset(
         shards,
         url=server.url,
         run=f"unbiased-{list(POLICIES).index(name)}",
         epochs=PLANS + 2,
-        delta=f"{(PLANS + 1.5) / (PLANS + 2):.6f}",
         seed=11,
-        **POLICIES[name],
+        **arguments,
     ).map(to_number)
     by_weights, by_updates, normalised = [], [], []
     kept = []

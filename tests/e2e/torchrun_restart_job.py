@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from infobatch_stream import InfoBatchLoader, InfoBatchStreamDataset
+from infobatch_stream import InfoBatch, InfoBatchLoader, InfoBatchStreamDataset
 
 
 def number(sample: dict[str, bytes]) -> int:
@@ -23,7 +23,9 @@ def main() -> None:
     attempt, rank = int(os.environ["TORCHELASTIC_RESTART_COUNT"]), int(os.environ["RANK"])
     # A file of its own for each attempt: gloo over the agent's store now and then finds the dead attempt's addresses.
     dist.init_process_group("gloo", init_method=f"file://{folder}/store-{attempt}", rank=rank, world_size=2)
-    dataset = InfoBatchStreamDataset(shards, url=url, run="restarted", epochs=3, anneal=False).map(number)
+    dataset = InfoBatchStreamDataset(shards, url=url, run="restarted", epochs=3, policy=InfoBatch(anneal=False)).map(
+        number
+    )
     loader = InfoBatchLoader(dataset, 16)
     checkpoint = folder / "checkpoint.pt"
     if checkpoint.exists():

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from infobatch_stream import InfoBatchLoader, InfoBatchStreamDataset
+from tests.e2e.dataset_arguments import dataset_arguments
 
 __all__ = ["make_loader", "number", "score", "train_pass"]
 
@@ -36,7 +37,11 @@ def make_loader(shards: str, url: str | None, run: str | None, batch_size: int, 
     """A loader of the tests' shards; settings of dataset and loader together."""
     loading = {name: settings.pop(name) for name in _LOADING if name in settings}
     asked = {"epochs": 5, "anneal": False, "seed": 3, **settings}
-    return InfoBatchLoader(InfoBatchStreamDataset(shards, url=url, run=run, **asked).map(number), batch_size, **loading)
+    return InfoBatchLoader(
+        InfoBatchStreamDataset(shards, url=url, run=run, **dataset_arguments(**asked)).map(number),
+        batch_size,
+        **loading,
+    )
 
 
 def train_pass(loader: InfoBatchLoader, stop: int | None = None) -> list[int]:

@@ -16,7 +16,6 @@ import pytest
 from infobatch_stream.plan.epoch_plan import EpochPlan
 from infobatch_stream.plan.order_params import OrderChoice, OrderParams
 from infobatch_stream.pruning.policies import make_policy
-from infobatch_stream.pruning.schedule import Schedule
 from infobatch_stream.run_spec import RunSpec
 from infobatch_stream.v1 import score_service_pb2 as pb
 from infobatch_stream.v1 import score_service_pb2_grpc as pb_grpc
@@ -43,14 +42,13 @@ def make_spec(
 ) -> RunSpec:
     """A spec with shards of nearly equal size."""
     sizes = np.diff(np.linspace(0, num_samples, num_shards + 1).astype(np.int64))
-    made = make_policy(policy, **settings)
     return RunSpec(
         run=run,
         manifest_fingerprint=hashlib.sha256(b"manifest").digest(),
         shard_sizes=sizes,
-        schedule=Schedule(epochs=epochs, delta=delta, anneal=made.anneal),
+        epochs=epochs,
         seed=seed,
-        policy=made,
+        policy=make_policy(policy, delta=delta, **settings),
         order=OrderParams(lanes=1, stripe=8, window_shards=4),
         subset=subset,
     )

@@ -19,6 +19,7 @@ from infobatch_client.demo.model import make_model
 from infobatch_client.demo.shards import DigitShards
 from infobatch_client.loader import InfoBatchLoader
 from infobatch_client.progress_lr import ProgressLR, one_cycle
+from infobatch_client.run.options import Connection
 
 __all__ = ["BATCH_SIZE", "Outcome", "Settings", "train", "train_both"]
 
@@ -84,7 +85,7 @@ def train(policy: str, shards: DigitShards, settings: Settings) -> Outcome:
             prune_ratio=None if policy == "full" else settings.prune_ratio,
             delta=settings.delta,
             seed=settings.seed,
-            state_dir=settings.state_dir,
+            connection=Connection(state_dir=settings.state_dir),
         )
         .decode("pil")
         .to_tuple("png", "cls")

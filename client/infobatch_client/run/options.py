@@ -1,4 +1,4 @@
-"""What a user asks of a run, checked: the policy and its settings, the schedule, where the server is."""
+"""The user's options of a run, checked: its policy, its epochs, and how to reach the score server."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ import os
 import secrets
 import time
 import warnings
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -17,12 +16,12 @@ from infobatch_client.rpc.address import check_url
 from infobatch_stream.errors import ConfigError
 from infobatch_stream.manifest import Manifest
 from infobatch_stream.plan.order_params import OrderChoice, OrderParams
-from infobatch_stream.pruning.policies import ParamValue, Policy, make_policy
+from infobatch_stream.pruning.policies import Policy, make_policy, require_registered
 from infobatch_stream.pruning.schedule import Schedule
-from infobatch_stream.ratios import decimal_string, fraction, whole_number
+from infobatch_stream.ratios import Number, whole_number
 from infobatch_stream.run_spec import RunSpec, check_run_name
 
-__all__ = ["RunOptions", "Timeouts"]
+__all__ = ["Connection", "RunOptions", "Timeouts"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,23 +60,53 @@ class Timeouts:
             )
 
 
+@dataclass(frozen=True, kw_only=True)
+class Connection:
+    """How a dataset reaches its score server, and its rules for a run that exists already.
+
+    Args:
+        timeouts: how long to wait for the server.
+        state_dir: the folder in which an embedded server keeps its state; ./.infobatch by default.
+        if_exists: "refuse" or "restart" (delete it and begin anew): for a run that has been trained, when no state is
+            loaded.
+        takeover: take the run from another job that holds it; that job's ranks get an error and stop.
+
+    Raises:
+        ConfigError: an invalid value.
+
+    Example:
+        >>> Connection(if_exists="restart", timeouts=Timeouts(plan_timeout_s=300)).takeover
+        False
+    """
+
+    timeouts: Timeouts = field(default_factory=Timeouts)
+    state_dir: str | os.PathLike[str] | None = None
+    if_exists: str = "refuse"
+    takeover: bool = False
+
+    def __post_init__(self) -> None:
+        _check_type("timeouts", self.timeouts, Timeouts, "give Timeouts(connect_timeout_s=…, …)")
+        if self.if_exists not in ("refuse", "restart"):
+            raise ConfigError(f"if_exists={self.if_exists!r} is neither 'refuse' nor 'restart'")
+        if self.state_dir is not None:
+            object.__setattr__(self, "state_dir", os.fspath(self.state_dir))
+        _check_type("takeover", self.takeover, bool, "give True or False")
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class RunOptions:
-    """A run as a user asks for it; `spec` makes the run's spec of it once the shards are known.
+    """A run as the user wants it; `spec` makes the run's spec of it once the shards are known.
 
     Args:
         run: its name.
-        fresh: the name was made up, so that no run of that name can exist.
+        fresh: the name was generated, so that no run of that name can exist.
         url: "HOST:PORT", or None for an embedded server.
         policy: with its settings.
-        schedule: epochs and δ.
+        epochs: C.
         seed: of draw and order.
-        score_name: what is pushed.
-        order: what the user set of the plan order.
-        if_exists: "refuse" or "restart".
-        takeover: take the run from another job that holds it.
-        state_dir: of an embedded server.
-        timeouts: how long to wait.
+        score_name: the name of the pushed number.
+        order: the numbers of the plan order that the user set.
+        connection: how to reach the server.
         subset: bool (N,), or None.
     """
 
@@ -85,68 +114,84 @@ class RunOptions:
     fresh: bool
     url: str | None
     policy: Policy
-    schedule: Schedule
+    epochs: int
     seed: int
     score_name: str
     order: OrderChoice
-    if_exists: str
-    takeover: bool
-    state_dir: str | None
-    timeouts: Timeouts
+    connection: Connection
     subset: npt.NDArray[np.bool_] | None = None
 
     @classmethod
     def from_user(
         cls,
         *,
-        policy: str,
-        settings: Mapping[str, Any],
-        rescale: bool,
-        anneal: bool,
+        policy: Policy | str,
+        prune_ratio: Number | None,
+        delta: Number | None,
         url: str | None,
         run: str | None,
         epochs: int | None,
-        delta: float | str,
         seed: int,
         score_name: str,
         order: OrderChoice,
-        if_exists: str,
-        takeover: bool,
-        state_dir: str | os.PathLike[str] | None,
-        timeouts: Timeouts,
+        connection: Connection,
     ) -> RunOptions:
-        """Checks what a user gave; warns where the schedule would never prune, or never anneal.
+        """Checks the user's arguments; warns if the schedule would never prune, or never anneal.
 
         Raises:
-            ConfigError: a value that can't be meant; the message names it.
+            ConfigError: an invalid value; the message names it.
         """
         if epochs is None:
             raise ConfigError("epochs= is needed: annealing begins at ⌊delta·epochs⌋")
-        _check_types(run=run, score_name=score_name, order=order, timeouts=timeouts)
-        if if_exists not in ("refuse", "restart"):
-            raise ConfigError(f"if_exists={if_exists!r} is neither 'refuse' nor 'restart'")
-        if url is not None and state_dir is not None:
+        if run is not None:
+            _check_type("run", run, str, "it must be a str")
+        if not isinstance(score_name, str) or not score_name:
+            raise ConfigError(f"score_name={score_name!r} names nothing; the default is 'loss'")
+        _check_type("order", order, OrderChoice, "give OrderChoice(lanes=…, …)")
+        _check_type("connection", connection, Connection, "give Connection(timeouts=…, …)")
+        if url is not None and connection.state_dir is not None:
             raise ConfigError("state_dir= is the embedded server's; with url= the server has its own")
-        made = _policy(policy, settings, rescale=rescale, anneal=anneal)
-        schedule = Schedule(
-            epochs=whole_number(epochs, "epochs", 1), delta=decimal_string(delta, "delta"), anneal=made.anneal
-        )
-        for advice in filter(None, (schedule.advice(made), _advice(made))):
-            warnings.warn(advice, stacklevel=3)
-        return cls(
+        chosen = _policy(policy, prune_ratio=prune_ratio, delta=delta)
+        options = cls(
             run=check_run_name(run) if run is not None else _fresh_name(),
             fresh=run is None,
             url=None if url is None else check_url(url),
-            policy=made,
-            schedule=schedule,
+            policy=chosen,
+            epochs=whole_number(epochs, "epochs", 1),
             seed=seed,
             score_name=score_name,
             order=order,
-            if_exists=if_exists,
-            takeover=bool(takeover),
-            state_dir=None if state_dir is None else os.fspath(state_dir),
-            timeouts=timeouts,
+            connection=connection,
         )
+        for advice in filter(None, (options.schedule.advice(), chosen.advice())):
+            warnings.warn(advice, stacklevel=3)
+        return options
+
+    @property
+    def schedule(self) -> Schedule:
+        """In which epochs the policy prunes, and how much."""
+        return Schedule(epochs=self.epochs, policy=self.policy)
+
+    @property
+    def timeouts(self) -> Timeouts:
+        """How long to wait for the server."""
+        return self.connection.timeouts
+
+    @property
+    def state_dir(self) -> str | None:
+        """The folder of an embedded server's state."""
+        folder = self.connection.state_dir
+        return None if folder is None else os.fspath(folder)
+
+    @property
+    def if_exists(self) -> str:
+        """ "refuse" or "restart"."""
+        return self.connection.if_exists
+
+    @property
+    def takeover(self) -> bool:
+        """Whether to take the run from another job that holds it."""
+        return self.connection.takeover
 
     def with_subset(self, subset: npt.NDArray[Any], num_samples: int) -> RunOptions:
         """The same with a static mask, given as bool (N,) or as sample indices.
@@ -181,7 +226,7 @@ class RunOptions:
             run=self.run,
             manifest_fingerprint=manifest.fingerprint,
             shard_sizes=sizes,
-            schedule=self.schedule,
+            epochs=self.epochs,
             seed=self.seed,
             policy=self.policy,
             order=self.order.over(default),
@@ -190,52 +235,28 @@ class RunOptions:
         )
 
 
-def _policy(name: str, settings: Mapping[str, Any], *, rescale: bool, anneal: bool) -> Policy:
-    given: dict[str, ParamValue] = {key: value for key, value in settings.items() if value is not None}
-    levels = settings["levels"]
-    if levels is not None:
-        if name not in ("levels", "infobatch"):
-            raise ConfigError(f"levels= goes with policy='levels', not with policy={name!r}")
-        name, given["levels"] = "levels", _levels(levels)
-    for share in ("prune_ratio", "prune_fraction"):
-        if share in given:
-            given[share] = decimal_string(settings[share], share)
-    return make_policy(name, rescale=rescale, anneal=anneal, **given)
-
-
-def _advice(policy: Policy) -> str | None:
-    """What a user should hear of settings that can't do what they say."""
-    share = getattr(policy, "prune_fraction", "")
-    if share and policy.name == "infobatch" and 4 * fraction(share, "prune_fraction") > 3:
-        return (
-            f"prune_fraction={share} asks for more than can be weighed up: a quarter of the scored samples stays, so "
-            "that at most 0.75 of them are pruned"
-        )
-    return None
-
-
-def _check_types(*, run: object, score_name: object, order: object, timeouts: object) -> None:
-    if run is not None and not isinstance(run, str):
-        raise ConfigError(f"run={run!r} is a {type(run).__name__}; it must be a str")
-    if not isinstance(score_name, str) or not score_name:
-        raise ConfigError(f"score_name={score_name!r} names nothing; the default is 'loss'")
-    if not isinstance(order, OrderChoice):
-        raise ConfigError(f"order={order!r} is a {type(order).__name__}; give OrderChoice(lanes=…, …)")
-    if not isinstance(timeouts, Timeouts):
+def _policy(policy: Policy | str, *, prune_ratio: Number | None, delta: Number | None) -> Policy:
+    """The policy object; the dataset's shorthand (a name, prune_ratio, delta) makes one."""
+    shorthand = {name: value for name, value in (("prune_ratio", prune_ratio), ("delta", delta)) if value is not None}
+    if isinstance(policy, str):
+        return make_policy(policy, **shorthand)
+    if not isinstance(policy, Policy):
         raise ConfigError(
-            f"timeouts={timeouts!r} is a {type(timeouts).__name__}; give Timeouts(connect_timeout_s=…, …)"
+            f"policy={policy!r} is a {type(policy).__name__}; give a name, such as 'infobatch', or an object, such as "
+            "InfoBatch(prune_ratio=0.5)"
         )
+    if shorthand:
+        settings = ", ".join(f"{name}={value!r}" for name, value in shorthand.items())
+        raise ConfigError(
+            f"{' and '.join(f'{name}=' for name in shorthand)} beside a policy object: put it into the object, "
+            f"{type(policy).__name__}({settings}, …)"
+        )
+    return require_registered(policy)
 
 
-def _levels(levels: Sequence[tuple[float | str, float | str]]) -> str:
-    try:
-        pairs = [(quantile, ratio) for quantile, ratio in levels]
-    except (TypeError, ValueError):
-        raise ConfigError(f"levels={levels!r} is not [(quantile, share pruned), …], such as [(0.20, 0.75)]") from None
-    return ",".join(
-        f"{decimal_string(quantile, 'levels quantile')}:{decimal_string(ratio, 'levels prune ratio')}"
-        for quantile, ratio in pairs
-    )
+def _check_type(name: str, value: object, wanted: type, remedy: str) -> None:
+    if not isinstance(value, wanted):
+        raise ConfigError(f"{name}={value!r} is a {type(value).__name__}; {remedy}")
 
 
 def _fresh_name() -> str:

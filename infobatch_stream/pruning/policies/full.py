@@ -5,15 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from infobatch_stream.pruning.policies.base import (
-    KEPT,
-    Classification,
-    ParamValue,
-    Policy,
-    Position,
-    ScoreView,
-    one_class,
-)
+from infobatch_stream.pruning.policies.base import KEPT, Classification, Policy, Position, ScoreView, one_class
 
 __all__ = ["Full"]
 
@@ -23,11 +15,10 @@ class Full(Policy):
     """Every sample in every epoch, with weight 1."""
 
     name: ClassVar[str] = "full"
-    uses_scores: ClassVar[bool] = False
+    needs_scores: ClassVar[bool] = False
+    never_prunes: ClassVar[bool] = True
+    follows_schedule: ClassVar[bool] = True
 
     def classes(self, view: ScoreView, position: Position) -> Classification:
         """One class, "kept"."""
         return Classification(codes=one_class, rows=(KEPT,))
-
-    def _settings(self) -> dict[str, ParamValue]:
-        return {}

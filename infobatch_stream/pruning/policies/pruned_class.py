@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from infobatch_stream.errors import ConfigError
-from infobatch_stream.pruning.draw import Codes, class_sizes
+from infobatch_stream.pruning.draw import CodesOf, class_sizes
 from infobatch_stream.pruning.ranking import Ranking
 from infobatch_stream.pruning.threshold import mean_threshold, quantile_threshold
 from infobatch_stream.ratios import fraction
@@ -37,7 +37,7 @@ class Cut:
     Args:
         score: float32 (N,); NaN where never scored.
         condition: "low" or "high".
-        threshold: t; None where nothing is scored.
+        threshold: t; None if nothing is scored.
         num_scored: samples with a score.
     """
 
@@ -66,7 +66,7 @@ _EXPECTED_SHARE = (0.2, 0.95)
 
 
 def is_odd_share(threshold: str, share: float | None) -> bool:
-    """True where the class below (or above) a mean is outside of what losses give; a quantile has what it asks for."""
+    """Whether the class below (or above) a mean is smaller or larger than losses make it. A quantile's never is odd."""
     low, high = _EXPECTED_SHARE
     return threshold == "mean" and share is not None and not low <= share <= high
 
@@ -84,7 +84,7 @@ def check_threshold(threshold: str) -> Fraction | None:
 
 
 def cut_at_threshold(score: Scores, threshold: str, condition: str) -> Cut:
-    """Eq. 3–4's class.
+    """The samples beyond the threshold of Eq. 3, with the comparison of Eq. 4 (`beyond`).
 
     Args:
         score: float32 (N,); NaN where never scored.
@@ -96,7 +96,7 @@ def cut_at_threshold(score: Scores, threshold: str, condition: str) -> Cut:
     return Cut(score, condition, value, num_scored)
 
 
-def lowest(score: Scores, count: int, condition: str) -> Codes:
+def lowest(score: Scores, count: int, condition: str) -> CodesOf:
     """Codes: 1 for the `count` lowest ("low") or highest ("high") scores, ties by index, 0 for others.
 
     Args:
@@ -112,10 +112,10 @@ def lowest(score: Scores, count: int, condition: str) -> Codes:
     ties_end = _end_of_ties(score, edge, count - Cut(score, condition, value, ranking.num_scored).size)
 
     def codes(part: slice) -> npt.NDArray[np.uint8]:
-        own = score[part]
-        members = beyond(own, edge, condition)
+        block = score[part]
+        members = beyond(block, edge, condition)
         before = max(0, ties_end - part.start)
-        members[:before] |= own[:before] == edge
+        members[:before] |= block[:before] == edge
         return members.view(np.uint8)
 
     return codes
@@ -123,7 +123,7 @@ def lowest(score: Scores, count: int, condition: str) -> Codes:
 
 def beyond(score: npt.NDArray[np.float32], edge: np.float32, condition: str) -> npt.NDArray[np.bool_]:
     """Whether a score is below the edge ("low"), or above it ("high"), strictly, bool (n,)."""
-    return score < edge if condition == "low" else score > edge
+    return score < edge if condition == "low" else score > edge  # Eq. 4
 
 
 def _end_of_ties(score: Scores, edge: np.float32, count: int) -> int:

@@ -14,16 +14,27 @@ __all__ = ["Random"]
 
 @dataclass(frozen=True, kw_only=True)
 class Random(SharePolicy):
-    """A uniform keep probability, from epoch 0 on: it looks at no score."""
+    """A uniform keep probability, from epoch 0 on: it uses no score.
+
+    Args:
+        prune_ratio: r in [0, 1), the share of all samples that is pruned on average; 0.5 by default.
+        prune_fraction: instead of it, f in [0, 1): exactly ⌊f·N + ½⌋ samples are pruned.
+
+    Settings of every policy: see `Policy`.
+
+    Example:
+        >>> Random(prune_ratio=0.3).prune_ratio
+        '0.3'
+    """
 
     name: ClassVar[str] = "random"
-    uses_scores: ClassVar[bool] = False
+    needs_scores: ClassVar[bool] = False
 
     def classes(self, view: ScoreView, position: Position) -> Classification:
         """One class, "drawn"."""
         if self.prune_ratio:
-            row = ClassRow(name="drawn", keep_65536=keep_lanes(self.prune_ratio))
+            row = ClassRow(name="drawn", keep_65536=keep_lanes(self.prune_ratio, share=position.share))
             return Classification(codes=one_class, rows=(row,))
-        requested = prune_count(self.prune_fraction, view.num_samples)
+        requested = prune_count(self.prune_fraction, view.num_samples, share=position.share)
         row = ClassRow(name="drawn", keep_count=max(1, view.num_samples - requested))
         return Classification(codes=one_class, rows=(row,), prune_requested=requested)

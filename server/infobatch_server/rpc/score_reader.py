@@ -10,14 +10,14 @@ import numpy.typing as npt
 
 from infobatch_server.state.score_batch import ScoreBatch
 from infobatch_stream.errors import ConfigError
-from infobatch_stream.scores.table import ColumnSpec
+from infobatch_stream.scores.columns import PushedColumn
 from infobatch_stream.v1 import score_service_pb2 as pb
 
 __all__ = ["batch_from_message"]
 
 
 def batch_from_message(
-    message: pb.PushScoresRequest, *, num_samples: int, epochs: int, declared: Sequence[ColumnSpec]
+    message: pb.PushScoresRequest, *, num_samples: int, epochs: int, declared: Sequence[PushedColumn]
 ) -> ScoreBatch:
     """The batch of a push; its arrays are views of the message's bytes.
 
@@ -49,7 +49,7 @@ def batch_from_message(
 
 
 def _columns(
-    messages: Sequence[pb.Column], declared: Sequence[ColumnSpec], count: int
+    messages: Sequence[pb.Column], declared: Sequence[PushedColumn], count: int
 ) -> Mapping[str, npt.NDArray[Any]]:
     given, wanted = [column.name for column in messages], [column.name for column in declared]
     if sorted(given) != sorted(wanted):

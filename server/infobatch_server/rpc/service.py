@@ -139,7 +139,7 @@ class ScoreService(pb_grpc.ScoreServiceServicer):
             request,
             num_samples=spec.num_samples,
             epochs=spec.schedule.epochs,
-            declared=spec.policy.columns,
+            declared=spec.policy.pushed_columns,
         )
         outcome = run.push(batch)
         return pb.PushScoresResponse(

@@ -145,7 +145,7 @@ class RunPlans:
 
     def _depends_on_scores(self, epoch: int) -> bool:
         spec = self._core.spec
-        return spec.policy.uses_scores and spec.policy.name != "full" and epoch < spec.schedule.anneal_epoch
+        return spec.policy.needs_scores and not spec.schedule.is_unpruned(epoch)
 
     def _freeze(self, generation: int, epoch: int, missing: NotReady | None) -> EpochPlan:
         core = self._core

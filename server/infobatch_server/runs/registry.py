@@ -8,8 +8,6 @@ import threading
 import time
 from collections.abc import Callable
 
-import numpy as np
-
 from infobatch_server.runs.run import Run
 from infobatch_server.state.limits import BYTES_PER_SAMPLE, Limits
 from infobatch_server.state.run_state import RunState
@@ -155,5 +153,5 @@ class Registry:
 
 
 def _resident_bytes(spec: RunSpec) -> int:
-    columns = sum(np.dtype(column.dtype).itemsize for column in spec.policy.columns)
+    columns = sum(column.sample_bytes for column in spec.policy.columns)
     return int(spec.num_samples * (BYTES_PER_SAMPLE + columns))

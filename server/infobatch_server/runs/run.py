@@ -20,7 +20,6 @@ from infobatch_server.state.score_batch import ScoreBatch
 from infobatch_server.store.interface import RunStore, StoredRun
 from infobatch_stream.errors import ConfigError, RunBusyError, RunConflictError
 from infobatch_stream.plan.epoch_plan import EpochPlan, full_plan_id
-from infobatch_stream.pruning.schedule import Schedule
 from infobatch_stream.ratios import anneal_epoch
 from infobatch_stream.run_spec import RunSpec
 from infobatch_stream.scores.table import ScoreTable, UpdateCounts
@@ -156,24 +155,21 @@ class Run:
         core = self.core
         with core.feed.exclusive():
             core.check_exists()
-            old = core.spec.schedule
-            schedule = Schedule(
-                epochs=old.epochs if epochs is None else epochs,
-                delta=old.delta if delta is None else delta,
-                anneal=old.anneal,
-            )
+            old = core.spec
+            policy = old.policy if delta is None else replace(old.policy, delta=delta)
+            spec = replace(old, epochs=old.epochs if epochs is None else epochs, policy=policy)
+            schedule = spec.schedule
             if anneal_epoch_check != schedule.anneal_epoch:
-                exact = anneal_epoch(schedule.delta, schedule.epochs)
+                exact = anneal_epoch(policy.delta, spec.epochs)
                 raise ConfigError(
-                    f"anneal_epoch={anneal_epoch_check}, but ⌊{schedule.delta}·{schedule.epochs}⌋ = {exact} "
-                    f"(anneal={schedule.anneal}) gives {schedule.anneal_epoch}"
+                    f"anneal_epoch={anneal_epoch_check}, but ⌊{policy.delta}·{spec.epochs}⌋ = {exact} "
+                    f"(anneal={policy.anneal}) gives {schedule.anneal_epoch}"
                 )
-            if schedule.epochs <= core.state.last_epoch:
+            if spec.epochs <= core.state.last_epoch:
                 raise RunConflictError(
                     f"run {core.spec.run!r} has opened epoch {core.state.last_epoch}, so epochs must be at least "
-                    f"{core.state.last_epoch + 1}; got {schedule.epochs}"
+                    f"{core.state.last_epoch + 1}; got {spec.epochs}"
                 )
-            spec = replace(core.spec, schedule=schedule)
             core.store.amend(core.run_id, spec)
             core.spec = spec
             return spec
@@ -194,7 +190,7 @@ class Run:
             if stop > core.spec.num_samples:
                 raise ConfigError(f"samples [{first}, {stop}) are outside [0, {core.spec.num_samples})")
             core.store.import_scores(core.run_id, first, scores, stamps)
-            return core.feed.table.seed(first, scores, stamps)
+            return core.feed.table.import_scores(first, scores, stamps)
 
     def import_plan(self, plan: EpochPlan) -> None:
         """Imports a plan into a run that no job holds.

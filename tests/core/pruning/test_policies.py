@@ -2,6 +2,8 @@
 
 import pickle
 import re
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -46,7 +48,16 @@ def test_defaults_are_the_papers():
     assert not policy.biased
 
 
-def test_biased_says_what_no_weight_makes_up_for():
+def test_policies_need_no_torch():
+    code = (
+        "import sys; sys.modules['torch'] = None; from infobatch_stream import InfoBatch, Random, Hard, Levels, Full; "
+        "print(InfoBatch(prune_ratio=0.5, delta='0.875').params()['prune_ratio'])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "0.5\n"
+
+
+def test_a_policy_without_unbiased_weights_is_biased():
     assert make_policy("hard").biased
     assert make_policy("random", rescale=False).biased
     assert not make_policy("levels", levels="0.2:0.5").biased
@@ -56,9 +67,15 @@ def test_biased_says_what_no_weight_makes_up_for():
     ("name", "settings", "message"),
     [
         ("infobach", {}, "policy='infobach' is none of infobatch, full, random, hard, levels"),
-        ("infobatch", {"ratio": "0.5"}, "policy 'infobatch' has no setting 'ratio'; it has anneal, condition, draw"),
-        ("infobatch", {"prune_ratio": 0.5}, "prune_ratio=0.5 is no str"),
-        ("infobatch", {"anneal": 1}, "anneal=1 is no bool"),
+        (
+            "infobatch",
+            {"ratio": "0.5"},
+            "policy 'infobatch' has no setting 'ratio'; it has anneal, condition, delta, draw",
+        ),
+        ("infobatch", {"prune_ratio": None}, "prune_ratio=None is not a finite decimal number"),
+        ("infobatch", {"anneal": 1}, "anneal must be a bool, got 1 (int)"),
+        ("infobatch", {"draw": 1}, "draw must be a str, got 1 (int)"),
+        ("infobatch", {"delta": "1.5"}, "delta=1.5 is outside [0, 1]"),
         ("infobatch", {"draw": "Exact"}, "draw='Exact' is neither"),
         ("infobatch", {"condition": "lower"}, "condition='lower' is neither 'low' nor 'high'"),
         ("infobatch", {"threshold": "median"}, "threshold='median' is neither 'mean' nor"),
@@ -75,7 +92,7 @@ def test_biased_says_what_no_weight_makes_up_for():
         ("levels", {"levels": ",".join(f"0.{i:03}:0.5" for i in range(1, 202))}, "201 entries; 200 are allowed"),
     ],
 )
-def test_what_can_not_be_meant_is_refused(name, settings, message):
+def test_invalid_settings_are_refused(name, settings, message):
     with pytest.raises(ConfigError, match=re.escape(message)):
         make_policy(name, **settings)
 

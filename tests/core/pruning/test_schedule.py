@@ -2,6 +2,7 @@
 
 import math
 import re
+from dataclasses import replace
 from decimal import Decimal
 from fractions import Fraction
 
@@ -11,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from infobatch_stream.errors import ConfigError
-from infobatch_stream.pruning.policies import make_policy
+from infobatch_stream.pruning.policies import Full, InfoBatch, Random, make_policy
 from infobatch_stream.pruning.schedule import Schedule
 from infobatch_stream.ratios import anneal_epoch, decimal_string, keep_lanes, prune_count
 from infobatch_stream.scores.table import MAX_EPOCHS
@@ -79,9 +80,9 @@ def test_what_is_no_decimal_number_is_refused(value):
         (lambda: keep_lanes("0.999999"), "keeps less than 1 sample in 131,072"),
         (lambda: prune_count("1.0", 5), "prune_fraction=1.0 is outside"),
         (lambda: anneal_epoch("1.01", 5), "delta=1.01 is outside [0, 1]"),
-        (lambda: Schedule(epochs=0), "epochs=0 is outside [1, 65534]"),
-        (lambda: Schedule(epochs=65_535), "epochs=65535 is outside"),
-        (lambda: Schedule(epochs=5, delta="x"), "delta='x' is not a finite decimal"),
+        (lambda: Schedule(epochs=0, policy=InfoBatch()), "epochs=0 is outside [1, 65534]"),
+        (lambda: Schedule(epochs=65_535, policy=InfoBatch()), "epochs=65535 is outside"),
+        (lambda: InfoBatch(delta="x"), "delta='x' is not a finite decimal"),
     ],
 )
 def test_errors_name_the_value(call, message):
@@ -89,8 +90,8 @@ def test_errors_name_the_value(call, message):
         call()
 
 
-def pruned_epochs(schedule, policy):
-    first = 1 if policy.uses_scores else 0
+def pruned_epochs(schedule):
+    first = 1 if schedule.policy.needs_scores else 0
     return max(0, min(schedule.anneal_epoch, schedule.epochs) - first)
 
 
@@ -102,40 +103,40 @@ def pruned_epochs(schedule, policy):
     st.sampled_from(["infobatch", "random"]),
 )
 def test_advice_is_given_where_it_is_due_and_its_delta_works(delta, epochs, anneal, name):
-    policy = make_policy(name, anneal=anneal)
-    schedule = Schedule(epochs=epochs, delta=delta, anneal=anneal)
-    advice = schedule.advice(policy)
-    prunes = pruned_epochs(schedule, policy) > 0
+    policy = make_policy(name, anneal=anneal, delta=delta)
+    schedule = Schedule(epochs=epochs, policy=policy)
+    advice = schedule.advice()
+    prunes = pruned_epochs(schedule) > 0
     anneals = not anneal or schedule.anneal_epoch < epochs
     assert (advice is None) == (prunes and anneals)
     if advice is None:
         return
-    told = re.search(r"; delta=(\S+)", advice)
-    if told is None:
+    named = re.search(r"; delta=(\S+)", advice)
+    if named is None:
         more = int(re.search(r"at least (\d+) epochs", advice).group(1))
         assert epochs < more
-        better = Schedule(epochs=more, delta=f"{(more - 1) / more:.4f}9", anneal=anneal)
+        better = Schedule(epochs=more, policy=replace(policy, delta=f"{(more - 1) / more:.4f}9"))
     else:
-        better = Schedule(epochs=epochs, delta=told.group(1), anneal=anneal)
-    assert pruned_epochs(better, policy) > 0
+        better = Schedule(epochs=epochs, policy=replace(policy, delta=named.group(1)))
+    assert pruned_epochs(better) > 0
     assert not anneal or better.anneal_epoch < better.epochs
-    assert better.advice(policy) is None
+    assert better.advice() is None
 
 
 @pytest.mark.parametrize("epochs", [3, 7, 200, 1001, 65_534])
-def test_the_delta_told_prunes_one_epoch_and_is_the_least_of_its_digits(epochs):
-    advice = Schedule(epochs=epochs, delta="0").advice(make_policy("infobatch"))
-    told = re.search(r"; delta=(\S+) prunes", advice).group(1)
-    assert anneal_epoch(told, epochs) == 2
-    step = Fraction(1, 10 ** len(told.partition(".")[2]))
-    assert math.floor((Fraction(told) - step) * epochs) < 2
+def test_the_advised_delta_prunes_one_epoch_and_is_the_least_of_its_digits(epochs):
+    advice = Schedule(epochs=epochs, policy=InfoBatch(delta="0")).advice()
+    named = re.search(r"; delta=(\S+) prunes", advice).group(1)
+    assert anneal_epoch(named, epochs) == 2
+    step = Fraction(1, 10 ** len(named.partition(".")[2]))
+    assert math.floor((Fraction(named) - step) * epochs) < 2
 
 
 def test_full_needs_no_advice():
-    assert Schedule(epochs=1, delta="1").advice(make_policy("full")) is None
+    assert Schedule(epochs=1, policy=Full(delta="1")).advice() is None
 
 
-def test_one_epoch_of_random_is_told_what_it_lacks():
-    advice = Schedule(epochs=1).advice(make_policy("random"))
+def test_one_epoch_of_random_gets_advice_on_epochs():
+    advice = Schedule(epochs=1, policy=Random()).advice()
     assert "scores" not in advice
     assert "at least 2 epochs" in advice

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from infobatch_stream.errors import ConfigError
-from infobatch_stream.scores.table import MAX_EPOCHS, ColumnSpec, ScoreTable
+from infobatch_stream.scores.columns import ColumnSpec
+from infobatch_stream.scores.table import MAX_EPOCHS, ScoreTable
 from tests.core.worlds import make_table
 
 NUM_SAMPLES = 12
@@ -143,9 +144,9 @@ def test_a_rewind_lets_redone_epochs_store_and_keeps_the_scores():
 # ---- columns
 
 
-def test_the_first_value_of_an_average_is_taken_as_it_is_even_in_a_seeded_run():
+def test_the_first_value_of_an_average_is_taken_as_it_is_even_after_an_import():
     table = ScoreTable(2, COLUMNS)
-    table.seed(0, np.array([3, np.nan], np.float32))
+    table.import_scores(0, np.array([3, np.nan], np.float32))
     apply(table, 1, [(0, 1.0, 0, 8.0), (1, 1.0, 0, 8.0)])
     assert table.extra["smooth"].tolist() == [8, 8]
 
@@ -173,33 +174,33 @@ def test_many_repeats_of_one_sample_are_folded_in_order():
         ({"name": "score"}, "column name 'score' is not a free identifier"),
         ({"name": "a b"}, "column name 'a b' is not a free identifier"),
         ({"name": "a", "dtype": "float16"}, "dtype='float16' is none of float32"),
-        ({"name": "a", "fold": "max"}, "fold='max' is neither 'last' nor 'ema'"),
+        ({"name": "a", "fold": "max"}, "fold='max' is none of last, ema"),
         ({"name": "a", "fold": "ema", "dtype": "int32"}, "fold='ema' needs a float dtype, not int32"),
         ({"name": "a", "fold": "ema"}, "column a: ema_weight='' is not a finite decimal"),
         ({"name": "a", "fold": "ema", "ema_weight": "1.5"}, "ema_weight=1.5 is outside (0, 1]"),
     ],
 )
-def test_columns_that_can_not_be_meant_are_refused(fields, message):
+def test_invalid_columns_are_refused(fields, message):
     with pytest.raises(ConfigError, match=re.escape(message)):
         ColumnSpec(**fields)
 
 
-# ---- seeding
+# ---- importing scores
 
 
-def test_a_seed_has_stamp_0_or_its_own():
+def test_imported_scores_have_stamp_0_or_their_own():
     table = ScoreTable(5)
-    counts = table.seed(1, np.array([1, np.nan, np.inf], np.float32))
+    counts = table.import_scores(1, np.array([1, np.nan, np.inf], np.float32))
     assert (counts.accepted, counts.non_finite) == (1, 1)
     assert np.array_equal(table.score, [np.nan, 1, np.nan, np.nan, np.nan], equal_nan=True)
-    table.seed(1, np.array([1, 2], np.float32), np.array([3, 4], np.uint16))
+    table.import_scores(1, np.array([1, 2], np.float32), np.array([3, 4], np.uint16))
     assert table.stamp.tolist() == [0, 3, 4, 0, 0]
     assert push(table, 1, [1], [9.0]).stale == 1
 
 
 def test_a_sample_without_a_score_has_no_stamp_that_could_refuse_one():
     table = ScoreTable(1)
-    table.seed(0, np.array([np.nan], np.float32), np.array([7], np.uint16))
+    table.import_scores(0, np.array([np.nan], np.float32), np.array([7], np.uint16))
     assert push(table, 0, [0], [1.0]).accepted == 1
 
 
@@ -233,8 +234,8 @@ def test_to_arrow_shares_the_tables_memory():
         (0, [0, 12], [1, 1], None, "sample index 12 is outside [0, 12)"),
         (0, [-1, 12], [1, 1], None, "sample index -1 is outside"),
         (0, [2**62], [1], None, "sample index 4611686018427387904 is outside"),
-        (0, [0], [1], {}, "columns [] were given, the policy declares ['newest', 'smooth']"),
-        (0, [0], [1], {"newest": [1], "other": [1]}, "columns ['newest', 'other'] were given"),
+        (0, [0], [1], {}, "columns [] were pushed, the policy declares ['newest', 'smooth']"),
+        (0, [0], [1], {"newest": [1], "other": [1]}, "columns ['newest', 'other'] were pushed"),
         (0, [0], [1], {"newest": [1], "smooth": [1, 2]}, "column smooth (2,) and scores (1,) differ in shape"),
     ],
 )
@@ -258,10 +259,12 @@ def test_a_refused_update_names_the_value_and_changes_nothing(epoch, indices, sc
         (0, [1, 2], [1, 65_535], "stamp 65535 is over 65534"),
     ],
 )
-def test_a_refused_seed_changes_nothing(first, scores, stamps, message):
+def test_a_refused_import_changes_nothing(first, scores, stamps, message):
     table = ScoreTable(NUM_SAMPLES)
     with pytest.raises(ConfigError, match=re.escape(message)):
-        table.seed(first, np.array(scores, np.float32), None if stamps is None else np.array(stamps, np.uint16))
+        table.import_scores(
+            first, np.array(scores, np.float32), None if stamps is None else np.array(stamps, np.uint16)
+        )
     assert not table.num_scored
 
 

@@ -1,6 +1,7 @@
 """Specs and plans over the wire: the same at the other end, and nothing there that isn't understood."""
 
 import re
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from infobatch_stream.plan.epoch_plan import unpruned_plan
 from infobatch_stream.plan.order_params import OrderChoice
 from infobatch_stream.planner import draw_plan
 from infobatch_stream.pruning.policies import make_policy
+from infobatch_stream.scores.columns import ColumnSpec
 from infobatch_stream.v1 import score_service_pb2 as pb
 from infobatch_stream.wire.specs import (
     order_choice,
@@ -32,7 +34,7 @@ MASK = np.random.default_rng(8).random(1009) < 0.6
 SWITCHES = [
     (name, {**settings, **switch})
     for name, settings in EXAMPLES
-    for switch in ({}, {"rescale": False}, {"anneal": False}, {"draw": "exact"})
+    for switch in ({}, {"rescale": False}, {"anneal": False}, {"draw": "exact"}, {"prune_schedule": "0:0.2,1:0.6"})
 ]
 
 
@@ -119,6 +121,10 @@ def test_an_unannealed_run_says_all_epochs():
         ("hard", {"prune_fraction": "0.3"}, {"prune_count": 303}),
         ("levels", {"levels": "0.20:0.75,0.85:0.5"}, {"levels_keep_65536": "16384,32768"}),
         ("full", {}, {}),
+        ("infobatch", {"prune_schedule": [(0, "0.2"), (1, "0.6")]}, {"keep_65536": 26214}),
+        ("random", {"prune_schedule": "0:0.5", "prune_fraction": "0.3"}, {"prune_count": 151}),
+        ("hard", {"prune_schedule": "0:0.5", "prune_fraction": "0.3"}, {"prune_count": 151}),
+        ("levels", {"prune_schedule": "0:0.5", "levels": "0.20:0.75,0.85:0.5"}, {"levels_keep_65536": "40960,49152"}),
     ],
 )
 def test_integers_travel_beside_their_strings_and_wrong_ones_are_refused(name, settings, derived):
@@ -145,16 +151,57 @@ def test_integers_travel_beside_their_strings_and_wrong_ones_are_refused(name, s
         (lambda m: m.params.append(m.params[-1]), "must be sorted and each there once"),
         (lambda m: m.params[0].ClearField("value"), "policy param 'anneal' has no value of a kind"),
         (lambda m: setattr(m, "name", "ucb"), "policy='ucb' is none of infobatch, full"),
+        (lambda m: setattr(m, "name", "ucb"), "must be installed where the score server runs, too"),
+        (
+            lambda m: m.params.insert(2, pb.Param(name="delta", string_value="0.5")),
+            "delta is a field of the run's spec",
+        ),
+        (lambda m: setattr(m.params[4], "double_value", 0.5), "prune_ratio must be a str, got 0.5 (float)"),
+        (lambda m: setattr(m.params[5], "int64_value", 1), "rescale must be a bool, got 1 (int)"),
         (lambda m: m.params.add(name="zeal", double_value=1), "has no setting 'zeal'"),
         (lambda m: m.columns.add(name="x"), "declares other columns than"),
         (lambda m: m.params.pop(3), "came with {}, but its settings give {'keep_65536': 32768}"),
     ],
 )
-def test_a_policy_that_can_not_be_meant_is_refused(change, message):
+def test_an_invalid_policy_is_refused(change, message):
     sent = policy_message(make_policy("infobatch"), 1009)
     change(sent)
     with pytest.raises(ConfigError, match=re.escape(message)):
         policy_from_message(sent, 1009)
+
+
+@pytest.mark.parametrize("delta", ["0.5", "0", "1"])
+def test_delta_travels_beside_the_policy_and_arrives_in_it(delta):
+    message = spec_message(make_spec(SIZES, delta=delta))
+    assert message.delta == delta
+    assert "delta" not in [param.name for param in message.policy.params]
+    assert over_the_wire(make_spec(SIZES, delta=delta)).policy.delta == delta
+
+
+def test_an_unset_schedule_and_a_pushed_column_change_no_byte():
+    assert "prune_schedule" not in [param.name for param in spec_message(make_spec(SIZES)).policy.params]
+    column = ColumnSpec(name="margin", dtype="float64", fold="ema", ema_weight="0.1")
+    message = policy_message(replace_columns(make_policy("full"), column), 9)
+    bare = pb.ColumnSpec(name="margin", dtype="float64", fold="ema", ema_weight="0.1")
+    assert message.columns[0].SerializeToString() == bare.SerializeToString()
+
+
+def test_a_column_says_how_it_is_folded():
+    columns = [
+        ColumnSpec(name="run", dtype="int32", fold="streak", condition=">= 0.5"),
+        ColumnSpec(name="before", fold="previous", source="score"),
+    ]
+    sent = policy_message(replace_columns(make_policy("full"), *columns), 9).columns
+    assert [(column.name, column.fold, column.condition, column.source) for column in sent] == [
+        ("before", "previous", "", "score"),
+        ("run", "streak", ">= 0.5", ""),
+    ]
+
+
+def replace_columns(policy, *columns):
+    """A policy of the same name that declares columns."""
+    kind = type(policy)
+    return dataclass(frozen=True, kw_only=True)(type(kind.__name__, (kind,), {"columns": columns}))()
 
 
 # ---- what a newer client may send

@@ -8,11 +8,11 @@ import pytest
 from infobatch_server.rpc.score_reader import batch_from_message
 from infobatch_server.state.score_batch import ScoreBatch
 from infobatch_stream.errors import ConfigError
-from infobatch_stream.scores.table import ColumnSpec
+from infobatch_stream.scores.columns import PushedColumn
 from infobatch_stream.v1 import score_service_pb2 as pb
 from tests.server.calls import push_request
 
-DECLARED = (ColumnSpec(name="hits", dtype="uint16"), ColumnSpec(name="margin", dtype="float64"))
+DECLARED = (PushedColumn(name="hits", dtype="uint16"), PushedColumn(name="margin", dtype="float64"))
 
 
 def read(*columns: pb.Column) -> ScoreBatch:

@@ -83,7 +83,7 @@ def test_a_redrawn_plan_uses_new_uniforms(caller: Caller, run: bytes) -> None:
     second = restored(caller, run, start_of(9))
     scores, stamps = table_of(caller, run)
     table = ScoreTable(SAMPLES)
-    table.seed(0, scores, stamps)
+    table.import_scores(0, scores, stamps)
     redrawn = second.plan(9)
     by_generation = {
         generation: draw_plan(SPEC, table, run_id=run, generation=generation, epoch=9).keep_bits

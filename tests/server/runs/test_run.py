@@ -104,7 +104,7 @@ def test_amending_changes_only_the_schedule(clock: Clock) -> None:
     assert (spec.schedule.epochs, spec.schedule.anneal_epoch, run.spec.seed) == (20, 17, 7)
     with pytest.raises(ConfigError, match="anneal_epoch=3"):
         run.amend(epochs=20, delta="0.5", anneal_epoch_check=3)
-    assert run.amend(epochs=None, delta="0.5", anneal_epoch_check=10).schedule.delta == "0.5"
+    assert run.amend(epochs=None, delta="0.5", anneal_epoch_check=10).policy.delta == "0.5"
 
 
 def test_amending_keeps_the_open_epochs(clock: Clock) -> None:
