@@ -29,9 +29,9 @@ __all__ = ["InfoBatchLoader"]
 class InfoBatchLoader(LossCalls):
     """Batches of exactly `batch_size` rows, in plan order, from `num_workers` processes.
 
-    What is missing in a batch (the remainder of an epoch, samples that a stage dropped or that can't be read) is
-    filled with repeats of weight 0. Nothing is contacted before the first epoch is opened. For one thread; after
-    a fork the child must make its own.
+    Repeats of weight 0 fill a batch that lacks rows: the last one of an epoch, or one of which a stage dropped samples
+    or some can't be read. The server is contacted when the first epoch is opened, not before. For one thread; after a
+    fork the child must make its own.
 
     Args:
         dataset: shards, run and pipeline.
@@ -39,7 +39,7 @@ class InfoBatchLoader(LossCalls):
         num_workers: processes that read and decode; 0 does it in this one. The order is the same for any number.
         collate_fn: list of B payloads → batch; torch's default_collate by default. It never sees the tie.
         pin_memory: as in torch's DataLoader.
-        prefetch_factor: batches made ahead by each worker.
+        prefetch_factor: batches that each worker makes ahead.
         remainder: "fill", or "drop": leaves out the last samples that don't fill a batch.
         multiprocessing_context: "fork", "spawn" or "forkserver"; torch's default by default.
         worker_init_fn: as in torch's DataLoader.
@@ -48,7 +48,7 @@ class InfoBatchLoader(LossCalls):
         rank, world_size: instead of it.
         replicas: the group inside which batches are identical (tensor, context or pipeline parallel); its first rank
             pushes the scores.
-        agree: for ranks without torch.distributed: gives every rank's text, in rank order, for this rank's (such as
+        agree: for ranks without torch.distributed: from this rank's text to every rank's, in rank order (such as
             mpi4py's `comm.allgather`). Called at the start of an epoch, alike on all ranks.
 
     Raises:
@@ -137,7 +137,7 @@ class InfoBatchLoader(LossCalls):
         """N/K of the open epoch: one step's expected gradient, over that of a step without pruning.
 
         The epoch's sum of gradients stays as it is, in K/N as many steps. Terms that aren't weighed by sample, such as
-        weight decay, shrink by K/N in an epoch; multiply them by this factor where that matters.
+        weight decay, shrink by K/N in an epoch; multiply them by this factor if that matters.
         """
         plan = self.plan
         return (plan.kept + plan.pruned) / max(1, plan.kept)
@@ -185,7 +185,7 @@ class InfoBatchLoader(LossCalls):
         return self._begin_pass()
 
     def __len__(self) -> int:
-        """Batches of the open epoch; before it is open, what a loaded state leaves of it, or an unpruned one's."""
+        """Batches of the open epoch; before it is open, those after a loaded state, or an unpruned one's."""
         return self._epochs.num_batches
 
     def progress(self) -> float:
@@ -226,7 +226,7 @@ class InfoBatchLoader(LossCalls):
         return self._epochs.flush(timeout_s)
 
     def close(self, timeout_s: float | None = None) -> None:
-        """Ends the open epoch, sends what is left (for at most 30 s) and gives the run's lease back. Idempotent."""
+        """Ends the open epoch, sends pending scores (for at most 30 s) and gives the run's lease back. Idempotent."""
         self._epochs.close(timeout_s)
 
     def __enter__(self) -> InfoBatchLoader:

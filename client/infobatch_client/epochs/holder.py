@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import warnings
 from dataclasses import dataclass
 
 from infobatch_stream.errors import ConfigError, LossError
@@ -74,16 +76,25 @@ class Holder:
             f"load_state_dict() comes before the first epoch: make a new {self.name} to load a state into it"
         )
 
-    def never_updated(self, batches: str) -> str:
-        """The warning that an epoch ended without updates of `batches`, such as "8 of 16 batches of epoch 0 were"."""
-        return (
+    def warn_never_updated(self, batches: str) -> None:
+        """Warns, at the user's line, that `batches` ("8 of 16 batches of epoch 0 were never") have no update."""
+        warnings.warn(
             f"{batches} updated, so their samples have no new scores; call {self.update} for every batch, or "
-            f"{self.name}.skip() for one that is deliberately not trained"
+            f"{self.name}.skip() for one that is deliberately not trained",
+            stacklevel=_user_stacklevel(),
         )
 
     @property
     def _no_epoch(self) -> str:
         return f"no epoch is open: {self.open_epoch}"
+
+
+def _user_stacklevel() -> int:
+    """The stack level of the first frame outside this package, as `warnings.warn` in the calling function counts it."""
+    level, frame = 1, sys._getframe(1)
+    while frame.f_back is not None and frame.f_globals["__name__"].startswith("infobatch_client."):
+        level, frame = level + 1, frame.f_back
+    return level
 
 
 LOADER = Holder(

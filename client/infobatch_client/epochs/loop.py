@@ -1,4 +1,4 @@
-"""The one loop under InfoBatchLoader and a dataset in a plain DataLoader: what its user may ask and do at any time."""
+"""The one loop under InfoBatchLoader and a dataset in a plain DataLoader: scores, progress, state, end."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class EpochLoop:
         ranks: of the job.
         batch_size: B, rows by rank and step.
         drop_remainder: leaves out the last samples that don't fill a step.
-        release: releases what else the loop holds, at `close()` and at the program's exit.
+        release: releases the loop's other resources, at `close()` and at the program's exit.
 
     `sequence` opens and ends the epochs.
     """
@@ -85,11 +85,11 @@ class EpochLoop:
         Raises:
             LossError: no epoch is open.
         """
-        return self._opened().plan
+        return self.current().plan
 
     @property
     def num_batches(self) -> int:
-        """Batches of the open epoch; before it is open, what a loaded state leaves of it, or an unpruned one's."""
+        """Batches of the open epoch; before it is open, those after a loaded state, or an unpruned one's."""
         return self.open.num_batches if self.open is not None else self._opening(*self._source.ahead).num_steps
 
     @property
@@ -102,6 +102,16 @@ class EpochLoop:
         of_scores = self._run.metrics() if self._run is not None else {}
         return of_scores if self.open is None else of_scores | self.open.metrics()
 
+    def current(self) -> OpenEpoch:
+        """The open epoch.
+
+        Raises:
+            LossError: no epoch is open.
+        """
+        if self.open is None:
+            raise self._holder.no_epoch()
+        return self.open
+
     def for_scores(self) -> OpenEpoch:
         """The open epoch, to take scores of it.
 
@@ -112,7 +122,7 @@ class EpochLoop:
         self._training("takes no scores: it has no run to push them to")
         if self.sequence.closed:
             raise self._holder.takes_no_scores()
-        return self._opened()
+        return self.current()
 
     def push(self, ticket: Ticket, scores: torch.Tensor, columns: Mapping[str, torch.Tensor] | None) -> None:
         """Queues the scores (n,) of a ticket's rows, and the policy's columns (n,) beside them; `for_scores` before.
@@ -127,7 +137,7 @@ class EpochLoop:
 
     def settle(self, ticket: Ticket, rows: slice | None = None) -> None:
         """Counts a batch of the open epoch, or some of its rows, as updated or skipped."""
-        epoch = self._opened()
+        epoch = self.current()
         epoch.updated = True
         epoch.awaited.settle(ticket, rows)
         self.sequence.end_if_settled(epoch)
@@ -153,17 +163,12 @@ class EpochLoop:
         return self._run is None or self._run.flush(timeout_s)
 
     def close(self, timeout_s: float | None = None) -> None:
-        """Ends the open epoch, sends what is left and releases the run. Idempotent."""
+        """Ends the open epoch, sends the pending scores and releases the run. Idempotent."""
         try:
             self.sequence.close()
         finally:
             self._release()
             self._source.close(timeout_s)
-
-    def _opened(self) -> OpenEpoch:
-        if self.open is None:
-            raise self._holder.no_epoch()
-        return self.open
 
     def _training(self, refusal: str) -> TrainingSource:
         if self._run is None:

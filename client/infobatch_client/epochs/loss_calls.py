@@ -82,7 +82,7 @@ class LossCalls:
         self._epochs.settle(ticket, rows)
 
     def skip(self, batch: Ticket | None = None) -> None:
-        """Says that a batch, or what is left of it, is deliberately not trained: its samples keep their scores.
+        """Says that a batch, or the rest of its rows, is deliberately not trained: its samples keep their scores.
 
         Args:
             batch: the batch's ticket; by default every batch that awaits its update.

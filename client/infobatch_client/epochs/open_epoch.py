@@ -84,12 +84,12 @@ class OpenEpoch:
         self.awaited = AwaitedBatches(self.number)
 
     def consume(self, counts: RowCounts) -> None:
-        """Counts one more batch as consumed, with what became of its rows."""
+        """Counts one more batch as consumed, with the counts of its rows."""
         self.num_consumed += 1
         self.counts += counts
 
     def metrics(self) -> dict[str, float]:
-        """The plan's numbers, and what became of the rows of the consumed batches on this rank."""
+        """The plan's numbers, and the counts of the rows of the consumed batches on this rank."""
         counts = self.counts
         return {
             "epoch": self.number,

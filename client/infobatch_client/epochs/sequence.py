@@ -1,8 +1,7 @@
-"""Which epoch of a loop is open: what opens the next one, what begins it again, and what ends it."""
+"""The order of a loop's epochs: opens the next one, begins it again, and ends it."""
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterator
 from typing import SupportsIndex
 
@@ -156,5 +155,5 @@ class EpochSequence:
             epoch.ended = True
             self._run.end(epoch, wait=wait)
         if epoch.exhausted and epoch.awaited:
-            batches = f"{len(epoch.awaited)} of {epoch.num_consumed} batches of epoch {epoch.number} were never"
-            warnings.warn(self._holder.never_updated(batches), stacklevel=4)
+            batches = f"{len(epoch.awaited)} of {epoch.num_consumed} batches"
+            self._holder.warn_never_updated(f"{batches} of epoch {epoch.number} were never")

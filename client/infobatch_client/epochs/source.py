@@ -76,7 +76,7 @@ class EpochSource(ABC):
 
     @abstractmethod
     def close(self, timeout_s: float | None) -> None:
-        """Releases its resources; waits at most `timeout_s` for what is still to be sent."""
+        """Releases its resources; waits at most `timeout_s` for the pending scores."""
 
 
 class TrainingSource(EpochSource):
@@ -120,4 +120,4 @@ class TrainingSource(EpochSource):
 
     @abstractmethod
     def flush(self, timeout_s: float | None = None) -> bool:
-        """Waits for the scores that are still to be sent; whether all of them have arrived."""
+        """Waits for the pending scores; whether all of them have arrived."""

@@ -149,7 +149,7 @@ class TrainingEpochs(TrainingSource):
         ).to_dict()
 
     def load(self, state: Mapping[str, Any]) -> None:
-        """Checks what can be checked without the server; the rest is checked when the first epoch is opened."""
+        """Checks all that needs no server; the rest is checked when the first epoch is opened."""
         loaded = ResumeState.from_dict(state)
         loaded.check_dataset(self._manifest.fingerprint, self._options.seed)
         if not self._options.fresh and loaded.run != self._options.run:
@@ -178,7 +178,7 @@ class TrainingEpochs(TrainingSource):
         return self._run is None or self._run.flush(timeout_s)
 
     def close(self, timeout_s: float | None) -> None:
-        """Sends what is left and gives the lease back."""
+        """Sends the pending scores and gives the lease back."""
         if self._run is not None:
             run = self._run
             try:

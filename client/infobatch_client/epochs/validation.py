@@ -39,7 +39,7 @@ class ValidationEpochs(EpochSource):
     def open(self, max_steps: int | None = None) -> NextEpoch:
         """The samples in index order, or in the order of the number that was set.
 
-        Not in another one for each pass: ranks that have made more passes than others would read other samples twice.
+        Every pass has the same order: otherwise ranks with different numbers of passes would read samples twice.
         """
         plan = validation_plan(self._manifest, seed=self._seed, number=self._number)
         if not self._shuffle:

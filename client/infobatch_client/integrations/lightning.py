@@ -79,7 +79,7 @@ class InfoBatchDataModule(LightningDataModule):
             self.batches.close()
 
     def on_exception(self, exception: BaseException) -> None:
-        """Sends what it can in 5 s; Lightning calls it instead of `teardown` when training is interrupted."""
+        """Sends pending scores for up to 5 s; Lightning calls it instead of `teardown` when training is interrupted."""
         self.batches.close(5.0)
 
     def train_dataloader(self) -> Iterable[tuple[BatchTicket, Any]]:

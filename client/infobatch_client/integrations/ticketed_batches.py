@@ -141,7 +141,7 @@ class TicketedBatches:
     def _checked(self, ticket: BatchTicket) -> BatchTicket:
         if not isinstance(ticket, BatchTicket):
             raise LossError(
-                f"a {type(ticket).__name__} is not a ticket: pass the one that came beside the batch whose losses these are"
+                f"a {type(ticket).__name__} is not a ticket: pass the one that came beside the batch of these losses"
             )
         return ticket
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -60,9 +59,9 @@ class PlainEpochs:
         """Opens `epoch`, unless it is open and nothing of it was updated."""
         before = self.loop.open
         self.loop.sequence.set_epoch(epoch)
-        self._readers.announce(self._opened())
+        self._readers.announce(self.loop.current())
         if before is not None and before is not self.loop.open and not before.updated and before.opening.num_steps:
-            warnings.warn(DATASET.never_updated(f"no batch of epoch {before.number} was"), stacklevel=3)
+            DATASET.warn_never_updated(f"no batch of epoch {before.number} was")
 
     def begin_pass(self) -> Pass:
         """The pass that an iterator in this process reads: of the open epoch, or of the next one."""
@@ -116,13 +115,9 @@ class PlainEpochs:
         self._loaded = dict(state)
 
     def close(self, timeout_s: float | None = None) -> None:
-        """Ends the open epoch and its iterator, sends what is left and gives the lease back."""
+        """Ends the open epoch and its iterator, sends the pending scores and gives the lease back."""
         self._readers.retire()
         self.loop.close(timeout_s)
-
-    def _opened(self) -> OpenEpoch:
-        assert self.loop.open is not None, "set_epoch has opened it"
-        return self.loop.open
 
     def _order_of(self, epoch: OpenEpoch) -> BatchOrder:
         if self._order is None or self._order.epoch is not epoch:

@@ -44,14 +44,14 @@ class PlainLoading(PlainRows):
 
     @property
     def epoch(self) -> int:
-        """The open epoch, or the one that comes next: where `for epoch in range(dataset.epoch, …)` begins."""
+        """The open epoch, or the next one; a loop begins there, as `for epoch in range(dataset.epoch, …)`."""
         if self.options is None:
             return self._validation_pass().epoch
         return self._live().loop.epoch
 
     @property
     def steps(self) -> int:
-        """Batches of the open epoch; before it is open, what a loaded state leaves of it, or an unpruned one's."""
+        """Batches of the open epoch; before it is open, those after a loaded state, or an unpruned one's."""
         return self._live().loop.num_batches
 
     @property
@@ -184,7 +184,7 @@ class PlainLoading(PlainRows):
         return self._epochs is None or self._live().loop.flush(timeout_s)
 
     def close(self, timeout_s: float | None = None) -> None:
-        """Ends the open epoch, sends what is left (for at most 30 s) and gives the run's lease back. Idempotent.
+        """Ends the open epoch, sends pending scores (for at most 30 s) and gives the run's lease back. Idempotent.
 
         The dataset can't be iterated from then on, in workers neither. In a fork it closes the fork's part alone.
         """

@@ -1,7 +1,7 @@
 """The rows of one pass for a plain DataLoader: one worker's batches, row after row, each row with its tie.
 
-Worker w of n gives the rows of steps w, w + n, …, exactly batch_size for each, so that DataLoader's own batching and
-its round over the workers give every batch whole and in order.
+Worker w of n returns the rows of steps w, w + n, …, exactly batch_size for each, so that DataLoader's own batching and
+its round over the workers return every batch whole and in order.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ class RowStream(Iterator[Any]):
     position itself.
 
     Args:
-        source: samples, and what they pass through.
+        source: samples, and their pipeline.
         control: carries loaded states between workers.
-        pass_: which pass.
+        pass_: the pass.
         plan: the samples to read, if the pass has no file.
         worker, workers: this one's number, and how many there are.
         trains: the pass is an epoch of a run.

@@ -1,4 +1,4 @@
-"""What a dataset in a plain DataLoader is made of: its place among the ranks, the workers' memory, its epochs."""
+"""The parts of a dataset in a plain DataLoader: its place among the ranks, the workers' memory, its epochs."""
 
 from __future__ import annotations
 

@@ -72,7 +72,7 @@ def _checked_dtype(values: object, spec: DeclaredColumn, rows: int) -> torch.dty
 
 
 def _check_range(values: torch.Tensor, dtype: torch.dtype, name: str) -> None:
-    """Raises if integers don't fit; on a device, where looking at them would wait for it, if they might not."""
+    """Raises if integers don't fit; on a GPU, which must not be waited for, if their dtype doesn't."""
     bounds, possible = torch.iinfo(dtype), torch.iinfo(values.dtype)
     if (bounds.min <= possible.min and possible.max <= bounds.max) or len(values) == 0:
         return

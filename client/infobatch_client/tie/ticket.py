@@ -15,7 +15,7 @@ __all__ = ["Ticket", "checked_ticket"]
 
 @dataclass(frozen=True, eq=False)
 class Ticket:
-    """One batch, as `update` needs it: the tie of its rows.
+    """The tie of one batch's rows, which `update` needs.
 
     Args:
         epoch: of the pass that returned it.

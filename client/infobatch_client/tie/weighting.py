@@ -1,4 +1,4 @@
-"""The weighted mean of a batch's losses, and their way into host memory without a device sync."""
+"""The weighted mean of a batch's losses, and copies of them in host memory without a device sync."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ Losses = torch.Tensor | Mapping[str, torch.Tensor]
 
 @dataclass(frozen=True, eq=False)
 class HostScores:
-    """What is pushed of a batch, in host memory of our own.
+    """A batch's scores and columns for a push, in host memory that nobody else writes.
 
     Args:
         scores: float32 (B,).
-        ready: a CUDA event after which all of it is filled; None if it is filled.
-        columns: the policy's columns by name, (B,) each.
+        ready: a CUDA event after which all of it is filled; None if it is filled already.
+        columns: the policy's columns by name, (B,) each, in their declared dtypes.
     """
 
     scores: torch.Tensor
@@ -103,7 +103,7 @@ def _host_copy(values: torch.Tensor, dtype: torch.dtype, device: torch.device | 
 
 
 def _filled(device: torch.device | None) -> Any:
-    """An event after the copies that `device`'s current stream has been given; None where no copy waits."""
+    """An event after the copies on `device`'s current stream; None if all copies are filled already."""
     if device is None:
         return None
     event = torch.cuda.Event()  # type: ignore[no-untyped-call]

@@ -58,6 +58,16 @@ class Pass:
             drop_remainder=opening.drop_remainder,
         )
 
+    def opening(self, num_positions: int) -> Opening:
+        """Its steps, over an epoch of `num_positions`."""
+        return Opening(
+            num_positions=num_positions,
+            start=self.start,
+            batch_size=self.batch_size,
+            world_size=self.world_size,
+            drop_remainder=self.drop_remainder,
+        )
+
 
 class PassControl:
     """Shared between a loop and its workers: the loop writes it before a pass, the workers read it at its start.
@@ -113,8 +123,8 @@ class PassControl:
     def updated_at_start(self) -> bool:
         """Whether a batch had been updated when this process was forked or this object was pickled into it.
 
-        The workers of one pass start while the loop trains on the first batches of the faster ones, so that a worker's
-        first pass can't go by `updated`.
+        The workers of one pass start while the loop trains on the first batches of the faster ones, so a worker's first
+        pass can't rely on `updated`.
         """
         return self._updated_at_start
 

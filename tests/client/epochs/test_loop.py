@@ -184,8 +184,9 @@ def test_errors_name_the_object_that_the_user_holds(holder: Holder, name: str) -
         loop.loop.sequence.set_epoch(0)
     with pytest.raises(ConfigError, match=f"make a new {name}"):
         loop.loop.load({"epoch": 0})
-    with pytest.warns(UserWarning, match=rf"never updated.*{name}\.update\(.*{name}\.skip\(\)"):
+    with pytest.warns(UserWarning, match=rf"never updated.*{name}\.update\(.*{name}\.skip\(\)") as warned:
         loop.loop.sequence.set_epoch(1)
+    assert warned[0].filename == __file__, "points at the user's line"
     loop.loop.close()
     with pytest.raises(ConfigError, match=f"this {name} is closed: it takes no scores"):
         loop.skip()
