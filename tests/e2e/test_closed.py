@@ -60,7 +60,7 @@ def test_a_closed_dataset_opens_reads_and_takes_nothing(call: Any, opened: bool,
 @pytest.mark.parametrize("context", ["fork", "spawn", None])
 def test_workers_of_a_closed_dataset_return_no_rows(context: str | None, server: Server, shards: str) -> None:
     dataset = make_dataset(server, shards, f"closed-workers-{context}")
-    workers = {"num_workers": 2, "persistent_workers": True, "multiprocessing_context": context} if context else {}
+    workers = {"num_workers": 1, "persistent_workers": True, "multiprocessing_context": context} if context else {}
     loader = DataLoader(dataset, batch_size=B, **workers)
     dataset.set_epoch(0)
     train_pass(dataset, loader)
