@@ -299,6 +299,14 @@ def test_a_plain_trainer_over_the_loader_never_ties_wrongly(server: Server, shar
     assert server.info("hf-plain-trainer").stored_scores == 0
 
 
+def test_columns_reach_the_loader(server: Server, shards: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with hf_loader(server, shards, "hf-columns") as loader:
+        trainer = make_trainer(loader, tmp_path)
+        monkeypatch.setattr(trainer, "compute_columns", lambda outputs, inputs: {"margin": outputs}, raising=True)
+        with pytest.raises(LossError, match="columns= has 'margin'; the run's policy declares no columns"):
+            trainer.train()
+
+
 def test_a_checkpoint_of_another_trainer_is_refused(server: Server, shards: str, tmp_path: Path) -> None:
     class Plain(transformers.Trainer):  # type: ignore[misc]
         def compute_loss(self, model: Any, inputs: Any, *_: Any, **__: Any) -> torch.Tensor:
