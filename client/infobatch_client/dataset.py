@@ -135,7 +135,12 @@ class InfoBatchStreamDataset(PlainLoading, DataPipeline, FluidInterface):  # typ
         return self.pipeline[1:]
 
     def sample_source(self) -> SampleSource:
-        """The part of this dataset that its workers need."""
+        """The part of this dataset that workers receive.
+
+        Raises:
+            ConfigError: closed.
+        """
+        self._check_not_closed()
         return SampleSource(ShardReader(self.indexed), self.stages, self.on_error, self.max_errors)
 
     def append(self, f: Any) -> None:

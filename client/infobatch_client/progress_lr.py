@@ -1,8 +1,8 @@
 """Learning-rate schedules that follow the progress of the training, not a count of steps.
 
-Pruning makes epochs shorter and their lengths unknown beforehand, so a schedule that was laid out in steps
-ends too late or never. These are laid out over [0, 1], from the first batch of the first epoch to the last
-batch of the last: every epoch begins at the learning rate that an unpruned run has there.
+Pruning makes epochs shorter and their lengths unknown beforehand, so a schedule over steps would end too late or never.
+These are functions over [0, 1], from the first batch of the first epoch to the last batch of the last: every epoch
+begins at the learning rate that an unpruned run has there.
 """
 
 from __future__ import annotations
@@ -23,30 +23,30 @@ Schedule = Callable[[float], float]
 
 
 class ProgressSource(Protocol):
-    """What a schedule asks of a loader: how far it is, and how far it will go."""
+    """The part of a loader that a schedule reads: its progress, and the progress at its end."""
 
     @property
     def num_epochs(self) -> float:
-        """The epochs that the training is made of."""
+        """The epochs of the training."""
 
     def progress(self) -> float:
-        """Epochs done, the open one by the share of it that was returned: epoch + consumed / positions."""
+        """Epochs done, the open one by its share that was consumed: epoch + consumed / positions."""
 
 
 class ProgressLR:
     """Sets each parameter group's learning rate to its initial one times `fn(progress / epochs)`.
 
     The rate is a function of the loader's progress alone, so a restored loader restores the schedule too.
-    Not thread-safe, and of the process that trains.
+    Not thread-safe; for the process that trains.
 
     Args:
-        optimizer: its groups' `initial_lr`, or `lr` where that is missing, are the rates at factor 1.
+        optimizer: its groups' `initial_lr`, or `lr` if that is missing, are the rates at factor 1.
         fn: from the share of the training done, a float in [0, 1], to a factor; `one_cycle()`, `cosine()` or
             your own.
         loader: an `InfoBatchLoader`, or anything with `progress()` and `num_epochs`.
 
     Raises:
-        ConfigError: the loader has no epochs to go through.
+        ConfigError: the loader has no epochs.
 
     Example:
         >>> schedule = ProgressLR(optimizer, one_cycle(), loader)     # doctest: +SKIP
@@ -55,7 +55,7 @@ class ProgressLR:
 
     def __init__(self, optimizer: Optimizer, fn: Schedule, loader: ProgressSource) -> None:
         if not loader.num_epochs > 0:
-            raise ConfigError(f"a schedule needs a loader with epochs to go through, not {loader.num_epochs}")
+            raise ConfigError(f"a schedule needs a loader with epochs, and num_epochs is {loader.num_epochs}")
         self.optimizer = optimizer
         self._fn = fn
         self._loader = loader
@@ -64,7 +64,7 @@ class ProgressLR:
         self.step()
 
     def step(self) -> None:
-        """Sets the rates for the next optimizer step. To be called after every `optimizer.step()`."""
+        """Sets the rates for the next optimizer step. Call it after every `optimizer.step()`."""
         done = self._loader.progress() / self._loader.num_epochs
         factor = self._fn(min(max(done, 0.0), 1.0))
         for group in self.optimizer.param_groups:
@@ -75,15 +75,15 @@ class ProgressLR:
         return [float(group["lr"]) for group in self.optimizer.param_groups]
 
     def state_dict(self) -> dict[str, Any]:
-        """Each group's rate at factor 1 and now; all else follows from the loader's own state."""
+        """Each group's rate at factor 1 and at present; all else follows from the loader's own state."""
         groups = self.optimizer.param_groups
         return {"initial_lrs": [group["initial_lr"] for group in groups], "lrs": self.get_last_lr()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Sets the rates of `state_dict()`, which hold until the next `step()`.
 
-        They are taken as saved, because a restored loader knows its progress within an epoch only once it has
-        that epoch's plan. To be called after `optimizer.load_state_dict`.
+        They are set as saved, because a resumed loader knows its progress within an epoch only once it has that epoch's
+        plan. Call it after `optimizer.load_state_dict`.
 
         Raises:
             ConfigError: the optimizer has another number of parameter groups.
@@ -92,7 +92,7 @@ class ProgressLR:
         if len(state["lrs"]) != len(groups):
             raise ConfigError(
                 f"the state has {len(state['lrs'])} parameter groups and the optimizer {len(groups)}: "
-                "load it into an optimizer made the same way"
+                "load it into an optimizer with the same groups"
             )
         for group, initial_lr, lr in zip(groups, state["initial_lrs"], state["lrs"], strict=True):
             group.update(initial_lr=initial_lr, lr=lr)

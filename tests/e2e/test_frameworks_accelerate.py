@@ -156,11 +156,13 @@ def test_what_is_no_ticket_and_what_trains_nothing_is_refused(server: Server, sh
     next(training.batches.epochs())
     ticket, (rows, numbers) = next(iter(training.batches))
     losses = squared_errors(training.model(rows), numbers)
-    with pytest.raises(LossError, match="Ticket is no ticket: pass the one that came beside the batch"):
+    with pytest.raises(LossError, match="Ticket is not a ticket: pass the one that came beside the batch"):
         training.batches.update(losses, ticket.ticket)
+    with pytest.raises(LossError, match="columns= has 'margin'; the run's policy declares no columns"):
+        training.batches.update(losses, ticket, columns={"margin": losses})
     training.batches.close()
     validation = InfoBatchLoader(InfoBatchStreamDataset(shards, policy=None, shuffle=False).map(to_row), 64)
     with pytest.raises(ConfigError, match=r"a validation loader .* has nothing to update"):
         AcceleratedBatches(training.accelerator, validation)
-    with pytest.raises(ConfigError, match="loader is a list; give an InfoBatchLoader"):
+    with pytest.raises(ConfigError, match="loader is a list; pass an InfoBatchLoader"):
         AcceleratedBatches(training.accelerator, [])  # type: ignore[arg-type]

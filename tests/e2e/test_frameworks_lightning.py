@@ -274,6 +274,17 @@ def test_a_loader_without_tickets_never_ties_wrongly(server: Server, shards: str
     assert server.info("lightning-untied").stored_scores == 0
 
 
+def test_columns_reach_the_loader(server: Server, shards: str, tmp_path: Path) -> None:
+    class Margins(Module):
+        def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+            ticket, (rows, numbers) = batch
+            losses = self.losses(self.model(rows), numbers)
+            return self.trainer.datamodule.update(losses, ticket, columns={"margin": losses})
+
+    with pytest.raises(LossError, match="columns= has 'margin'; the run's policy declares no columns"):
+        fit(Margins(), data_module(server, shards, "lightning-columns"), tmp_path)
+
+
 def test_validating_a_checkpoint_leaves_the_training_alone(server: Server, shards: str, tmp_path: Path) -> None:
     validation = InfoBatchLoader(InfoBatchStreamDataset(shards, policy=None, shuffle=False).map(to_row), 100)
 

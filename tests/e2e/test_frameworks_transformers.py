@@ -299,6 +299,14 @@ def test_a_plain_trainer_over_the_loader_never_ties_wrongly(server: Server, shar
     assert server.info("hf-plain-trainer").stored_scores == 0
 
 
+def test_columns_reach_the_loader(server: Server, shards: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with hf_loader(server, shards, "hf-columns") as loader:
+        trainer = make_trainer(loader, tmp_path)
+        monkeypatch.setattr(trainer, "compute_columns", lambda outputs, inputs: {"margin": outputs}, raising=True)
+        with pytest.raises(LossError, match="columns= has 'margin'; the run's policy declares no columns"):
+            trainer.train()
+
+
 def test_a_checkpoint_of_another_trainer_is_refused(server: Server, shards: str, tmp_path: Path) -> None:
     class Plain(transformers.Trainer):  # type: ignore[misc]
         def compute_loss(self, model: Any, inputs: Any, *_: Any, **__: Any) -> torch.Tensor:
@@ -317,7 +325,7 @@ def test_a_checkpoint_of_another_trainer_is_refused(server: Server, shards: str,
     ("settings", "message"),
     [
         ({"num_train_epochs": 3}, r"num_train_epochs=3, and the run's schedule is for 5 epochs"),
-        ({"per_device_train_batch_size": 8}, r"per_device_train_batch_size=8 .* batch_size=64: give both the same"),
+        ({"per_device_train_batch_size": 8}, r"per_device_train_batch_size=8 .* batch_size=64: set both to the same"),
         ({"label_smoothing_factor": 0.1}, r"label_smoothing_factor= is not applied to losses by sample"),
         ({"auto_find_batch_size": True}, r"auto_find_batch_size= can't change"),
     ],
@@ -333,7 +341,7 @@ def test_arguments_that_contradict_the_loader_are_refused(
 def test_losses_that_are_not_by_sample_are_refused(server: Server, shards: str, tmp_path: Path) -> None:
     loader = hf_loader(server, shards, "hf-refused-too")
     args = make_trainer(loader, tmp_path).args
-    with pytest.raises(ConfigError, match=r"compute_loss_func= has no place here: .* override compute_losses"):
+    with pytest.raises(ConfigError, match=r"compute_loss_func= can't be used here: .* override compute_losses"):
         InfoBatchTrainer(model=Linear(), args=args, train_loader=loader, compute_loss_func=lambda *_: None)
     with loader, pytest.raises(ConfigError, match=r"losses by sample of a Linear are not known: override"):
         InfoBatchTrainer(model=Linear(), args=args, train_loader=loader).train()

@@ -408,6 +408,22 @@ def test_copies_share_no_epoch(server: Server, shards: str) -> None:
         assert validation.epoch == 1
 
 
+def set_epoch_2(dataset: Any) -> None:
+    dataset.set_epoch(2)
+    assert dataset.epoch == 2
+
+
+@pytest.mark.parametrize("context", ["fork", "spawn"])
+def test_another_process_shares_no_epoch(context: Any, shards: str) -> None:
+    validation = InfoBatchStreamDataset(shards, policy=None, batch_size=B)
+    validation.set_epoch(1)
+    other = multiprocessing.get_context(context).Process(target=set_epoch_2, args=(validation,))
+    other.start()
+    other.join(60)
+    assert other.exitcode == 0
+    assert validation.epoch == 1
+
+
 @pytest.mark.parametrize(
     ("batches", "workers", "batch_size", "workers_after"), [(5, 2, 50, 0), (3, 0, 64, 3), (7, 3, 31, 2)]
 )

@@ -224,7 +224,7 @@ def test_a_loaders_state_of_another_place_is_refused(server: Server, shards: str
         dataset.set_epoch(0)
         loader = StatefulDataLoader(dataset, batch_size=B, num_workers=2)
         loader.load_state_dict(saved["loader"])
-        with pytest.raises(StateError, match=r"saved at position 256 of epoch 0, the dataset stands at 576"):
+        with pytest.raises(StateError, match=r"saved at position 256 of epoch 0, the dataset is at 576"):
             next(iter(loader))
 
 
@@ -246,7 +246,7 @@ def test_a_state_that_is_none_of_ours_is_refused(server: Server, shards: str) ->
     with make_dataset(server, shards, "stateful-none") as dataset:
         dataset.set_epoch(0)
         rows = iter(dataset)
-        with pytest.raises(StateError, match="no state of an InfoBatchStreamDataset's worker"):
+        with pytest.raises(StateError, match="not a state of an InfoBatchStreamDataset's worker"):
             rows.load_state_dict({"rows": 5})
         next(rows)
         with pytest.raises(StateError, match="1 rows into batches of 64"):

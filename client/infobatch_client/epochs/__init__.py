@@ -1,1 +1,1 @@
-"""Which epoch is open, what became of its batches, and what ends it. No rpc messages."""
+"""The open epoch of a loop: its opening, its batches with their losses, and its end. No files."""

@@ -1,86 +1,123 @@
-"""Where a loader's epochs come from: a run on a score server, or every sample of a validation set."""
+"""Where a loop's epochs come from: every sample of a validation set, or a run on a score server, which trains."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 from infobatch_client.epochs.open_epoch import OpenEpoch
+from infobatch_client.tie.columns import DeclaredColumn
 from infobatch_client.tie.ticket import Ticket
 from infobatch_client.tie.weighting import HostScores
 from infobatch_stream.plan.epoch_plan import EpochPlan
 
-__all__ = ["EpochSource"]
+__all__ = ["EpochSource", "NextEpoch", "TrainingSource"]
+
+
+class NextEpoch(NamedTuple):
+    """An epoch as its source opens it.
+
+    Args:
+        number: of the epoch.
+        plan: the samples that are trained or validated.
+        plan_path: the plan's file; "" for all samples in index order.
+        start: the position at which it begins.
+    """
+
+    number: int
+    plan: EpochPlan
+    plan_path: str
+    start: int
 
 
 class EpochSource(ABC):
-    """Opens epochs, takes their scores and ends them."""
+    """Opens one epoch after the other.
+
+    Attributes:
+        num_epochs: the epochs that it has.
+        num_samples: the positions of an unpruned epoch.
+        next_epoch: the epoch that `open` opens.
+    """
 
     num_epochs: int
     num_samples: int
     next_epoch: int = 0
-    trains: bool = True
 
     @property
     def ahead(self) -> tuple[int, int]:
-        """(positions, those consumed) of the epoch that comes next, as far as is known before it is open."""
+        """(positions, those consumed) of the next epoch, as far as is known before it is open."""
         return self.num_samples, 0
 
-    def start_over(self) -> None:
-        """`epochs()` was called: where they may be had again, the first is next."""
-        return
-
     @property
-    def may_begin_anywhere(self) -> bool:
-        """Whether the first epoch may be another than `next_epoch`."""
-        return False
+    def progress(self) -> float:
+        """Between epochs: the number of those that are over."""
+        return float(min(self.next_epoch, self.num_epochs))
+
+    def start_over(self) -> None:
+        """`epochs()` was called: a source that can repeat its epochs begins with the first one again."""
+        return
 
     @abstractmethod
     def begin_at(self, epoch: int) -> None:
         """`set_epoch(epoch)` was called, with an epoch that may be opened; `open` opens it."""
 
-    @property
-    def progress(self) -> float:
-        """Between epochs: those that are over."""
-        return float(min(self.next_epoch, self.num_epochs))
-
     @abstractmethod
-    def open(self, max_steps: int | None = None) -> tuple[int, EpochPlan, str, int]:
-        """(epoch, its plan, the plan's file or "" for index order, the position to begin at).
+    def open(self, max_steps: int | None = None) -> NextEpoch:
+        """Opens the next epoch.
 
         Args:
-            max_steps: how many batches the pass will give at most.
+            max_steps: the most batches that a pass over it returns.
         """
 
-    def advance(self, opened: OpenEpoch) -> None:
-        """After an epoch is over: the next one is next."""
-        self.next_epoch = opened.number + 1
-
-    @abstractmethod
-    def push(self, ticket: Ticket, pushed: HostScores) -> None:
-        """Takes the scores of a batch, or of some of its rows."""
-
-    @abstractmethod
-    def end(self, opened: OpenEpoch, *, wait: bool = True) -> None:
-        """All scores of an epoch have been given; `wait` until they have arrived."""
-
-    @abstractmethod
-    def state(self, opened: OpenEpoch | None) -> dict[str, Any]:
-        """The resume state."""
-
-    @abstractmethod
-    def load(self, state: Mapping[str, Any]) -> None:
-        """Takes a resume state."""
-
-    def metrics(self) -> dict[str, float]:
-        """Counts of the pusher, where there is one."""
-        return {}
-
-    @abstractmethod
-    def flush(self, timeout_s: float | None = None) -> bool:
-        """Waits for scores that are on their way; whether all of them have arrived."""
+    def advance(self, epoch: OpenEpoch) -> None:
+        """The epoch is over: the one after it is next."""
+        self.next_epoch = epoch.number + 1
 
     @abstractmethod
     def close(self, timeout_s: float | None) -> None:
-        """Lets go of what it holds."""
+        """Releases its resources; waits at most `timeout_s` for the pending scores."""
+
+
+class TrainingSource(EpochSource):
+    """Epochs of a run: takes their scores and ends, and resumes them from a state.
+
+    Attributes:
+        columns: the policy's columns, which every update pushes beside the scores.
+    """
+
+    columns: Sequence[DeclaredColumn]
+
+    @property
+    @abstractmethod
+    def has_begun(self) -> bool:
+        """Whether an epoch has been opened."""
+
+    @property
+    @abstractmethod
+    def may_begin_anywhere(self) -> bool:
+        """Whether the first epoch may be another than `next_epoch`."""
+
+    @abstractmethod
+    def push(self, ticket: Ticket, scores: HostScores) -> None:
+        """Takes the scores of a batch, or of some of its rows."""
+
+    @abstractmethod
+    def end(self, epoch: OpenEpoch, *, wait: bool = True) -> None:
+        """All scores of an epoch have been pushed; `wait` until they have arrived."""
+
+    @abstractmethod
+    def state(self, epoch: OpenEpoch | None) -> dict[str, Any]:
+        """The resume state, inside `epoch` or, for None, between epochs."""
+
+    @abstractmethod
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Takes a resume state, before the first epoch."""
+
+    @abstractmethod
+    def metrics(self) -> dict[str, float]:
+        """Counts and lags of the scores."""
+
+    @abstractmethod
+    def flush(self, timeout_s: float | None = None) -> bool:
+        """Waits for the pending scores; whether all of them have arrived."""

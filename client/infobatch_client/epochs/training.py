@@ -1,25 +1,25 @@
-"""The epochs of a run: opened by all of its ranks together, their scores pushed, their ends said."""
+"""The epochs of a run: all of its ranks open them together, push their scores and report their ends."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from infobatch_client.epochs.open_epoch import OpenEpoch
-from infobatch_client.epochs.source import EpochSource
+from infobatch_client.epochs.source import NextEpoch, TrainingSource
 from infobatch_client.ranks.ranks import Ranks
 from infobatch_client.run.connection import TrainingRun
 from infobatch_client.run.joining import Joined
 from infobatch_client.run.options import RunOptions
 from infobatch_client.run.resume_state import ResumeState
+from infobatch_client.tie.columns import DeclaredColumn
 from infobatch_client.tie.ticket import Ticket
 from infobatch_client.tie.weighting import HostScores
 from infobatch_stream.errors import ConfigError, StateError
 from infobatch_stream.manifest import Manifest
-from infobatch_stream.plan.epoch_plan import EpochPlan
 from infobatch_stream.plan.order_params import OrderParams
 from infobatch_stream.v1 import score_service_pb2 as pb
 
@@ -28,7 +28,7 @@ __all__ = ["TrainingEpochs"]
 _SAME_FOR_ALL = "give every rank the same shards, settings, batch_size and state, and leave an epoch at the same batch"
 
 
-class TrainingEpochs(EpochSource):
+class TrainingEpochs(TrainingSource):
     """The epochs of a run. Contacts the server, and the other ranks, when the first one is opened.
 
     Args:
@@ -52,32 +52,38 @@ class TrainingEpochs(EpochSource):
         self._run: TrainingRun | None = None
         self._joined: Joined | None = None
         self._state: ResumeState | None = None
+        self.columns: Sequence[DeclaredColumn] = getattr(options.policy, "pushed_columns", options.policy.columns)
         self.num_epochs = self._options.schedule.epochs
         subset = self._options.subset
         self.num_samples = self._manifest.num_samples if subset is None else int(np.count_nonzero(subset))
 
     @property
     def progress(self) -> float:
-        """Between epochs: those that are over; before a loaded state's epoch is opened, where the state stands."""
+        """Between epochs: the number of those that are over; before a loaded state's epoch is open, the state's."""
         return self._state.progress if self._state is not None else super().progress
 
     @property
+    def has_begun(self) -> bool:
+        """Whether it has joined the run."""
+        return self._joined is not None
+
+    @property
     def may_begin_anywhere(self) -> bool:
-        """Before the first epoch, if no state says where."""
+        """Before the first epoch, unless a loaded state says which it is."""
         return self._joined is None and self._state is None
 
     def begin_at(self, epoch: int) -> None:
-        """Where it is the first, the run goes on at its start: the scores of the epochs before it are there."""
+        """If it is the first one, `open` resumes the run at the start of `epoch`: the scores of those before exist."""
         self.next_epoch = epoch
 
     @property
     def ahead(self) -> tuple[int, int]:
-        """Those of a loaded state, inside an epoch."""
+        """A loaded state's, if it is inside an epoch."""
         state = self._state
         return (state.epoch_positions, state.positions) if state is not None and state.inside else super().ahead
 
-    def open(self, max_steps: int | None = None) -> tuple[int, EpochPlan, str, int]:
-        """Compares notes with the other ranks, connects the first time; then the plan of the next epoch."""
+    def open(self, max_steps: int | None = None) -> NextEpoch:
+        """Compares the settings of all ranks, connects the first time, and gets the plan of the next epoch."""
         if self.next_epoch >= self.num_epochs:
             raise ConfigError(f"all {self.num_epochs} epochs of the run's schedule are trained")
         self._ranks.compare(
@@ -100,60 +106,58 @@ class TrainingEpochs(EpochSource):
             raise StateError(
                 f"epoch_positions: the state has {state.epoch_positions}, its plan keeps {plan.kept} samples"
             )
-        return self.next_epoch, plan, path, state.positions if state and inside else 0
+        return NextEpoch(self.next_epoch, plan, path, state.positions if state and inside else 0)
 
-    def push(self, ticket: Ticket, pushed: HostScores) -> None:
+    def push(self, ticket: Ticket, scores: HostScores) -> None:
         """Queues scores."""
         assert self._run is not None
-        self._run.push(ticket, pushed)
+        self._run.push(ticket, scores)
 
-    def advance(self, opened: OpenEpoch) -> None:
-        """The state that was loaded is used up."""
-        super().advance(opened)
+    def advance(self, epoch: OpenEpoch) -> None:
+        """A loaded state is used up."""
+        super().advance(epoch)
         self._state = None
-        self._stopped_at = opened.positions
+        self._stopped_at = epoch.positions
 
-    def end(self, opened: OpenEpoch, *, wait: bool = True) -> None:
-        """Queues EndEpoch, and waits at most `flush_timeout_s` for what is before it."""
+    def end(self, epoch: OpenEpoch, *, wait: bool = True) -> None:
+        """Queues EndEpoch, and waits up to `flush_timeout_s` for the scores queued before it."""
         assert self._run is not None
-        counts = pb.RowCounts(**opened.counts._asdict())
-        self._run.end_epoch(opened.plan, start=opened.opening.start, end=opened.positions, counts=counts)
+        counts = pb.RowCounts(**epoch.counts._asdict())
+        self._run.end_epoch(epoch.plan, start=epoch.opening.start, end=epoch.positions, counts=counts)
         if wait:
             self._run.flush()
 
-    def state(self, opened: OpenEpoch | None) -> dict[str, Any]:
+    def state(self, epoch: OpenEpoch | None) -> dict[str, Any]:
         """Positions of the open epoch, or the start of the next."""
-        if opened is None and self._state is not None:
+        if epoch is None and self._state is not None:
             return self._state.to_dict()  # as it was loaded
         order = self._order()
         joined = self._joined
         return ResumeState(
             run=joined.spec.run if joined else self._options.run,
             run_id=joined.run_id.hex() if joined else None,
-            plan_id=opened.plan.plan_id if opened else None,
+            plan_id=epoch.plan.plan_id if epoch else None,
             manifest_fingerprint=self._manifest.fingerprint.hex(),
             lanes=order.lanes,
             stripe=order.stripe,
             window_shards=order.window_shards,
             run_samples=order.run_samples,
             seed=self._options.seed,
-            epoch=opened.number if opened else self.next_epoch if joined else 0,
-            positions=opened.positions if opened else 0,
-            epoch_positions=opened.opening.end if opened else 0,
+            epoch=epoch.number if epoch else self.next_epoch if joined else 0,
+            positions=epoch.positions if epoch else 0,
+            epoch_positions=epoch.opening.end if epoch else 0,
         ).to_dict()
 
     def load(self, state: Mapping[str, Any]) -> None:
-        """Checks what can be checked without the server; the rest is checked when the first epoch is opened."""
-        if self._joined is not None:
-            raise ConfigError("load_state_dict() comes before the first epoch: make a new loader to load a state")
-        made = ResumeState.from_dict(state)
-        made.check_dataset(self._manifest.fingerprint, self._options.seed)
-        if not self._options.fresh and made.run != self._options.run:
-            raise StateError(f"run: the state has {made.run}, this dataset asks for {self._options.run}")
-        if made.run_id is None:
-            return  # of a loader that had opened no epoch: there is nothing to go on with
-        self._state = made
-        self.next_epoch = made.next_epoch
+        """Checks all that needs no server; the rest is checked when the first epoch is opened."""
+        loaded = ResumeState.from_dict(state)
+        loaded.check_dataset(self._manifest.fingerprint, self._options.seed)
+        if not self._options.fresh and loaded.run != self._options.run:
+            raise StateError(f"run: the state has {loaded.run}, this dataset asks for {self._options.run}")
+        if loaded.run_id is None:
+            return  # it was saved before any epoch was opened: there is nothing to resume
+        self._state = loaded
+        self.next_epoch = loaded.next_epoch
 
     def metrics(self) -> dict[str, float]:
         """Records pushed, rejected and lost, retries, and the lag in seconds."""
@@ -174,7 +178,7 @@ class TrainingEpochs(EpochSource):
         return self._run is None or self._run.flush(timeout_s)
 
     def close(self, timeout_s: float | None) -> None:
-        """Sends what is left and gives the lease back."""
+        """Sends the pending scores and gives the lease back."""
         if self._run is not None:
             run = self._run
             try:
@@ -188,7 +192,7 @@ class TrainingEpochs(EpochSource):
         return self._options.spec(self._manifest, global_batch=self._batch_size * self._ranks.world_size).order
 
     def _seen(self) -> dict[str, Any]:
-        """What every rank must see alike before an epoch opens, the causes before what follows from them."""
+        """The values on which all ranks must agree before an epoch opens, causes before their consequences."""
         if self._run is not None:
             self._run.check()
         options, state = self._options, self._state

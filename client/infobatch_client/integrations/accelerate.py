@@ -1,4 +1,4 @@
-"""Hugging Face Accelerate: batches on its device, and its word when an epoch's last one is there."""
+"""Hugging Face Accelerate: batches on its device, and a signal to it at an epoch's last batch."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ class AcceleratedBatches(TicketedBatches, DataLoaderStateMixin):  # type: ignore
 
     It needs no `accelerator.prepare`: its loader knows its rank. `accelerator.register_for_checkpointing(batches)` puts
     its state into `save_state` and `load_state`. `accelerator.accumulate` steps on an epoch's last batch, as with
-    loaders of its own.
+    Accelerate's own loaders.
 
     Args:
-        accelerator: whose device the batches go to.
+        accelerator: batches go to its device.
         loader: a training loader.
 
     Raises:
         ConfigError: not an `InfoBatchLoader`, or one for validation (policy=None); or torch.distributed has more
-            processes than Accelerate knows of.
+            processes than Accelerate counts.
 
     Example:
         >>> for epoch in batches.epochs():                                   # doctest: +SKIP
@@ -47,15 +47,15 @@ class AcceleratedBatches(TicketedBatches, DataLoaderStateMixin):  # type: ignore
         if ranks > 1 and accelerator.num_processes == 1:
             raise ConfigError(
                 f"torch.distributed has {ranks} processes, and Accelerate trains each of them on its own "
-                "(distributed_type NO): without a GPU say Accelerator(cpu=True)"
+                "(distributed_type NO): without a GPU make it as Accelerator(cpu=True)"
             )
         self.gradient_state = GradientState()
         self._device = accelerator.device
 
-    def _batches(self, taken: Any) -> Iterator[tuple[BatchTicket, Any]]:
+    def _batches(self, ticketed: Any) -> Iterator[tuple[BatchTicket, Any]]:
         self.begin()
         try:
-            for ticket, batch in super()._batches(taken):
+            for ticket, batch in super()._batches(ticketed):
                 self.end_of_dataloader = ticket.last
                 yield ticket, send_to_device(batch, self._device)
         finally:

@@ -16,17 +16,17 @@ __all__ = ["InfoBatchDataModule"]
 
 
 class InfoBatchDataModule(LightningDataModule):
-    """Gives (ticket, batch) to `training_step`, in automatic and in manual optimisation.
+    """Passes (ticket, batch) to `training_step`, in automatic and in manual optimisation.
 
-    Lightning sees a loader without a length: it takes one batch ahead to know which is an epoch's last, so that
-    pruned epochs end where they end, `accumulate_grad_batches` steps there, and validation runs after it
-    (`val_check_interval` is 1.0 or a number of batches, `limit_train_batches` a number that no epoch falls short of).
-    For validation give a subclass a `val_dataloader`: an `InfoBatchLoader` with policy=None, or any other.
-    The state is in every checkpoint that isn't `weights_only`, in mid-epoch too. Training ends with the run's last
-    epoch, if `max_epochs` or `max_steps` doesn't end it before.
+    Lightning sees a loader without a length: it reads one batch ahead to recognise an epoch's last one. So a pruned
+    epoch ends at its own last batch, `accumulate_grad_batches` steps there, and validation runs after it.
+    `val_check_interval` must be 1.0 or a number of batches, and `limit_train_batches` a number that every epoch
+    reaches. For validation, define `val_dataloader` in a subclass: an `InfoBatchLoader` with policy=None, or any
+    other. The state is in every checkpoint that isn't `weights_only`, in mid-epoch too. Training ends with the run's
+    last epoch, unless `max_epochs` or `max_steps` ends it before.
 
     Args:
-        loader: a training loader. It may be made before Lightning has set its processes up.
+        loader: a training loader. It may be made before Lightning has started its processes.
 
     Raises:
         ConfigError: not an `InfoBatchLoader`, or one for validation (policy=None).
@@ -45,16 +45,22 @@ class InfoBatchDataModule(LightningDataModule):
 
     @property
     def num_epochs(self) -> int:
-        """The epochs that the run's schedule is for; what `Trainer(max_epochs=)` should be."""
+        """The epochs that the run's schedule is for; the right value for `Trainer(max_epochs=)`."""
         return self.batches.num_epochs
 
     def progress(self) -> float:
-        """Epochs trained, the open one by its share: `ProgressLR(optimizer, …, self.trainer.datamodule)` goes by it."""
+        """Epochs trained, the open one by its share; `ProgressLR(optimizer, …, self.trainer.datamodule)` follows it."""
         return self.batches.progress()
 
-    def update(self, losses: Losses, ticket: BatchTicket, scores: torch.Tensor | None = None) -> torch.Tensor:
-        """What `training_step` returns, or gives to `manual_backward`; see `TicketedBatches.update`."""
-        value = self.batches.update(losses, ticket, scores)
+    def update(
+        self,
+        losses: Losses,
+        ticket: BatchTicket,
+        scores: torch.Tensor | None = None,
+        columns: Mapping[str, torch.Tensor] | None = None,
+    ) -> torch.Tensor:
+        """The loss that `training_step` returns, or passes to `manual_backward`; see `TicketedBatches.update`."""
+        value = self.batches.update(losses, ticket, scores, columns)
         self._stop_at_the_end()
         return value
 
@@ -73,20 +79,20 @@ class InfoBatchDataModule(LightningDataModule):
             self.batches.close()
 
     def on_exception(self, exception: BaseException) -> None:
-        """Sends what it can in 5 s; Lightning calls it instead of `teardown` when training is interrupted."""
+        """Sends pending scores for up to 5 s; Lightning calls it instead of `teardown` when training is interrupted."""
         self.batches.close(5.0)
 
     def train_dataloader(self) -> Iterable[tuple[BatchTicket, Any]]:
         """Lightning calls it."""
-        self._stop_at_the_end()  # where a checkpoint of the end was loaded
+        self._stop_at_the_end()  # a checkpoint of the end may have been loaded
         return _Passes(self.batches)
 
     def state_dict(self) -> dict[str, Any]:
-        """Where training stands; Lightning puts it into its checkpoints."""
+        """The position of the training; Lightning puts it into its checkpoints."""
         return self.batches.state_dict()
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Goes on where a checkpoint says; Lightning calls it after `setup`, also where it doesn't train."""
+        """Resumes from a checkpoint's state; Lightning calls it after `setup`, even if it doesn't train."""
         if self._stage == "fit":
             self.batches.load_state_dict(state_dict)
 
@@ -96,10 +102,10 @@ class InfoBatchDataModule(LightningDataModule):
 
 
 class _Passes:
-    """What Lightning iterates over.
+    """The iterable that Lightning reads.
 
-    Lightning takes a loader for resumable by these two methods. It calls them too late, when the first pass has
-    begun, and not at all between epochs; so the state travels with the data module, and here is nothing to do.
+    These two methods make it resumable in Lightning's eyes. Lightning calls them too late, after the first pass has
+    begun, and never between epochs; so the data module carries the state, and they do nothing.
     """
 
     def __init__(self, batches: TicketedBatches) -> None:

@@ -22,9 +22,9 @@ def sample_losses(model: Any, unwrapped: Any, inputs: Mapping[str, Any]) -> tupl
     Terms that belong to no sample, such as a router's, are left out.
 
     Args:
-        model: what to call, perhaps in a wrapper.
-        unwrapped: itself; its class says what it is.
-        inputs: what it takes, with `labels`.
+        model: the model to call, perhaps in a wrapper.
+        unwrapped: the model itself; its class decides how losses are computed.
+        inputs: its arguments, with `labels`.
 
     Raises:
         ConfigError: another model, or no labels.
@@ -33,7 +33,7 @@ def sample_losses(model: Any, unwrapped: Any, inputs: Mapping[str, Any]) -> tupl
     if losses_of is None:
         raise ConfigError(
             f"the losses by sample of a {type(unwrapped).__name__} are not known: override compute_losses(model, "
-            "inputs) to give them, (B,)"
+            "inputs) to return them, (B,)"
         )
     if "labels" not in inputs:
         raise ConfigError(f"the batch has {', '.join(sorted(inputs))}, and no labels to take losses of")
@@ -57,7 +57,7 @@ def classification_losses(logits: torch.Tensor, labels: torch.Tensor) -> torch.T
 
 
 def language_model_losses(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Mean cross-entropy of each sample's next tokens, (B,); labels of −100 don't count, and none at all gives 0.
+    """Mean cross-entropy of each sample's next tokens, (B,); labels of −100 don't count; without any other it is 0.
 
     Args:
         logits: float (B, T, V); position t is for the label at t + 1.
@@ -69,7 +69,7 @@ def language_model_losses(logits: torch.Tensor, labels: torch.Tensor) -> torch.T
 
 
 def _losses_by_class() -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    losses: dict[str, Any] = {}
     for name in (
         "MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES",
         "MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES",
@@ -77,5 +77,5 @@ def _losses_by_class() -> dict[str, Any]:
     ):
         for classes in getattr(modeling_auto, name).values():
             names = [classes] if isinstance(classes, str) else classes
-            found |= dict.fromkeys(names, classification_losses)
-    return found | dict.fromkeys(modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values(), language_model_losses)
+            losses |= dict.fromkeys(names, classification_losses)
+    return losses | dict.fromkeys(modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values(), language_model_losses)

@@ -1,8 +1,8 @@
-"""A loader as other people's training loops take it: each batch with its ticket, each state that of what was trained.
+"""A loader for other people's training loops: each batch with its ticket, and states that count trained batches only.
 
-Frameworks take batches before the ones before are trained: one (Accelerate, Lightning), or as many as gradients are
-accumulated over (HF Trainer). So "the batch returned last" isn't the batch that is trained, and a loader's own state
-counts batches that nobody has trained yet.
+Frameworks read ahead of the batch that they train: by one batch (Accelerate, Lightning), or by as many as gradients
+are accumulated over (HF Trainer). So "the batch returned last" isn't the batch that is trained, and a loader's own
+state counts batches that aren't trained yet.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ __all__ = ["BatchTicket", "TicketedBatches"]
 
 
 class BatchTicket:
-    """Which batch: travels beside it, through whatever a framework does to batches.
+    """The ticket of a batch, which travels beside it through a framework.
 
-    Neither a dataclass nor a collection, which frameworks take apart and copy.
+    Neither a dataclass nor a collection: frameworks take those apart and copy them.
 
     Args:
         ticket: the loader's.
-        state: of the loader, once this batch is trained.
-        progress: of the loader, once this batch is trained.
+        state: the loader's, once this batch is trained.
+        progress: the loader's, once this batch is trained.
         last: no batch of its epoch comes after it.
     """
 
@@ -45,9 +45,9 @@ class BatchTicket:
 
 
 class TicketedBatches:
-    """Iterates over (ticket, batch) of an `InfoBatchLoader`; each pass is an epoch, or what a state leaves of it.
+    """Iterates over (ticket, batch) of an `InfoBatchLoader`; each pass is an epoch, or the rest of a resumed one.
 
-    It has no length, on purpose: frameworks ask once and take it for every epoch's, and a pruned epoch is shorter.
+    It has no length, on purpose: frameworks read it once and use it for every epoch, and a pruned epoch is shorter.
     For one thread, as the loader.
 
     Args:
@@ -59,7 +59,7 @@ class TicketedBatches:
 
     def __init__(self, loader: InfoBatchLoader) -> None:
         if not isinstance(loader, InfoBatchLoader):
-            raise ConfigError(f"loader is a {type(loader).__name__}; give an InfoBatchLoader that trains a run")
+            raise ConfigError(f"loader is a {type(loader).__name__}; pass an InfoBatchLoader that trains a run")
         if not loader.trains:
             raise ConfigError("a validation loader (policy=None) has nothing to update: give it to the framework as is")
         self.loader = loader
@@ -72,7 +72,7 @@ class TicketedBatches:
         return self.loader.num_epochs
 
     def progress(self) -> float:
-        """As `InfoBatchLoader.progress`, but of the batches that were trained; `ProgressLR` goes by it."""
+        """As `InfoBatchLoader.progress`, but of the batches that were trained; `ProgressLR` follows it."""
         return self.loader.progress() if self._progress is None else self._progress
 
     def epochs(self) -> Iterator[int]:
@@ -80,36 +80,44 @@ class TicketedBatches:
         return self.loader.epochs()
 
     def __iter__(self) -> Iterator[tuple[BatchTicket, Any]]:
-        """One pass over the open epoch; opens the next one where none is open, or this one was trained.
+        """One pass over the open epoch; opens the next one if none is open, or if this one was trained.
 
-        Empty when every epoch is trained: a framework that resumes from its last checkpoint finds nothing to do.
+        Empty when every epoch is trained: a framework that resumes from its last checkpoint has nothing left to do.
         """
         if self.progress() >= self.num_epochs:
             return iter(())
-        taken = self.loader.ticketed()
+        ticketed = self.loader.ticketed()
         self._state, self._progress = self.loader.state_dict(), self.loader.progress()
-        return self._batches(taken)
+        return self._batches(ticketed)
 
-    def _batches(self, taken: Iterator[tuple[Ticket, Any]]) -> Iterator[tuple[BatchTicket, Any]]:
+    def _batches(self, ticketed: Iterator[tuple[Ticket, Any]]) -> Iterator[tuple[BatchTicket, Any]]:
         for left in reversed(range(len(self.loader))):
-            ticket, batch = next(taken)
+            ticket, batch = next(ticketed)
             state, progress = self.loader.state_dict(), self.loader.progress()
             if not left:
-                next(taken, None)  # the loader sees that the epoch is over, and ends it with the last update
+                next(ticketed, None)  # the loader sees that the epoch is over, and ends it with the last update
             yield BatchTicket(ticket, state=state, progress=progress, last=not left), batch
 
-    def update(self, losses: Losses, ticket: BatchTicket, scores: torch.Tensor | None = None) -> torch.Tensor:
-        """The weighted mean of a batch's losses, to be differentiated; their values go to the server.
+    def update(
+        self,
+        losses: Losses,
+        ticket: BatchTicket,
+        scores: torch.Tensor | None = None,
+        columns: Mapping[str, torch.Tensor] | None = None,
+    ) -> torch.Tensor:
+        """The weighted mean of a batch's losses, to be differentiated; queues their values for the server.
 
         Args:
             losses: float tensor (B,), or a dict of them, which are summed.
-            ticket: that came with the batch.
+            ticket: the one that came with the batch.
             scores: float tensor (B,) to push instead of the losses.
+            columns: tensor (B,) by name, of the columns that the run's policy declares.
 
         Raises:
-            LossError: `ticket` is none, or of another epoch; or the losses have another shape or dtype.
+            LossError: `ticket` is not a ticket, or of another epoch; the losses have another shape or dtype; or columns
+                are missing or unknown.
         """
-        value = self.loader.update(losses, scores, batch=self._checked(ticket).ticket)
+        value = self.loader.update(losses, scores, batch=self._checked(ticket).ticket, columns=columns)
         self._settle(ticket)
         return value
 
@@ -119,11 +127,11 @@ class TicketedBatches:
         self._settle(ticket)
 
     def state_dict(self) -> dict[str, Any]:
-        """Where training stands: batches that were taken and not yet updated are still to come."""
+        """The position of the training: batches that were read ahead and not yet updated come again."""
         return self.loader.state_dict() if self._state is None else dict(self._state)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Goes on where a state says; before the first pass. Of the framework's own skipping of batches use none."""
+        """Resumes from a state; before the first pass. Switch a framework's own skipping of batches off."""
         self.loader.load_state_dict(state)
 
     def close(self, timeout_s: float | None = None) -> None:
@@ -133,7 +141,7 @@ class TicketedBatches:
     def _checked(self, ticket: BatchTicket) -> BatchTicket:
         if not isinstance(ticket, BatchTicket):
             raise LossError(
-                f"{type(ticket).__name__} is no ticket: pass the one that came beside the batch whose losses these are"
+                f"a {type(ticket).__name__} is not a ticket: pass the one that came beside the batch of these losses"
             )
         return ticket
 

@@ -1,7 +1,7 @@
 """The rows of one pass for a plain DataLoader: one worker's batches, row after row, each row with its tie.
 
-Worker w of n gives the rows of steps w, w + n, …, exactly batch_size for each, so that DataLoader's own batching and
-its round over the workers give every batch whole and in order.
+Worker w of n returns the rows of steps w, w + n, …, exactly batch_size for each, so that DataLoader's own batching and
+its round over the workers return every batch whole and in order.
 """
 
 from __future__ import annotations
@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from infobatch_client.epochs.holder import DATASET
 from infobatch_client.tie.rows import tied_row
 from infobatch_client.workers.pass_batches import PassBatches
 from infobatch_client.workers.pass_control import Pass, PassControl
 from infobatch_client.workers.sample_source import SampleSource
-from infobatch_stream.errors import ConfigError, StateError
+from infobatch_stream.errors import StateError
 from infobatch_stream.plan.epoch_plan import EpochPlan
 
 __all__ = ["RefusedRows", "RowStream"]
@@ -28,16 +29,16 @@ _ADVICE = (
 class RowStream(Iterator[Any]):
     """One worker's rows of one pass. For one thread.
 
-    torchdata's StatefulDataLoader calls `state_dict` and `load_state_dict`, in the process that reads. Where training
-    goes on is the dataset's to say, from what was updated; a loaded state only says whose turn it is among the
-    workers, and is refused where it is not of the place at which the dataset stands. Without a run (validation) it is
-    itself the place.
+    torchdata's StatefulDataLoader calls `state_dict` and `load_state_dict`, in the process that reads. The dataset's
+    own state says at which batch training resumes, from the updates; a loaded state of this stream only says which
+    worker reads that batch, and is refused if it was saved at another position. Without a run (validation) it is the
+    position itself.
 
     Args:
-        source: samples, and what they pass through.
+        source: samples, and their pipeline.
         control: carries loaded states between workers.
-        pass_: which pass.
-        plan: what is read, where the pass has no file.
+        pass_: the pass.
+        plan: the samples to read, if the pass has no file.
         worker, workers: this one's number, and how many there are.
         trains: the pass is an epoch of a run.
     """
@@ -60,20 +61,20 @@ class RowStream(Iterator[Any]):
         self._batches = PassBatches(source, pass_, plan)
         self._worker, self._workers = worker, workers
         self._trains = trains
-        self._rows_given = 0
-        self._turns_before = 0  # batches that this worker gave in the passes that this one goes on from
+        self._num_rows = 0
+        self._rounds_before = 0  # batches that this worker returned in the passes that this one resumes
         self._loaded: dict[str, Any] | None = None
         self._rows = self._read()
 
     def __next__(self) -> Any:
         if self.over:
-            raise ConfigError("this iterator is of a pass that is over: a newer one has begun")
+            raise DATASET.closed() if self._control.closed else DATASET.pass_over()
         row = next(self._rows)
-        self._rows_given += 1
+        self._num_rows += 1
         return row
 
     def state_dict(self) -> dict[str, Any]:
-        """How far this worker is, as plain values."""
+        """The position of this worker, as plain values."""
         return {
             "format": _FORMAT,
             "epoch": self._pass.epoch,
@@ -82,8 +83,8 @@ class RowStream(Iterator[Any]):
             "batch_size": self._pass.batch_size,
             "world_size": self._pass.world_size,
             "steps": self._batches.opening.num_steps,
-            "rows": self._rows_given,
-            "turns": self._turns_before + self._rows_given // self._pass.batch_size,
+            "rows": self._num_rows,
+            "turns": self._rounds_before + self._num_rows // self._pass.batch_size,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -93,18 +94,18 @@ class RowStream(Iterator[Any]):
             StateError: no state of this kind, or of a loader that took rows one by one (batch_size=None).
         """
         if not isinstance(state, Mapping) or state.get("format") != _FORMAT or state.keys() != self.state_dict().keys():
-            raise StateError(f"this is no state of an InfoBatchStreamDataset's worker of format {_FORMAT}: {state!r}")
+            raise StateError(f"{state!r} is not a state of an InfoBatchStreamDataset's worker, of format {_FORMAT}")
         if state["rows"] % state["batch_size"]:
             raise StateError(
                 f"the loader's state is {state['rows']} rows into batches of {state['batch_size']}: a loader that "
-                f"takes rows one by one (batch_size=None) goes on by the dataset's state alone; {_ADVICE}"
+                f"takes rows one by one (batch_size=None) resumes from the dataset's state alone; {_ADVICE}"
             )
         self._loaded = dict(state)
         if self._trains:
-            self._turns_before = state["turns"]
+            self._rounds_before = state["turns"]
             self._control.note_loaded(self._worker, state["rows"] // state["batch_size"], state["turns"])
         else:
-            self._rows_given = state["rows"]
+            self._num_rows = state["rows"]
 
     @property
     def _plan_id(self) -> str:
@@ -112,12 +113,14 @@ class RowStream(Iterator[Any]):
 
     def _read(self) -> Iterator[Any]:
         for batch in self._batches.batches(self._steps()):
+            if self._control.closed:
+                raise DATASET.closed()
             for payload, index, weight in zip(batch.payloads, batch.indices.tolist(), list(batch.weights), strict=True):
                 yield tied_row(payload, index, weight)
         self.ended = True
 
     def _steps(self) -> Sequence[int]:
-        """This worker's. Not before the first row: a loader has all of its workers load before it asks for one."""
+        """This worker's. Called at the first row: by then all workers of a loader have loaded their states."""
         steps = self._batches.opening.num_steps
         if (saved := self._loaded) is None:
             return range(self._worker, steps, self._workers)
@@ -128,18 +131,18 @@ class RowStream(Iterator[Any]):
                     f"one has batch_size={self._pass.batch_size}"
                 )
             return range(self._worker, steps, self._workers)[saved["rows"] // saved["batch_size"] :]
-        batches, turns = self._control.loaded
+        batches, rounds = self._control.loaded
         self._check_place(saved, batches)
-        return range((self._worker - turns) % self._workers, steps, self._workers)
+        return range((self._worker - rounds) % self._workers, steps, self._workers)
 
     def _check_place(self, saved: Mapping[str, Any], batches: int) -> None:
-        """Raises StateError where the dataset doesn't stand where the loader's state was saved."""
+        """Raises StateError unless the dataset is at the position at which the loader's state was saved."""
         pass_ = self._pass
         if saved["plan_id"] == self._plan_id:
             end = saved["start"] + batches * saved["batch_size"] * saved["world_size"]
             if not saved["start"] <= pass_.start <= max(end, saved["start"]):
                 raise StateError(
-                    f"the loader's state was saved at position {end} of epoch {pass_.epoch}, the dataset stands at "
+                    f"the loader's state was saved at position {end} of epoch {pass_.epoch}, the dataset is at "
                     f"{pass_.start} (a StatefulDataLoader keeps up only with snapshot_every_n_steps=1): {_ADVICE}"
                 )
             return
@@ -153,7 +156,7 @@ class RowStream(Iterator[Any]):
 
 
 class RefusedRows(Iterator[Any]):
-    """Raises at the first row what went wrong before it: a persistent worker dies of an error in `iter(dataset)`."""
+    """Raises an earlier error at the first row: a persistent worker dies of an error in `iter(dataset)`."""
 
     def __init__(self, error: Exception) -> None:
         self._error = error

@@ -1,8 +1,7 @@
-"""The tie: a pipeline's outputs, each with the sample it was made of.
+"""The tie: a pipeline's outputs, each with the sample from which it was made.
 
-One persistent chain of webdataset's own stages is fed one sample at a time, so that what comes out belongs to what
-was pulled last. Stages that are not known to keep to that are watched by a tap, which raises before a wrong tie can
-leave.
+One persistent chain of webdataset's own stages receives one sample at a time, so that an output belongs to the sample
+pulled last. A tap watches each stage that isn't known to keep this rule, and raises before a wrong tie can leave.
 """
 
 from __future__ import annotations
@@ -21,20 +20,20 @@ __all__ = ["TiedChain"]
 
 Tie = TypeVar("Tie")
 
-_REMEMBERED = 8  # samples that a stage without keys may have held back and still be found out
+_REMEMBERED = 8  # a stage without keys that holds back up to so many samples is still detected
 
 
 class TiedChain(Generic[Tie]):
-    """Runs samples through stages and gives each output with its sample's tie.
+    """Runs samples through stages and yields each output with its sample's tie.
 
-    For one pass, in one thread. `pulled` counts samples; `tie` and `key` are those of the one pulled last.
+    For one pass, in one thread. `num_pulled` counts samples; `tie` and `key` are those of the one pulled last.
 
     Args:
         stages: webdataset pipeline stages.
         samples: (tie, sample) pairs.
 
     Raises:
-        PipelineError: while iterating: a stage gave two outputs for one sample, held samples back, or stopped early.
+        PipelineError: while iterating: a stage returns two outputs for one sample, holds samples back, or stops early.
     """
 
     def __init__(self, stages: Iterable[Any], samples: Iterable[tuple[Tie, dict[str, Any]]]) -> None:
@@ -44,7 +43,7 @@ class TiedChain(Generic[Tie]):
         self.key: object = None
         self._exhausted = False
         self._fresh = False
-        self.pulled = 0
+        self.num_pulled = 0
 
     def __iter__(self) -> Iterator[tuple[Tie, Any]]:
         chain: Iterator[Any] = self._feed()
@@ -70,13 +69,13 @@ class TiedChain(Generic[Tie]):
         for tie, sample in self._samples:
             self.tie, self.key = tie, sample.get("__key__")
             self._fresh = True
-            self.pulled += 1
+            self.num_pulled += 1
             yield sample
         self._exhausted = True
 
 
 class _Tap:
-    """Watches a stage that isn't known to give at most one output for each input."""
+    """Watches a stage that isn't known to return at most one output for each input."""
 
     def __init__(self, stage: object) -> None:
         self._name = stage_name(stage)
@@ -85,13 +84,13 @@ class _Tap:
         self._key: object = None
         self._item: Any = None
         self._earlier: deque[Any] = deque(maxlen=_REMEMBERED)
-        self._asked_by: int | None = None
-        self._strayed = False
+        self._consumer: int | None = None
+        self._other_thread = False
 
     def watch_input(self, source: Iterator[Any]) -> Iterator[Any]:
         for item in source:
-            if self._asked_by != threading.get_ident():
-                self._strayed = True
+            if self._consumer != threading.get_ident():
+                self._other_thread = True
             self._pulls += 1
             self._earlier.append(self._item)
             self._item, self._key = item, _key(item)
@@ -99,18 +98,18 @@ class _Tap:
 
     def watch_output(self, outputs: Iterator[Any]) -> Iterator[Any]:
         while True:
-            self._pulls, self._asked_by = 0, threading.get_ident()
+            self._pulls, self._consumer = 0, threading.get_ident()
             try:
                 item = next(outputs)
             except StopIteration:
                 return
             finally:
-                self._asked_by = None
+                self._consumer = None
             self._check(item)
             yield item
 
     def _check(self, item: Any) -> None:
-        if self._strayed:
+        if self._other_thread:
             raise PipelineError(
                 f"stage {self._name} pulls samples ahead or in another thread, so that an output can't be tied to its "
                 "sample; let DataLoader workers (num_workers=…) work ahead instead"
@@ -141,7 +140,7 @@ def _key(item: Any) -> object:
 
 
 def _parts(item: Any) -> set[int]:
-    """Identities of what a payload is made of; small values are shared between samples, and say nothing."""
+    """Identities of a payload's parts; small values are left out, for samples share them."""
     parts = item.values() if isinstance(item, dict) else item if isinstance(item, (tuple, list)) else [item]
     return {id(part) for part in parts if not isinstance(part, (type(None), bool, int, float, str, bytes))}
 

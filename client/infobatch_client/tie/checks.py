@@ -1,4 +1,4 @@
-"""The tie of a batch as a plain loop hands it back, checked against the plan: whose losses are these, how weighed?"""
+"""The index and the weights that a plain loop returns with a batch's losses, checked against the plan."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ __all__ = ["checked_index", "checked_weights"]
 
 
 def checked_index(index: torch.Tensor, plan: EpochPlan, rows: int) -> npt.NDArray[np.int64]:
-    """The samples of a batch, int64 (rows,) in host memory, ours alone.
+    """The samples of a batch: a copy, int64 (rows,), in host memory.
 
     Raises:
         LossError: not an int64 tensor (B,), or with samples that the plan doesn't keep.
-        ConfigError: of another length than `rows`, the dataset's batch_size.
+        ConfigError: its length isn't `rows`, the dataset's batch_size.
     """
     if not isinstance(index, torch.Tensor) or index.dtype != torch.int64 or index.ndim != 1:
         raise LossError(f"index is {_described(index)}; it must be the batch's own: an int64 tensor ({rows},)")
     if len(index) != rows:
         raise ConfigError(
-            f"this batch has {len(index)} rows and the dataset was made with batch_size={rows}: give both the same, "
+            f"this batch has {len(index)} rows and the dataset has batch_size={rows}: set both to the same, "
             f"DataLoader(dataset, batch_size={rows}) or InfoBatchStreamDataset(…, batch_size={len(index)})"
         )
     samples: npt.NDArray[np.int64] = index.detach().cpu().numpy().copy()
@@ -49,15 +49,15 @@ def checked_weights(weight: torch.Tensor, samples: npt.NDArray[np.int64], plan: 
     shape = (len(samples),)
     if not isinstance(weight, torch.Tensor) or weight.dtype != torch.float32 or weight.shape != shape:
         raise LossError(f"weight is {_described(weight)}; it must be the batch's own: a float32 tensor {shape}")
-    given: npt.NDArray[np.float32] = weight.detach().cpu().numpy()
+    values: npt.NDArray[np.float32] = weight.detach().cpu().numpy()
     real = samples >= 0
     expected = np.zeros(len(samples), np.float32)
     expected[real] = plan.weights(samples[real])
-    if not np.array_equal(given, expected):
-        row = int(np.flatnonzero(given != expected)[0])
+    if not np.array_equal(values, expected):
+        row = int(np.flatnonzero(values != expected)[0])
         raise LossError(
-            f"weight has {given[row]:g} for sample {samples[row]}; epoch {plan.epoch} gives it {expected[row]:g}: pass "
-            "index and weight as the batch gave them"
+            f"weight has {values[row]:g} for sample {samples[row]}; epoch {plan.epoch} gives it {expected[row]:g}: "
+            "pass index and weight as they came with the batch"
         )
     return expected
 

@@ -17,11 +17,11 @@ class TiedBatch(NamedTuple):
     """A collated payload and beside it the tie of every row.
 
     Args:
-        payload: what `collate_fn` made of B payloads.
+        payload: `collate_fn`'s output for B payloads.
         indices: int64 (B,), sample indices; −1 in rows that fill.
         weights: float32 (B,), 0 in rows that fill.
         keyed: the payloads were dicts.
-        counts: what became of the batch's positions.
+        counts: of the batch's rows.
     """
 
     payload: Any
@@ -46,12 +46,12 @@ class BatchRows(NamedTuple):
 
 
 def without_tie(payload: dict[str, Any]) -> dict[str, Any]:
-    """A payload without the keys that the reader gave it."""
+    """A payload without the keys that the reader adds."""
     return {key: value for key, value in payload.items() if key not in ("__index__", "__weight__")}
 
 
 def with_tie(payload: Any, keyed: bool, extra: Mapping[str, Any]) -> Any:
-    """A batch with `__index__` and `__weight__` beside it, where it is a dict made of dicts."""
+    """A batch with `__index__` and `__weight__` as two more keys, if it is a dict made of dicts."""
     return {**payload, **extra} if keyed and isinstance(payload, dict) else payload
 
 

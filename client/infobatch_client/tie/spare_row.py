@@ -1,4 +1,4 @@
-"""A row to fill a batch with, where a worker has none of its own: the first that comes out of a throw-away chain."""
+"""A row to fill a batch of a worker that has none of its own yet: the first output of a temporary chain."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ def spare_row(stages: Sequence[Any], samples: Iterator[dict[str, Any]], *, skip_
 
     Args:
         stages: webdataset stages.
-        samples: what they are fed with; at most 1,000 are taken.
+        samples: their input; at most 1,000 are read.
         skip_errors: a sample on which a stage raises is left out.
 
     Raises:
-        PipelineError: 1,000 samples gave none; names the stage that drops them.
+        PipelineError: no output for 1,000 samples; names the stage that drops them.
     """
     passed: Counter[int] = Counter()
-    taken = itertools.islice(samples, MAX_MISSES)
+    first = itertools.islice(samples, MAX_MISSES)
     while True:
         before = passed[0]
         try:
-            for payload in _chain(stages, taken, passed):
+            for payload in _chain(stages, first, passed):
                 return payload
             break
         except Exception:
@@ -41,13 +41,13 @@ def spare_row(stages: Sequence[Any], samples: Iterator[dict[str, Any]], *, skip_
                 raise
     guilty = next((stage for number, stage in enumerate(stages, start=1) if not passed[number]), None)
     raise PipelineError(
-        f"a batch needs a row to be filled up with, and the first {passed[0]} samples of the epoch gave none: "
+        f"a batch needs a row to fill it, and the first {passed[0]} samples of the epoch gave none: "
         f"{stage_name(guilty) if guilty is not None else 'the reader'} dropped them all"
     )
 
 
 def _chain(stages: Sequence[Any], samples: Iterator[Any], passed: Counter[int]) -> Iterator[Any]:
-    """The stages' outputs; `passed` counts what comes out of the samples (0) and of each stage (1, 2, …)."""
+    """The stages' outputs; `passed` counts the samples (at 0) and the outputs of each stage (at 1, 2, …)."""
 
     def counted(number: int, items: Iterator[Any]) -> Iterator[Any]:
         for item in items:

@@ -1,4 +1,4 @@
-"""Pipeline stages: which of webdataset's keep the tie of sample and score by themselves, and which break it."""
+"""Pipeline stages: those of webdataset that keep the tie of sample and score, and those that break it."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _KEEPS_TIE = frozenset(
 
 _USE_ORDER = "leave it out: the plan order shuffles, over all shards at once by default (see order=OrderChoice(…))"
 _USE_LOADER = "leave it out: InfoBatchLoader(dataset, batch_size=…) makes the batches"
-_USE_EPOCHS = "leave it out: an epoch is what its plan says, and loader.epochs() gives them all"
+_USE_EPOCHS = "leave it out: the plan decides the epoch's samples, and loader.epochs() yields all epochs"
 _NO_CACHE = "leave it out: shards are read by position, and a cache of samples would hold the wrong ones"
 
 _REFUSED: dict[Any, tuple[str, str]] = {
@@ -53,7 +53,7 @@ _REFUSED: dict[Any, tuple[str, str]] = {
 
 
 def refuse_if_tie_breaks(stage: object) -> None:
-    """Raises PipelineError for a stage that can't stand in the pipeline, saying what to do instead.
+    """Raises PipelineError for a stage that would break the tie, with a way to do without it.
 
     Args:
         stage: a pipeline stage, or the name of a method that adds none.
@@ -71,12 +71,12 @@ def keeps_tie(stage: object) -> bool:
 
 
 def may_drop(stage: object) -> bool:
-    """True for a stage of the user's own that says, by an attribute `may_drop = True`, that it drops samples."""
+    """True for a user's stage that declares, by an attribute `may_drop = True`, that it drops samples."""
     return bool(getattr(stage, "may_drop", False))
 
 
 def stage_name(stage: object) -> str:
-    """What to call a stage in a message."""
+    """The name of a stage in a message."""
     function = getattr(stage, "f", stage)
     name = getattr(function, "__name__", type(function).__name__).lstrip("_")
     args = getattr(stage, "args", ())

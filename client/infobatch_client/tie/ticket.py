@@ -15,21 +15,21 @@ __all__ = ["Ticket", "checked_ticket"]
 
 @dataclass(frozen=True, eq=False)
 class Ticket:
-    """One batch, as `update` needs it: the tie of its rows.
+    """The tie of one batch's rows, which `update` needs.
 
     Args:
-        epoch: the epoch it was given in.
+        epoch: of the pass that returned it.
         step: its number in this pass.
         index: int64 (B,), −1 in rows that fill.
         weight: float32 (B,), 0 in rows that fill.
-        given_by: the pass that it was given in; None where nobody asks.
+        pass_id: the pass that returned it; None in a plain loop, which checks batches by their samples.
     """
 
     epoch: int
     step: int
     index: npt.NDArray[np.int64]
     weight: npt.NDArray[np.float32]
-    given_by: object = None
+    pass_id: object = None
 
     def part(self, rows: slice | None) -> Ticket:
         """The tie of some of its rows; all of them for None.

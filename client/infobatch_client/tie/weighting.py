@@ -1,4 +1,4 @@
-"""The weighted mean of a batch's losses, and their way into host memory without a device sync."""
+"""The weighted mean of a batch's losses, and copies of them in host memory without a device sync."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ import torch
 
 from infobatch_stream.errors import LossError
 
-__all__ = ["HostScores", "Losses", "checked_losses", "host_copy", "host_scores", "weighted_mean"]
+__all__ = ["HostScores", "Losses", "checked_losses", "host_scores", "weighted_mean"]
 
 Losses = torch.Tensor | Mapping[str, torch.Tensor]
 
 
 @dataclass(frozen=True, eq=False)
 class HostScores:
-    """What is pushed of a batch, in host memory of our own.
+    """A batch's scores and columns for a push, in host memory that nobody else writes.
 
     Args:
         scores: float32 (B,).
-        ready: a CUDA event after which all of it is filled; None if it is filled.
-        columns: the policy's columns by name, (B,) each.
+        ready: a CUDA event after which all of it is filled; None if it is filled already.
+        columns: the policy's columns by name, (B,) each, in their declared dtypes.
     """
 
     scores: torch.Tensor
@@ -75,20 +75,37 @@ def weighted_mean(losses: torch.Tensor, weight: npt.NDArray[np.float32]) -> torc
     return terms.sum() / len(weight)
 
 
-def host_copy(scores: torch.Tensor) -> tuple[torch.Tensor, Any]:
-    """A copy of the scores, float32 (B,) in host memory, and an event after which it is filled (or None); no sync."""
-    scores = scores.detach()
-    if scores.device.type == "cpu":
-        return scores.to(torch.float32, copy=True), None
-    if scores.device.type != "cuda":
-        return scores.to("cpu", torch.float32), None
-    host = torch.empty(scores.shape, dtype=torch.float32, device="cpu", pin_memory=True)
-    host.copy_(scores, non_blocking=True)
+def host_scores(
+    scores: torch.Tensor, columns: Mapping[str, tuple[torch.Tensor, torch.dtype]] | None = None
+) -> HostScores:
+    """Copies of a batch's scores and columns on their way into host memory; no sync.
+
+    Args:
+        scores: float (B,), on any device.
+        columns: tensor (B,) by name, with the dtype to convert it to.
+    """
+    if not columns:
+        device = scores.device if scores.is_cuda else None
+        return HostScores(_host_copy(scores, torch.float32, device), _filled(device))
+    tensors = (scores, *(values for values, _ in columns.values()))
+    device = next((values.device for values in tensors if values.is_cuda), None)
+    copies = {name: _host_copy(values, dtype, device) for name, (values, dtype) in columns.items()}
+    return HostScores(_host_copy(scores, torch.float32, device), _filled(device), copies)
+
+
+def _host_copy(values: torch.Tensor, dtype: torch.dtype, device: torch.device | None) -> torch.Tensor:
+    """A copy in host memory; from CUDA one that is filled by `device`'s current stream."""
+    values = values.detach()
+    if not values.is_cuda:
+        return values.to("cpu", dtype, copy=True)
+    host = torch.empty(values.shape, dtype=dtype, device="cpu", pin_memory=True)
+    return host.copy_(values.to(device), non_blocking=True)
+
+
+def _filled(device: torch.device | None) -> Any:
+    """An event after the copies on `device`'s current stream; None if all copies are filled already."""
+    if device is None:
+        return None
     event = torch.cuda.Event()  # type: ignore[no-untyped-call]
-    event.record(torch.cuda.current_stream(scores.device))
-    return host, event
-
-
-def host_scores(scores: torch.Tensor) -> HostScores:
-    """A copy of a batch's scores (B,) on its way into host memory; no sync."""
-    return HostScores(*host_copy(scores))
+    event.record(torch.cuda.current_stream(device))
+    return event

@@ -1,1 +1,1 @@
-"""The worker processes of a loader, what they are told, and the batches that they make. No rpc."""
+"""The worker processes of a loader, the memory that names their pass, and the batches that they make. No rpc."""

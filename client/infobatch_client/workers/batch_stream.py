@@ -1,4 +1,4 @@
-"""The batches of one rank, as its DataLoader workers make them: this worker's batches of a pass, collated."""
+"""The batches of one rank in its DataLoader workers: this worker's batches of a pass, collated."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ class BatchStream(IterableDataset[TiedBatch]):
     Picklable into workers; holds no thread, lock or channel. Worker w of n makes the batches w, w + n, …
 
     Args:
-        source: samples, and what they pass through.
+        source: samples, and their pipeline.
         collate_fn: list of payloads → batch; None: torch's default_collate.
-        control: which pass.
+        control: names the pass.
     """
 
     source: SampleSource

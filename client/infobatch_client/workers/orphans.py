@@ -1,4 +1,4 @@
-"""No DataLoader worker outlives the process that it works for, however that process ends."""
+"""No DataLoader worker outlives the process that started it, however that process ends."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ _watching: set[int] = set()
 def end_with_parent() -> None:
     """Called in a worker: from now on it ends with the process that started it.
 
-    torch's own workers look whether the process that forked them is still there. Under "forkserver" that is the fork
-    server, which stays as long as a worker does, so that both would stay for ever.
+    torch's own workers check whether the process that forked them is alive. Under "forkserver" that is the fork server,
+    which lives as long as a worker does, so both would live for ever.
     """
     parent = multiprocessing.parent_process()
     if parent is None or parent.pid == os.getppid() or os.getpid() in _watching:

@@ -18,7 +18,6 @@ from infobatch_client.workers.pass_control import Pass
 from infobatch_client.workers.sample_source import SampleSource
 from infobatch_stream.errors import PipelineError, ShardError
 from infobatch_stream.plan.epoch_plan import EpochPlan
-from infobatch_stream.plan.opening import Opening
 from infobatch_stream.plan.order import PlanOrder
 from infobatch_stream.row_counts import RowCounts
 
@@ -55,9 +54,9 @@ class PassBatches:
     """The rows of one worker's batches of one pass.
 
     Args:
-        source: samples, and what they pass through.
-        pass_: which pass.
-        plan: what is kept; None: that of the pass's file, or without one every sample in index order.
+        source: samples, and their pipeline.
+        pass_: the pass.
+        plan: the samples to keep; None: the plan in the pass's file, or without a file every sample in index order.
     """
 
     def __init__(self, source: SampleSource, pass_: Pass, plan: EpochPlan | None = None) -> None:
@@ -65,13 +64,7 @@ class PassBatches:
         self.plan = map_plan(pass_.plan_path) if plan is None and pass_.plan_path else plan
         self._positions = _Positions(self.plan, source.offsets)
         self._rank = pass_.rank
-        self.opening = Opening(
-            num_positions=self._positions.count,
-            start=pass_.start,
-            batch_size=pass_.batch_size,
-            world_size=pass_.world_size,
-            drop_remainder=pass_.drop_remainder,
-        )
+        self.opening = pass_.opening(self._positions.count)
         self._steps: Sequence[int] = ()
         self._errors = 0
         self._unreadable: dict[int, int] = {}
@@ -96,7 +89,7 @@ class PassBatches:
             step = next(todo, None)
 
     def _outputs(self) -> Iterator[tuple[_Tie, Any]]:
-        """Pipeline outputs with their ties; a stage that raises is started anew where errors are skipped."""
+        """Pipeline outputs with their ties; if errors are skipped, a stage that raises is started again."""
         samples = self._tied_samples()
         while True:
             chain: TiedChain[_Tie] = TiedChain(self._source.stages, samples)
@@ -110,7 +103,7 @@ class PassBatches:
             except Exception as error:
                 if self._reader_error is not None:
                     raise
-                where = f"sample {chain.tie.sample} ({chain.key!r})" if chain.pulled else "before the first sample"
+                where = f"sample {chain.tie.sample} ({chain.key!r})" if chain.num_pulled else "before the first sample"
                 if not self._source.skips_errors:
                     if hasattr(error, "add_note"):  # Python 3.11
                         error.add_note(f"in the pipeline, at {where}")
@@ -118,7 +111,7 @@ class PassBatches:
                 self._skip(error, where)
 
     def _tied_samples(self) -> Iterator[tuple[_Tie, dict[str, Any]]]:
-        """Samples with their ties. What goes wrong in here is no stage's error, and ends the pass."""
+        """Samples with their ties. An error here is the reader's, not a stage's, so it always ends the pass."""
         try:
             yield from self._read()
         except Exception as error:
@@ -186,7 +179,7 @@ class PassBatches:
         return BatchRows(payloads, indices, weights, counts)
 
     def _spare_row(self) -> Any:
-        """A row for a worker that has none of its own yet: the first that comes out of the epoch's positions."""
+        """A row for a worker that has none of its own yet: the first output of the epoch's positions."""
         samples = self._source.reader.samples(
             (
                 self._positions.samples(at, min(at + _CHUNK_SAMPLES, self._positions.count))

@@ -1,4 +1,4 @@
-"""What the loop tells its DataLoader workers about the epoch: a small shared memory that outlives an epoch.
+"""The shared memory by which a loop tells its DataLoader workers of the open epoch; it outlives an epoch.
 
 Persistent workers are forked or spawned once; they read this at the start of every pass.
 """
@@ -12,10 +12,15 @@ from typing import Any
 import numpy as np
 import torch
 
+from infobatch_stream.plan.opening import Opening
+
 __all__ = ["Pass", "PassControl"]
 
-_SIZE_BYTES = 8192
-_MAX_WORKERS = 1024  # a larger copy takes threads that torch, in a process forked after using them, waits for in vain
+_SIZE_BYTES = 8192  # a pass as JSON, behind its length in 4 bytes; and at the end two flags
+_CLOSED, _UPDATED = -2, -1
+_MAX_WORKERS = (
+    1024  # torch copies a larger tensor with threads, for which a process forked after their use waits for ever
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,9 +45,32 @@ class Pass:
     world_size: int = 1
     drop_remainder: bool = False
 
+    @classmethod
+    def over(cls, opening: Opening, *, epoch: int, plan_path: str, rank: int) -> Pass:
+        """A pass over the steps of an opening."""
+        return cls(
+            epoch=epoch,
+            plan_path=plan_path,
+            start=opening.start,
+            batch_size=opening.batch_size,
+            rank=rank,
+            world_size=opening.world_size,
+            drop_remainder=opening.drop_remainder,
+        )
+
+    def opening(self, num_positions: int) -> Opening:
+        """Its steps, over an epoch of `num_positions`."""
+        return Opening(
+            num_positions=num_positions,
+            start=self.start,
+            batch_size=self.batch_size,
+            world_size=self.world_size,
+            drop_remainder=self.drop_remainder,
+        )
+
 
 class PassControl:
-    """Shared between a loop and its workers: written by the one before a pass, read by the others at its start.
+    """Shared between a loop and its workers: the loop writes it before a pass, the workers read it at its start.
 
     Pickles into a worker by handle, as torch shares tensors; a copy by other means shares nothing, and is empty.
     """
@@ -61,18 +89,18 @@ class PassControl:
         else:
             PassControl.__init__(self)
 
-    def write(self, given: Pass) -> None:
-        """Sets what the next pass reads."""
-        text = json.dumps(asdict(given)).encode()
-        assert len(text) < _SIZE_BYTES - 5, "a plan's path is far below 8 KB"
+    def write(self, pass_: Pass) -> None:
+        """Sets the pass that workers begin next."""
+        text = json.dumps(asdict(pass_)).encode()
+        assert len(text) < _SIZE_BYTES - 6, "a plan's path is far below 8 KB"
         framed = len(text).to_bytes(4, "little") + text
         self._bytes[: len(framed)] = torch.from_numpy(np.frombuffer(framed, np.uint8).copy())
-        self._bytes[-1] = 0
+        self._bytes[_UPDATED] = 0
         self._loaded.zero_()
         self._updated_at_start = False
 
     def read(self) -> Pass:
-        """What the loop wrote last."""
+        """The pass that the loop wrote last."""
         raw = self._bytes.numpy().tobytes()
         return Pass(**json.loads(raw[4 : 4 + int.from_bytes(raw[:4], "little")]))
 
@@ -83,26 +111,38 @@ class PassControl:
 
     def mark_updated(self) -> None:
         """A batch of the pass was updated: from now on, a second pass would train samples twice."""
-        self._bytes[-1] = 1
+        self._bytes[_UPDATED] = 1
         self._updated_at_start = True
 
     @property
     def updated(self) -> bool:
         """Whether a batch was updated, as far as is known now."""
-        return bool(self._bytes[-1])
+        return bool(self._bytes[_UPDATED])
 
     @property
     def updated_at_start(self) -> bool:
         """Whether a batch had been updated when this process was forked or this object was pickled into it.
 
-        The workers of one pass start while the loop trains on the first batches of the faster ones, so that a worker's
-        first pass can't go by `updated`.
+        The workers of one pass start while the loop trains on the first batches of the faster ones, so a worker's first
+        pass can't rely on `updated`.
         """
         return self._updated_at_start
 
-    def note_loaded(self, worker: int, batches: int, turns: int) -> None:
-        """A worker has loaded a state: it gave `batches` of the pass, and took `turns` since the loader's first."""
-        self._loaded[worker] = torch.tensor([1, batches, turns], device="cpu")
+    def mark_closed(self) -> None:
+        """The dataset was closed: no pass begins from now on."""
+        self._bytes[_CLOSED] = 1
+
+    @property
+    def closed(self) -> bool:
+        """Whether the dataset was closed."""
+        return bool(self._bytes[_CLOSED])
+
+    def note_loaded(self, worker: int, batches: int, rounds: int) -> None:
+        """A worker has loaded a state: `batches` of the pass, and `rounds` since the loader's first pass, came before.
+
+        A round is one batch of this worker, in DataLoader's round over its workers.
+        """
+        self._loaded[worker] = torch.tensor([1, batches, rounds], device="cpu")
 
     @property
     def any_loaded(self) -> bool:
@@ -111,9 +151,9 @@ class PassControl:
 
     @property
     def loaded(self) -> tuple[int, int]:
-        """(batches, turns) of all workers together."""
-        _, batches, turns = self._loaded.sum(0).tolist()
-        return batches, turns
+        """(batches, rounds) of all workers together."""
+        _, batches, rounds = self._loaded.sum(0).tolist()
+        return batches, rounds
 
 
 def _shared(*size: int, dtype: torch.dtype) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""torch's DataLoader around a BatchStream: the processes that make a loader's batches, over all of its passes."""
+"""torch's DataLoader around a BatchStream: the processes that make a loader's batches, for all of its passes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class WorkerPool:
     """Makes the batches of one pass after the other; workers live from the first pass to `close`.
 
     Args:
-        source: samples, and what they pass through.
+        source: samples, and their pipeline.
         num_workers: processes; 0 makes the batches in this one.
         collate_fn: list of payloads → batch; None for torch's.
         pin_memory, prefetch_factor, multiprocessing_context, worker_init_fn: as in torch's DataLoader.
@@ -66,12 +66,12 @@ class WorkerPool:
             return iter(self._data_loader)
 
     def close(self) -> None:
-        """Ends the workers now: left to the garbage collector, torch waits 5 s for each of them in vain."""
+        """Ends the workers now: in the garbage collector, torch would wait 5 s for each of them."""
         if (running := getattr(self._data_loader, "_iterator", None)) is not None:
             running._shutdown_workers()
             self._data_loader._iterator = None
 
 
 def _as_it_is(batch: Any) -> Any:
-    """In place of torch's default, which would make tensors of the tie, one more file each to send."""
+    """Replaces torch's default, which would make tensors of the tie: each is one more file to send."""
     return batch

@@ -1,4 +1,4 @@
-"""What a worker needs of a dataset: where samples come from, what they pass through, and what an error does."""
+"""The part of a dataset that a worker needs: the reader of samples, their pipeline, and the rule for errors."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class SampleSource:
         reader: reads samples by index.
         stages: webdataset stages.
         on_error: "raise", or "skip": a sample that can't be read, or on which a stage raises, is left out and counted.
-        max_errors: as many may be skipped by worker and pass.
+        max_errors: the most errors that are skipped by worker and pass.
     """
 
     reader: ShardReader

@@ -94,7 +94,7 @@ def test_every_output_belongs_to_its_sample(stages: list[Any]) -> None:
     chain = TiedChain(stages, samples())
     for tie, payload in chain:
         assert number_of(payload) == tie
-    assert chain.pulled == N
+    assert chain.num_pulled == N
 
 
 def one_behind(source: Iterator[Any]) -> Iterator[Any]:

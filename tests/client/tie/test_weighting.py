@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from infobatch_client.tie.weighting import checked_losses, host_copy, weighted_mean
+from infobatch_client.tie.weighting import checked_losses, host_scores, weighted_mean
 from infobatch_stream.errors import LossError
 
 
@@ -75,11 +75,11 @@ def test_wrong_losses_are_refused_saying_what_to_do(losses: object, message: str
         checked_losses(losses, 3)  # type: ignore[arg-type]
 
 
-def test_host_copy_is_a_copy_without_a_graph() -> None:
+def test_host_scores_are_a_copy_without_a_graph() -> None:
     losses = torch.tensor([1.0, 2.0], requires_grad=True)
-    copy, ready = host_copy(losses)
+    pushed = host_scores(losses)
     with torch.no_grad():
         losses.mul_(100)
-    assert copy.tolist() == [1.0, 2.0]
-    assert not copy.requires_grad
-    assert ready is None
+    assert pushed.scores.tolist() == [1.0, 2.0]
+    assert not pushed.scores.requires_grad
+    assert pushed.ready is None

@@ -1,0 +1,104 @@
+"""The calls by which a loader's losses find their samples: update, push, skip, weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+
+from infobatch_client.epochs.loop import EpochLoop
+from infobatch_client.epochs.returned import ReturnedBatches
+from infobatch_client.tie.ticket import Ticket, checked_ticket
+from infobatch_client.tie.weighting import Losses, checked_losses, weighted_mean
+from infobatch_stream.errors import LossError
+
+__all__ = ["LossCalls"]
+
+
+class LossCalls:
+    """The half of `InfoBatchLoader` that takes losses and scores."""
+
+    _epochs: EpochLoop
+    _returned: ReturnedBatches
+
+    def update(
+        self,
+        losses: Losses,
+        scores: torch.Tensor | None = None,
+        batch: Ticket | None = None,
+        rows: slice | None = None,
+        columns: Mapping[str, torch.Tensor] | None = None,
+    ) -> torch.Tensor:
+        """The weighted mean of a batch's losses, to be differentiated; queues their values for the server.
+
+        Σ wᵢ·lᵢ / B: over an epoch its sum is in expectation that of the unpruned losses (paper Eq. 6–8). Returns
+        within microseconds: nothing is sent here, and a GPU isn't waited for. Another update of the same batch (SAM,
+        LBFGS) replaces its scores.
+
+        Args:
+            losses: float tensor (B,) on any device (`reduction="none"`), or a dict of them, which are summed.
+            scores: float tensor (B,) to push instead of the losses.
+            batch: the batch's ticket; by default the batch returned last.
+            rows: only these rows of it, a micro-batch: `losses`, `scores` and `columns` are of its length n, and the
+                mean is Σ wᵢ·lᵢ / n. With A equal micro-batches, divide by A as always. The batch counts as updated
+                once all of its rows are.
+            columns: tensor (B,) by name, of exactly the columns that the run's policy declares as pushed: floats for
+                a float column, integers or bools for an integer one; converted to the declared dtype.
+
+        Returns:
+            A scalar with its graph, float32 or float64.
+
+        Raises:
+            LossError: wrong shape or dtype, rows outside the batch, missing or unknown columns, or it isn't clear
+                which batch is meant.
+            ConfigError: a validation loader, or closed.
+            ServerError: the pusher has stopped: another job has taken over the run, or the run was deleted.
+        """
+        ticket = self._epochs.for_scores().awaited.due(batch)
+        part = ticket.part(rows)
+        checked = checked_losses(losses, len(part.weight))
+        pushed = checked if scores is None else checked_losses(scores, len(part.weight), "scores")
+        value = weighted_mean(checked, part.weight)
+        self._epochs.push(part, pushed, columns)
+        self._epochs.settle(ticket, rows)
+        return value
+
+    def push(
+        self,
+        scores: torch.Tensor,
+        batch: Ticket | None = None,
+        rows: slice | None = None,
+        columns: Mapping[str, torch.Tensor] | None = None,
+    ) -> None:
+        """Pushes scores of a batch whose losses the caller reduces (with `weights()`); it counts as updated.
+
+        Args:
+            scores: float tensor (B,), or (n,) with `rows`.
+            batch, rows, columns: as for `update`.
+        """
+        ticket = self._epochs.for_scores().awaited.due(batch)
+        part = ticket.part(rows)
+        self._epochs.push(part, checked_losses(scores, len(part.weight), "scores"), columns)
+        self._epochs.settle(ticket, rows)
+
+    def skip(self, batch: Ticket | None = None) -> None:
+        """Says that a batch, or the rest of its rows, is deliberately not trained: its samples keep their scores.
+
+        Args:
+            batch: the batch's ticket; by default every batch that awaits its update.
+        """
+        awaited = self._epochs.for_scores().awaited
+        for ticket in awaited.tickets if batch is None else [awaited.due(batch)]:
+            self._epochs.settle(ticket)
+
+    def weights(self, batch: Ticket | None = None, rows: slice | None = None) -> torch.Tensor:
+        """Weights float32 (B,) of a batch, or of its `rows`; 0 in rows that only fill it up.
+
+        Args:
+            batch: the batch's ticket; by default the batch returned last.
+            rows: only these rows of it.
+        """
+        ticket = self._returned.newest if batch is None else checked_ticket(batch)
+        if ticket is None:
+            raise LossError("weights() before the first batch")
+        return torch.from_numpy(ticket.part(rows).weight)

@@ -1,0 +1,60 @@
+"""The readers of an open epoch in a plain loop: DataLoader workers, by shared memory, and this process's iterator."""
+
+from __future__ import annotations
+
+from infobatch_client.epochs.open_epoch import OpenEpoch
+from infobatch_client.plain.row_stream import RowStream
+from infobatch_client.ranks.ranks import Ranks
+from infobatch_client.workers.pass_control import Pass, PassControl
+
+__all__ = ["EpochReaders"]
+
+
+class EpochReaders:
+    """Announces epochs to the workers, and ends the iterators of those that are over.
+
+    Args:
+        control: the memory that the dataset's workers read.
+        ranks: of the job.
+    """
+
+    def __init__(self, control: PassControl, ranks: Ranks) -> None:
+        self._control = control
+        self._ranks = ranks
+        self._announced: OpenEpoch | None = None
+        self._rows: RowStream | None = None
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether the iterator of this process has returned its last row."""
+        return self._rows is not None and self._rows.ended
+
+    @property
+    def loaded_state(self) -> bool:
+        """Whether a worker has loaded a state of the DataLoader for the announced epoch."""
+        return self._control.any_loaded
+
+    def announce(self, epoch: OpenEpoch) -> Pass:
+        """The pass over an epoch, which is written for the workers once."""
+        if epoch is not self._announced:
+            self.retire()
+            self._control.write(
+                Pass.over(epoch.opening, epoch=epoch.number, plan_path=epoch.plan_path, rank=self._ranks.rank)
+            )
+            self._announced = epoch
+        return self._control.read()
+
+    def begin(self, rows: RowStream) -> None:
+        """An iterator of this process has begun; an earlier one is over."""
+        self.retire()
+        self._rows = rows
+
+    def retire(self) -> None:
+        """Ends the iterator of this process."""
+        if self._rows is not None:
+            self._rows.over = True
+            self._rows = None
+
+    def mark_updated(self) -> None:
+        """A batch of the announced epoch was updated: workers refuse a second pass."""
+        self._control.mark_updated()

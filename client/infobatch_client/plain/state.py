@@ -1,0 +1,126 @@
+"""The parts of a dataset in a plain DataLoader: its place among the ranks, the workers' memory, its epochs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import torch
+from torch.utils.data import get_worker_info
+
+from infobatch_client.epochs.holder import DATASET
+from infobatch_client.ranks.ranks import RankChoice, Ranks
+from infobatch_client.run.options import RunOptions, Timeouts
+from infobatch_client.workers.pass_control import Pass, PassControl
+from infobatch_client.workers.sample_source import SampleSource
+from infobatch_stream.errors import ConfigError
+from infobatch_stream.ratios import whole_number
+
+if TYPE_CHECKING:
+    from infobatch_client.plain.epochs import PlainEpochs
+    from infobatch_client.shards.index_store import IndexedShards
+
+__all__ = ["PlainState"]
+
+Self = TypeVar("Self", bound="PlainState")
+
+
+class PlainState:
+    """The parts that a dataset's rows and calls share.
+
+    A copy, as fluid methods make it, and a pickle or a fork in another process have no part in an epoch that is open
+    here.
+    """
+
+    options: RunOptions | None
+    indexed: IndexedShards
+    seed: int
+    shuffled: bool
+    batch_size: int | None
+
+    def _prepare(self, batch_size: int | None) -> None:
+        """For the constructor: the memory that workers read is there before any of them starts."""
+        self.batch_size = None if batch_size is None else whole_number(batch_size, "batch_size", 1)
+        self._control = PassControl()
+        self._owner = os.getpid()
+        self._epochs: PlainEpochs | None = None
+        self._ranks = self._among(RankChoice())
+        self._read_by = 0
+        self._worker_place = (0, 1)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_epochs": None, "_worker_place": (self._ranks.rank, self._ranks.world_size)}
+
+    def __copy__(self: Self) -> Self:
+        copy = type(self).__new__(type(self))
+        copy.__dict__.update(self.__dict__)
+        copy._control, copy._owner = PassControl(), os.getpid()
+        copy._epochs, copy._ranks = None, self._ranks.anew()
+        return copy
+
+    @property
+    def stages(self) -> Sequence[Any]:
+        """The webdataset stages after the reader."""
+        raise NotImplementedError
+
+    def sample_source(self) -> SampleSource:
+        """The part of this dataset that workers receive."""
+        raise NotImplementedError
+
+    def _check_not_closed(self) -> None:
+        if self._control.closed:
+            raise DATASET.closed()
+
+    def _own_memory(self) -> None:
+        """For the loop's process. In a fork, and in a process that has received a pickle, the memory is another's."""
+        if self._owner != os.getpid():
+            closed = self._control.closed
+            self._control, self._owner, self._epochs = PassControl(), os.getpid(), None
+            if closed:
+                self._control.mark_closed()
+
+    def _among(self, choice: RankChoice) -> Ranks:
+        timeouts = self.options.timeouts if self.options is not None else Timeouts()
+        return Ranks(choice, timeout_s=timeouts.agree_timeout_s)
+
+    @property
+    def _place(self) -> tuple[int, int]:
+        """Rank and world size. A worker has them from its loop's process, by a fork or in the pickle."""
+        if get_worker_info() is not None and not torch.distributed.is_initialized():
+            return self._worker_place
+        return self._ranks.rank, self._ranks.world_size
+
+    def _validation_pass(self) -> Pass:
+        return self._control.read() if self._control.written else self._validation(0)
+
+    def _validation(self, number: int) -> Pass:
+        rank, world_size = self._place
+        return Pass(
+            epoch=number,
+            plan_path="",
+            start=0,
+            batch_size=self.batch_size or 1,
+            rank=rank,
+            world_size=world_size,
+        )
+
+    def _live(self) -> PlainEpochs:
+        """The part that talks to the server, made at its first use, in the loop's process."""
+        if self.options is None:
+            raise DATASET.without_run("has no run: no epochs to open, no scores, no state")
+        if get_worker_info() is not None:
+            raise ConfigError("this is for the process that owns the loop: a DataLoader worker only reads rows")
+        if self.batch_size is None:
+            raise ConfigError(
+                "a plain DataLoader over a run needs the batch size here too: InfoBatchStreamDataset(…, batch_size=B) "
+                "and DataLoader(dataset, batch_size=B); or read it through InfoBatchLoader(dataset, batch_size=B)"
+            )
+        self._own_memory()
+        if self._epochs is None:
+            from infobatch_client.plain.epochs import PlainEpochs
+
+            self._epochs = PlainEpochs(self.options, self.indexed.manifest, self.batch_size, self._control, self._ranks)
+            if self._control.closed:
+                self._epochs.close()
+        return self._epochs
