@@ -102,10 +102,9 @@ class EpochPlan:
         """Samples of the classes that may be kept, which this epoch leaves out; `excluded` ones aren't counted."""
         return sum(row.size - row.kept for row in self.classes if row.name != "excluded")
 
-    def named(self, digest: bytes) -> EpochPlan:
-        """The same plan under the id that its digest gives it."""
-        name = f"{self.run_id.hex()}-{self.generation}-{self.epoch}-{digest.hex()}"
-        return replace(self, plan_id=name)
+    def with_id(self, digest: bytes) -> EpochPlan:
+        """The same plan with the id that follows from its digest."""
+        return replace(self, plan_id=f"{self.run_id.hex()}-{self.generation}-{self.epoch}-{digest.hex()}")
 
     def kept_between(self, start: int, stop: int) -> npt.NDArray[np.int64]:
         """Indices of the kept samples in [start, stop), ascending, int64."""

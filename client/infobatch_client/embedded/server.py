@@ -216,7 +216,7 @@ def _nonce_at(address: str) -> str | None:
     """What a score server there says; None where there is none, or another program, or silence."""
     client = ScoreClient(address, call_timeout_s=_CALL_TIMEOUT_S)
     try:
-        return str(client.call("GetServer", pb.GetServerRequest()).nonce)
+        return str(client.get_server(pb.GetServerRequest()).nonce)
     except errors.InfoBatchError:
         return None
     finally:

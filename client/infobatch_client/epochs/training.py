@@ -11,17 +11,16 @@ import numpy as np
 from infobatch_client.epochs.open_epoch import OpenEpoch
 from infobatch_client.epochs.source import EpochSource
 from infobatch_client.ranks.ranks import Ranks
-from infobatch_client.run.connection import TrainingRun
 from infobatch_client.run.joining import Joined
 from infobatch_client.run.options import RunOptions
 from infobatch_client.run.resume_state import ResumeState
+from infobatch_client.run.training_run import TrainingRun
 from infobatch_client.tie.ticket import Ticket
 from infobatch_client.tie.weighting import HostScores
 from infobatch_stream.errors import ConfigError, StateError
 from infobatch_stream.manifest import Manifest
 from infobatch_stream.plan.epoch_plan import EpochPlan
 from infobatch_stream.plan.order_params import OrderParams
-from infobatch_stream.v1 import score_service_pb2 as pb
 
 __all__ = ["TrainingEpochs"]
 
@@ -95,7 +94,7 @@ class TrainingEpochs(EpochSource):
         self._joined = self._run.joined
         state = self._state  # kept until the epoch is over: opening may fail, and be tried again
         inside = state is not None and state.inside
-        plan, path = self._run.plan(self.next_epoch, str(state.plan_id) if state and inside else "")
+        plan, path = self._run.plans.get(self.next_epoch, str(state.plan_id) if state and inside else "")
         if state is not None and inside and state.epoch_positions > plan.kept:
             raise StateError(
                 f"epoch_positions: the state has {state.epoch_positions}, its plan keeps {plan.kept} samples"
@@ -116,8 +115,7 @@ class TrainingEpochs(EpochSource):
     def end(self, opened: OpenEpoch, *, wait: bool = True) -> None:
         """Queues EndEpoch, and waits at most `flush_timeout_s` for what is before it."""
         assert self._run is not None
-        counts = pb.RowCounts(**opened.counts._asdict())
-        self._run.end_epoch(opened.plan, start=opened.opening.start, end=opened.positions, counts=counts)
+        self._run.end_epoch(opened.plan, start=opened.opening.start, end=opened.positions, counts=opened.counts)
         if wait:
             self._run.flush()
 
@@ -209,5 +207,5 @@ class TrainingEpochs(EpochSource):
             "loaded state": None if state is None else state.place,
             "the position where the epoch before was left": self._stopped_at,
             "epoch": self.next_epoch,
-            "generation": self._run.generation if self._run is not None else None,
+            "generation": self._run.joined.generation if self._run is not None else None,
         }

@@ -11,7 +11,8 @@ from torch.utils.data import get_worker_info
 
 from infobatch_client.plain.row_stream import RefusedRows, RowStream
 from infobatch_client.plans.validation import validation_plan
-from infobatch_client.ranks.ranks import RankChoice, Ranks
+from infobatch_client.ranks.place import RankChoice
+from infobatch_client.ranks.ranks import Ranks
 from infobatch_client.run.options import RunOptions, Timeouts
 from infobatch_client.workers.orphans import end_with_parent
 from infobatch_client.workers.pass_control import Pass, PassControl
@@ -69,7 +70,7 @@ class PlainLoading:
     def __copy__(self: Self) -> Self:
         made = type(self).__new__(type(self))
         made.__dict__.update(self.__dict__)
-        made._control, made._epochs, made._ranks = PassControl(), None, self._ranks.anew()
+        made._control, made._epochs, made._ranks = PassControl(), None, self._ranks.copy()
         return made
 
     @property

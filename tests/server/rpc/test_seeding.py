@@ -138,16 +138,16 @@ def set_chunk(**fields: Any) -> Any:
 @pytest.mark.parametrize(
     ("change", "words", "kind"),
     [
-        (flip, "came damaged at byte 0; send it again", "PlanError"),
+        (flip, "came damaged at byte 0; transfer the plan again", "PlanError"),
         (flip_and_sum, "its bytes give the id", "PlanError"),
         (lambda messages: messages.pop(), "bytes did not come", "PlanError"),
-        (lambda messages: messages.pop(0), "first message must be its header", "ConfigError"),
-        (lambda messages: messages.append(messages[0]), "one plan may be seeded at a time", "ConfigError"),
-        (set_header(num_samples=999), "the plan is of 999 samples", "ConfigError"),
-        (set_header(chunk_samples=1), "the plan's chunks have 1 samples", "ConfigError"),
+        (lambda messages: messages.pop(0), "first message must be its header", "PlanError"),
+        (lambda messages: messages.append(messages[0]), "send one plan at a time", "PlanError"),
+        (set_header(num_samples=999), "the plan is of 999 samples", "PlanError"),
+        (set_header(chunk_samples=1), "the plan's chunks have 1 samples", "PlanError"),
         (set_header(epoch=9), "its bytes give the id", "PlanError"),
         (set_chunk(plane=7), "server too old: PlanChunk.plane has the value 7", "ConfigError"),
-        (set_chunk(offset_bytes=1), "ends at byte 126; its plane has 125", "ConfigError"),
+        (set_chunk(offset_bytes=1), "ends at byte 126; its plane has 125", "PlanError"),
     ],
 )
 def test_a_damaged_plan_is_not_seeded(caller: Caller, run: bytes, change: Any, words: str, kind: str) -> None:
