@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import re
 import zlib
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import grpc
 import numpy as np
 import pytest
 
 from infobatch_stream.v1 import score_service_pb2 as pb
 from infobatch_stream.wire.plan_messages import plan_messages
 from infobatch_stream.wire.specs import seal
+from tests.damaged_plans import DAMAGES, PLAN, SPEC, Messages, messages_of
 from tests.server.calls import (
     INVALID,
     NOT_FOUND,
@@ -157,6 +161,30 @@ def test_a_damaged_plan_is_not_seeded(caller: Caller, run: bytes, change: Any, w
     with status(INVALID, words, kind):
         caller.stub.SeedRun(iter(seed_messages(other, np.zeros(2, np.float32), damaged_plan(messages, change))))
     assert not caller.stub.GetRun(pb.GetRunRequest(run="other")).run.plan_ids
+
+
+@pytest.mark.parametrize(("damaged", "words"), DAMAGES)
+def test_no_damage_is_seeded(caller: Caller, damaged: Callable[[], Messages], words: str) -> None:
+    run = caller.create(SPEC).run_id
+    requests = [pb.SeedRunRequest(run_id=run), *(pb.SeedRunRequest(plan=message) for message in damaged())]
+    with pytest.raises(grpc.RpcError) as caught:
+        caller.stub.SeedRun(iter(requests))
+    error: Any = caught.value
+    assert error.code() == INVALID
+    assert re.search(words, error.details())
+    assert ("infobatch-error", "PlanError") in [tuple(item) for item in error.trailing_metadata()]
+    assert not caller.stub.GetRun(pb.GetRunRequest(run_id=run)).run.plan_ids
+    requests = [pb.SeedRunRequest(run_id=run), *(pb.SeedRunRequest(plan=message) for message in messages_of(PLAN))]
+    assert caller.stub.SeedRun(iter(requests)).plan_id == PLAN.plan_id
+
+
+def test_the_unpruned_fallback_is_not_seeded(caller: Caller, run: bytes) -> None:
+    generation = caller.attach(run)
+    caller.stub.MarkUnpruned(pb.MarkUnprunedRequest(run_id=run, generation=generation, epoch=0))
+    messages = list(caller.stub.GetEpochPlan(pb.GetEpochPlanRequest(run_id=run, generation=generation, epoch=0)))
+    other = caller.create(make_spec("other")).run_id
+    with status(INVALID, "is an unpruned fallback", "PlanError"):
+        caller.stub.SeedRun(iter(seed_messages(other, np.zeros(2, np.float32), messages)))
 
 
 def test_a_plan_of_another_seed_is_not_seeded(caller: Caller, run: bytes) -> None:
