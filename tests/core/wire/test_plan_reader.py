@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tracemalloc
 from collections.abc import Callable
 from dataclasses import replace
@@ -17,6 +18,7 @@ from infobatch_stream.wire.plan_reader import PlanReader
 from tests.core.worlds import RUN_ID
 from tests.damaged_plans import DAMAGES, PLAN, SPEC, Messages, messages_of
 
+ADVICE = r"(transfer the plan again|of the same version|use a plan of this run|send one plan at a time)$"
 MASK = np.random.default_rng(8).random(1009) < 0.6
 
 
@@ -56,9 +58,7 @@ def test_a_damaged_plan_is_a_plan_error(damaged: Callable[[], Messages], words: 
         assert tracemalloc.get_traced_memory()[1] < 2**20
     finally:
         tracemalloc.stop()
-    assert any(
-        advice in str(caught.value) for advice in ("transfer the plan again", "of the same version", "of this")
-    ) or "one plan at a time" in str(caught.value)
+    assert re.search(ADVICE, str(caught.value))
 
 
 def test_a_stream_without_a_message_is_a_plan_error() -> None:
