@@ -47,11 +47,14 @@ def fetch_plan(
         if isinstance(answer, EpochPlan):
             return answer
         if time.monotonic() >= deadline_s:
-            raise PlanNotReadyError(
-                f"{client.address} has no plan of epoch {epoch} yet: ranks {list(answer.missing_ranks)} have not ended "
-                "the epoch before"
-            )
+            raise PlanNotReadyError(f"{client.address} has no plan of epoch {epoch} yet: {_cause(answer)}")
         time.sleep(max(0.01, min(answer.retry_after_ms / 1000, deadline_s - time.monotonic())))
+
+
+def _cause(answer: pb.NotReady) -> str:
+    if answer.missing_ranks:
+        return f"ranks {list(answer.missing_ranks)} have not ended the epoch before"
+    return "it is still drawing the plan, or is sending too many plans at once"
 
 
 def _receive(

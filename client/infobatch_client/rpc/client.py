@@ -130,13 +130,14 @@ class ScoreClient:
 
         Raises:
             ServerUnreachableError: it gave none within `timeout_s`.
+            ServerBusyError: it is there, and was overloaded all the time.
         """
         try:
             return retry_until(
                 lambda left_s: self.get_server(pb.GetServerRequest(), timeout_s=min(left_s, self._call_timeout_s)),
                 timeout_s,
             )
-        except errors.TryAgainError as error:
+        except errors.ServerUnreachableError as error:
             raise errors.ServerUnreachableError(
                 f"no score server answered at url={self.address!r} within {timeout_s:g} s ({error}); is the address "
                 f"right, and `infobatch serve --grpc {self.address}` running there?"

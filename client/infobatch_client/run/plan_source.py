@@ -52,22 +52,22 @@ class PlanSource:
             epoch: the epoch.
             plan_id: the plan of a resumed epoch, which has no substitute; "" for a new epoch.
         """
-        found = None
+        shared = None
         if not self._unpruned.is_plan_of(epoch, plan_id):
-            found = self._node_plans.get(
+            shared = self._node_plans.get(
                 epoch,
                 lambda: self._fetch_if_ready(epoch, plan_id),
                 lambda node_plan_id: self._fetch(epoch, node_plan_id),
             )
-            if found is None:
+            if shared is None:
                 self._unpruned.add(epoch)
-        if found is None:
-            found = self._node_plans.get(
+        if shared is None:
+            shared = self._node_plans.get(
                 epoch, lambda: self._unpruned.plan(epoch), lambda _: self._unpruned.plan(epoch)
             )
-            assert found is not None, "an unpruned plan needs no server"
-        _warn_of_oddities(found[0], self._joined.spec.policy)
-        return found
+            assert shared is not None, "an unpruned plan needs no server"
+        _warn_of_oddities(shared[0], self._joined.spec.policy)
+        return shared
 
     def close(self) -> None:
         """Removes the files."""

@@ -1,4 +1,4 @@
-"""Sends what an outbox holds for one generation of a run: pushes, control messages and heartbeats. No thread."""
+"""Sends the items of an outbox for one generation of a run, and heartbeats between them. No thread."""
 
 from __future__ import annotations
 

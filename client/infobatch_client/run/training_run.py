@@ -42,7 +42,7 @@ class TrainingRun:
         plans: of the run's epochs.
 
     Raises:
-        ServerUnreachableError: no server within `connect_timeout_s`.
+        ServerUnreachableError, ServerBusyError: no answer within `connect_timeout_s`.
         RunConflictError: the run exists with another spec, or has trained already and no state was passed.
         RunBusyError: another job is training it.
         StateError: `state` belongs to another run, data set or order.

@@ -81,7 +81,7 @@ def _checked(messages: Iterator[Request]) -> Iterator[Request]:
 
 def _abort(context: grpc.ServicerContext, error: Exception) -> NoReturn:
     if isinstance(error, grpc.RpcError):
-        # The request stream broke off: the caller is gone, and there is nobody to answer.
+        # The request stream broke off: the caller has ended, and nobody receives an answer.
         context.abort(grpc.StatusCode.CANCELLED, "the caller went away")
     if not isinstance(error, InfoBatchError):
         log.exception("a call failed", exc_info=error)
