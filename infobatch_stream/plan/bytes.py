@@ -1,6 +1,6 @@
 """A plan as bytes: its chunks and digest, and the file that a node's processes map.
 
-Samples travel in chunks of 2²³; each chunk has one plane of keep bits and, where there is more than one class, a
+Samples travel in chunks of 2²³; each chunk has one plane of keep bits and, with more than one class, a
 plane that tells the classes apart: bits for two classes, bytes for more.
 """
 

@@ -131,7 +131,7 @@ def _check_alone(choice: RankChoice, world_size: int) -> None:
     if choice.rank is None and started_ranks() > 1:
         raise ConfigError(
             f"a launcher has started {started_ranks()} processes, and torch.distributed is not initialised: call "
-            "torch.distributed.init_process_group() before the first epoch, or give rank=0, world_size=1 where "
+            "torch.distributed.init_process_group() before the first epoch, or give rank=0, world_size=1 if "
             "this process trains alone"
         )
 

@@ -213,7 +213,7 @@ def test_seeding_needs_a_run_without_a_job(caller: Caller, run: bytes, clock: Cl
         (pb.SeedRunRequest.Scores(scores=bytes(8), first_sample=2**64 - 1), "are outside"),
     ],
 )
-def test_seeds_that_cannot_be_meant(caller: Caller, run: bytes, scores: pb.SeedRunRequest.Scores, words: str) -> None:
+def test_invalid_scores_to_import(caller: Caller, run: bytes, scores: pb.SeedRunRequest.Scores, words: str) -> None:
     with status(INVALID, words):
         caller.stub.SeedRun(iter([pb.SeedRunRequest(run_id=run), pb.SeedRunRequest(scores=scores)]))
     with status(INVALID, "the first message of SeedRun must have `run_id`"):
