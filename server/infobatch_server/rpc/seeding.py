@@ -36,7 +36,7 @@ def seed_run(registry: Registry, messages: Iterator[pb.SeedRunRequest]) -> pb.Se
     for message in messages:
         part = message.WhichOneof("part")
         if part == "scores":
-            _seed_scores(run, message.scores, answer)
+            _import_scores(run, message.scores, answer)
         elif part == "plan":
             reader.add(message.plan)
         else:
@@ -52,7 +52,7 @@ def seed_run(registry: Registry, messages: Iterator[pb.SeedRunRequest]) -> pb.Se
     return answer
 
 
-def _seed_scores(run: Run, part: pb.SeedRunRequest.Scores, answer: pb.SeedRunResponse) -> None:
+def _import_scores(run: Run, part: pb.SeedRunRequest.Scores, answer: pb.SeedRunResponse) -> None:
     count, rest = divmod(len(part.scores), 4)
     if rest:
         raise ConfigError(f"scores has {len(part.scores)} bytes: float32 takes 4 each")
