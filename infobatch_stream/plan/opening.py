@@ -38,7 +38,7 @@ class Opening:
             raise ConfigError(f"position {self.start} is outside [0, {self.num_positions}]")
         if self.drop_remainder and self.start < self.num_positions and not self.num_steps:
             raise ConfigError(
-                f"remainder='drop' leaves nothing: {self.num_positions - self.start} samples remain and a step "
+                f"remainder='drop' leaves nothing: {self.num_positions - self.start} samples are left and a step "
                 f"takes batch_size × world_size = {self.global_batch}; use remainder='fill' or a smaller batch_size"
             )
 

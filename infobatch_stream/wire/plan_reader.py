@@ -100,7 +100,7 @@ class PlanReader:
         if (plan.shard_kept > self._spec.shard_sizes).any():
             raise PlanError(f"{name} keeps more samples of a shard than there are; {_AGAIN}")
         if not np.array_equal(plan.shard_kept, kept_by_shard(plan.keep_bits, self._spec.shard_sizes)):
-            raise PlanError(f"{name}: its kept counts by shard are not those of its keep bits; {_AGAIN}")
+            raise PlanError(f"{name}: its kept counts by shard differ from the counts of its keep bits; {_AGAIN}")
 
     def _add_header(self, header: pb.PlanHeader) -> None:
         if self._header is not None:

@@ -243,7 +243,7 @@ def test_nothing_is_left_at_the_end_of_an_epoch():
         ({"world_size": 0}, "world_size=0 must be at least 1"),
         ({"start": 11}, r"position 11 is outside \[0, 10\]"),
         ({"start": -1}, "position -1 is outside"),
-        ({"batch_size": 16, "drop_remainder": True}, "10 samples remain and a step takes .* = 16"),
+        ({"batch_size": 16, "drop_remainder": True}, "10 samples are left and a step takes .* = 16"),
     ],
 )
 def test_invalid_openings_are_refused(change, message):
