@@ -2,7 +2,7 @@
 
     InfoBatchError
     ├── ConfigError (ValueError)          an invalid argument, or an invalid combination of arguments
-    │   └── StateError                    a resume state that belongs to something else
+    │   └── StateError                    a resume state of another run, data set or order
     ├── LossError (ValueError)            losses of the wrong shape or dtype, or for the wrong batch
     ├── ShardError (ValueError)           a shard that can't be trusted
     │   ├── EmptyShardError               no sample in it
@@ -10,15 +10,15 @@
     │   ├── ShardChangedError             not the bytes that were indexed
     │   └── CorruptShardError             damaged or cut short
     ├── PipelineError (TypeError)         a pipeline stage that would break the tie of sample and score
-    ├── PlanError (ValueError)            an epoch plan whose bytes don't match its name
-    ├── RanksError (RuntimeError)         the ranks of a job see different things, or one of them is gone
-    └── ServerError (RuntimeError)        what a score server answered, or that it didn't
+    ├── PlanError (ValueError)            an epoch plan that is damaged, or doesn't fit its run
+    ├── RanksError (RuntimeError)         the ranks of a job disagree, or one of them has failed
+    └── ServerError (RuntimeError)        an error that a score server answered, or no answer
         ├── TryAgainError                 the same call may succeed later
         │   ├── ServerUnreachableError    no answer within the time allowed (also a ConnectionError)
         │   ├── ServerBusyError           the server has too much to do, or too little room
         │   └── PlanNotReadyError         other ranks have not ended the epoch before
         ├── RunNotFoundError              no run of that name or id
-        ├── RunConflictError              the run exists and is not what was asked for
+        ├── RunConflictError              the run exists and differs from the request
         ├── RunBusyError                  another job holds the run's lease
         └── SupersededError               a newer generation of the run has taken over
 
@@ -93,15 +93,15 @@ class PipelineError(InfoBatchError, TypeError):
 
 
 class PlanError(InfoBatchError, ValueError):
-    """An epoch plan whose bytes don't match its name."""
+    """An epoch plan that is damaged or doesn't fit its run; the message says what to do."""
 
 
 class RanksError(InfoBatchError, RuntimeError):
-    """The ranks of a job see different things, or one of them has failed or is gone; the message says which."""
+    """The ranks of a job disagree, or one of them has failed or ended; the message says which."""
 
 
 class ServerError(InfoBatchError, RuntimeError):
-    """What a score server answered, or that it didn't."""
+    """An error that a score server answered, or no answer."""
 
 
 class TryAgainError(ServerError):
@@ -112,7 +112,7 @@ class ServerUnreachableError(TryAgainError, ConnectionError):
     """No answer from the score server within the time allowed.
 
     Attributes:
-        timed_out: a server is there and did not answer in time; otherwise the connection failed.
+        timed_out: the call's deadline passed; otherwise the connection failed.
     """
 
     timed_out: bool = False
@@ -131,7 +131,7 @@ class RunNotFoundError(ServerError):
 
 
 class RunConflictError(ServerError):
-    """The run exists and is not what was asked for."""
+    """The run exists and differs from the request."""
 
 
 class RunBusyError(ServerError):

@@ -1,4 +1,4 @@
-"""What became of the rows that one rank was given in an epoch."""
+"""Counts of the rows that one rank received in an epoch, by what happened to them."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ class RowCounts(NamedTuple):
 
     Args:
         real: of weight above 0.
-        filled: repeats of weight 0, which make a batch whole.
+        filled: repeats of weight 0, which fill up a batch.
         dropped: samples that a stage of the pipeline dropped.
         unreadable: samples that could not be read.
-        non_finite: scores that the server rejected, NaN or infinite.
+        non_finite: scores that the server rejected as NaN or infinite; filled in when the epoch's end is sent.
     """
 
     real: int = 0

@@ -14,7 +14,8 @@ from infobatch_client.epochs.source import EpochSource
 from infobatch_client.epochs.training import TrainingEpochs
 from infobatch_client.epochs.validation import ValidationEpochs
 from infobatch_client.ranks.exchange import Agree
-from infobatch_client.ranks.ranks import RankChoice, Ranks
+from infobatch_client.ranks.place import RankChoice
+from infobatch_client.ranks.ranks import Ranks
 from infobatch_client.run.options import Timeouts
 from infobatch_client.tie.ticket import Ticket
 from infobatch_client.workers.pass_control import Pass

@@ -1,6 +1,6 @@
 """A plan as bytes: its chunks and digest, and the file that a node's processes map.
 
-Samples travel in chunks of 2²³; each chunk has one plane of keep bits and, where there is more than one class, a
+Samples travel in chunks of 2²³; each chunk has one plane of keep bits and, with more than one class, a
 plane that tells the classes apart: bits for two classes, bytes for more.
 """
 
@@ -49,7 +49,7 @@ def chunk_count(num_samples: int) -> int:
 
 
 def chunk_planes(plan: EpochPlan, chunk: int) -> Iterator[npt.NDArray[np.uint8]]:
-    """The planes of a chunk: keep bits, then class bits or codes where the plan has them, as views."""
+    """The planes of a chunk: keep bits, then class bits or codes if the plan has them, as views."""
     bits = slice(chunk * CHUNK_SAMPLES // 8, (chunk + 1) * CHUNK_SAMPLES // 8)
     yield plan.keep_bits[bits]
     if plan.class_plane is None:
@@ -97,10 +97,10 @@ def plan_to_bytes(plan: EpochPlan) -> Iterator[bytes | memoryview]:
 def plan_from_buffer(buffer: bytes | memoryview) -> EpochPlan:
     """The plan in a file's bytes; its arrays are views of `buffer`.
 
-    The file is right iff `infobatch_stream.wire.specs.seal` gives this plan the id that it came with.
+    The file is intact iff `infobatch_stream.wire.specs.seal` gives this plan its own id.
 
     Raises:
-        PlanError: not a plan file, of another version, cut short, or with a header that no plan has.
+        PlanError: not a plan file, of another version, cut short, or with an invalid header.
     """
     view = memoryview(buffer)
     if bytes(view[: len(_MAGIC)]) != _MAGIC:

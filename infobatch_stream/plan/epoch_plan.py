@@ -29,8 +29,8 @@ class PlanClass:
 
     Args:
         name: as statistics show it.
-        keep_65536: k of a Bernoulli draw; None where the draw was exact.
-        keep_count: how many an exact draw keeps; None where the draw was Bernoulli.
+        keep_65536: k of a Bernoulli draw; None if the draw was exact.
+        keep_count: number of samples that an exact draw keeps; None if the draw was Bernoulli.
         size: samples in the class.
         kept: samples kept of it.
         weight: of a kept sample; a float that float32 holds exactly.
@@ -51,9 +51,9 @@ class EpochPlan:
     Immutable; its arrays may be views of a file that several processes map.
 
     Args:
-        plan_id: `<run id>-<generation>-<epoch>-<digest>`, or `full:<run id>:<epoch>`; "" until it is sealed.
+        plan_id: `<run id>-<generation>-<epoch>-<digest>`, or `full:<run id>:<epoch>`; "" before it is sealed.
         run_id: 16 bytes.
-        generation: that of the id: the draw and the order use it, whoever resumes the plan.
+        generation: that of the id; draw and order use it in every resumed training too.
         epoch: the epoch it is for.
         seed: the run's.
         num_samples: N.
@@ -63,11 +63,11 @@ class EpochPlan:
         shard_kept: int64 (S,), kept samples by shard.
         order: how they are ordered.
         order_version: the version of the order's rules.
-        threshold: float32 value, where the policy has one.
-        low_share: share of the scored samples in the pruned class, where a threshold made it.
+        threshold: float32 value, if the policy has one.
+        low_share: share of the scored samples in the pruned class, if a threshold decides the class.
         never_scored: samples without a score when it was drawn.
-        prune_requested: samples that the policy meant to prune; 0 where it has no such number.
-        journal_position: up to where the journal's scores were seen.
+        prune_requested: samples that the policy tries to prune; 0 if it has no such number.
+        journal_position: the last position of the journal whose scores were used.
         biased: Σ weight·g is not unbiased for the sum over all samples.
         unpruned: nothing is pruned, every weight is 1.
     """
@@ -99,13 +99,12 @@ class EpochPlan:
 
     @property
     def pruned(self) -> int:
-        """Samples of the classes that may be kept, which this epoch leaves out; `excluded` ones aren't counted."""
+        """Samples that this epoch leaves out, without those of the class `excluded`, which no epoch keeps."""
         return sum(row.size - row.kept for row in self.classes if row.name != "excluded")
 
-    def named(self, digest: bytes) -> EpochPlan:
-        """The same plan under the id that its digest gives it."""
-        name = f"{self.run_id.hex()}-{self.generation}-{self.epoch}-{digest.hex()}"
-        return replace(self, plan_id=name)
+    def with_id(self, digest: bytes) -> EpochPlan:
+        """The same plan with the id that follows from its digest."""
+        return replace(self, plan_id=f"{self.run_id.hex()}-{self.generation}-{self.epoch}-{digest.hex()}")
 
     def kept_between(self, start: int, stop: int) -> npt.NDArray[np.int64]:
         """Indices of the kept samples in [start, stop), ascending, int64."""
@@ -131,14 +130,14 @@ class EpochPlan:
 
 
 def plane_bytes(num_samples: int, num_classes: int) -> int:
-    """Bytes of the plane that tells the classes apart; 0 where there is but one."""
+    """Bytes of the plane that tells the classes apart; 0 if there is only one class."""
     return {1: 0, 2: -(-num_samples // 8)}.get(num_classes, num_samples)
 
 
 def check_arrays(plan: EpochPlan, num_shards: int) -> None:
-    """Raises PlanError where the arrays of a plan that came from elsewhere don't fit its numbers.
+    """Raises PlanError if the arrays of a received plan don't fit its numbers.
 
-    That they are the right arrays, only the digest tells.
+    Only the digest tells whether they are the right arrays.
     """
     if not plan.classes or sum(row.size for row in plan.classes) != plan.num_samples:
         raise PlanError(f"the classes of the plan don't add up to {plan.num_samples} samples")
@@ -158,7 +157,7 @@ def check_arrays(plan: EpochPlan, num_shards: int) -> None:
 
 
 def full_plan_id(run_id: bytes, epoch: int) -> str:
-    """The id of the unpruned fallback, which anyone can compute without a server."""
+    """The id of the unpruned fallback, which every rank can compute without a server."""
     return f"full:{run_id.hex()}:{epoch}"
 
 
@@ -217,7 +216,7 @@ def kept_by_shard(keep_bits: npt.NDArray[np.uint8], shard_sizes: npt.NDArray[np.
     kept, done = 0, 0
     for first in range(0, len(keep_bits), _COUNTED_BYTES):
         part = keep_bits[first : first + _COUNTED_BYTES]
-        words = np.zeros(len(part) // 8 + 1, "<u8")  # one more than is full, so that an end may lie behind the last
+        words = np.zeros(len(part) // 8 + 1, "<u8")  # one more than the full ones, for an end behind the last
         words.view(np.uint8)[: len(part)] = part
         before = np.cumsum(_ones(words), dtype=np.int64)
         stop = int(np.searchsorted(ends, 8 * (first + len(part)), side="right"))

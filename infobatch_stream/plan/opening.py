@@ -49,7 +49,7 @@ class Opening:
 
     @property
     def num_steps(self) -> int:
-        """Batches that every rank gets."""
+        """Batches that every rank receives."""
         left = self.num_positions - self.start
         return left // self.global_batch if self.drop_remainder else -(-left // self.global_batch)
 
@@ -64,5 +64,5 @@ class Opening:
         return min(first, self.end), min(first + self.batch_size, self.end)
 
     def consumed(self, steps: int) -> int:
-        """The position reached, over all ranks, when each has been given `steps` batches."""
+        """The position, over all ranks, after `steps` batches on each."""
         return min(self.start + steps * self.global_batch, self.end)

@@ -1,9 +1,9 @@
 """The plan order: the sequence in which an epoch visits its kept samples, a pure function of the plan.
 
-1. permute the shards; 2. concatenate their kept samples ("items"); 3. cut into L contiguous pieces, one a lane;
+1. permute the shards; 2. concatenate their kept samples ("items"); 3. cut into L contiguous pieces, one per lane;
 4. in each piece permute the items, or runs of c of them, within windows of W shards; 5. interleave the lanes in
-stripes of m positions. Made window by window, so that the first sample of an epoch is there at once and memory is
-bounded by one window a lane.
+stripes of m positions. Computed window by window, so that an epoch's first sample is available at once and memory is
+bounded by one window per lane.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _LOOP_SHARDS = 64
 class PlanOrder:
     """Position → sample index, for the K kept samples of a plan.
 
-    Not thread-safe (it keeps the window that it made last); cheap to make, so that every worker has its own.
+    Not thread-safe, as it caches the last window; cheap to create, so that every worker has its own.
 
     Args:
         plan: the epoch's.
@@ -72,15 +72,15 @@ class PlanOrder:
     def shards_between(self, start: int, stop: int) -> npt.NDArray[np.int64]:
         """Shards that positions [start, stop) may touch, in the order in which their windows begin, each once, int64.
 
-        A window is read in any order, so that all of its shards may be touched that hold samples of its lane.
+        A window is read in any order, so every one of its shards with samples of its lane may be touched.
         """
-        found: list[tuple[int, npt.NDArray[np.int64]]] = []
+        windows: list[tuple[int, npt.NDArray[np.int64]]] = []
         bounds = zip(self._slots_before(start).tolist(), self._slots_before(stop).tolist(), strict=True)
         for lane, (first, end) in enumerate(bounds):
             if first < end:
-                found += self._windows_between(lane, first, end)
-        found.sort(key=lambda window: window[0])
-        joined = np.concatenate([shards for _, shards in found]) if found else np.empty(0, np.int64)
+                windows += self._windows_between(lane, first, end)
+        windows.sort(key=lambda window: window[0])
+        joined = np.concatenate([shards for _, shards in windows]) if windows else np.empty(0, np.int64)
         _, first_seen = np.unique(joined, return_index=True)
         once: npt.NDArray[np.int64] = joined[np.sort(first_seen)]
         return once[self._plan.shard_kept[once] > 0]
@@ -105,7 +105,7 @@ class PlanOrder:
         return starts
 
     def _slots_before(self, position: int) -> npt.NDArray[np.int64]:
-        """How many of the positions before this one are of each lane, int64 (L,)."""
+        """Number of positions before this one in each lane, int64 (L,)."""
         lanes, stripe = self._plan.order.lanes, self._plan.order.stripe
         rounds, rest = divmod(position, stripe * lanes)
         counts: npt.NDArray[np.int64] = np.clip(rest - np.arange(lanes, dtype=np.int64) * stripe, 0, stripe)
@@ -113,7 +113,7 @@ class PlanOrder:
         return counts
 
     def _stripes(self, start: int, stop: int) -> Iterator[tuple[int, int, int, int]]:
-        """(first position, end, lane, first slot in the lane) of each stretch that lies in one lane."""
+        """(first position, end, lane, first slot in the lane) of each stretch within one lane."""
         lanes, stripe = self._plan.order.lanes, self._plan.order.stripe
         if lanes == 1:
             if start < stop:
@@ -151,11 +151,11 @@ class PlanOrder:
         piece, piece_end = int(self._lane_starts[lane]), int(self._lane_starts[lane + 1])
         first = max(piece, int(self._item_starts[low]))
         last = min(piece_end, int(self._item_starts[high]))
-        self._windows.pop(lane, None)  # its memory is free before the next is made
+        self._windows.pop(lane, None)  # frees its memory before the next is computed
         items = self._items(low, high)[first - int(self._item_starts[low]) :][: last - first]
-        made = (first - piece, last - piece, items[self._permutation(low, high, first, last)])
-        self._windows[lane] = made
-        return made
+        window = (first - piece, last - piece, items[self._permutation(low, high, first, last)])
+        self._windows[lane] = window
+        return window
 
     def _items(self, low: int, high: int) -> npt.NDArray[np.int64]:
         """Kept samples of the shards [low, high) of the shard order, in that order, int64."""

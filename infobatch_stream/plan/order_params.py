@@ -9,7 +9,7 @@ from infobatch_stream.errors import ConfigError
 __all__ = ["ORDER_VERSION", "OrderChoice", "OrderParams"]
 
 ORDER_VERSION = 1
-"""The version of the rules in infobatch_stream.plan.order; kept in run, plan and resume state."""
+"""The version of the rules in infobatch_stream.plan.order; stored in run, plan and resume state."""
 
 _WINDOW_SAMPLES = 2**22
 _FIELDS = ("lanes", "stripe", "window_shards", "run_samples")
@@ -20,7 +20,7 @@ class OrderParams:
     """How an epoch's kept samples are ordered; fixed when the run is created.
 
     Args:
-        lanes: L ≥ 1 contiguous pieces of the shard order, read side by side; the number of nodes by default.
+        lanes: L ≥ 1 contiguous pieces of the shard order, read in parallel; the number of nodes by default.
         stripe: m ≥ 1 positions in a row from one lane.
         window_shards: W ≥ 1 consecutive shards whose kept samples are permuted together.
         run_samples: c ≥ 1 consecutive kept samples that stay together.
@@ -36,7 +36,7 @@ class OrderParams:
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name}={getattr(self, name)} must be at least 1")
         if self.lanes > 2**20:
-            raise ConfigError(f"lanes={self.lanes} is over 1,048,576; it is the number of nodes, as a rule")
+            raise ConfigError(f"lanes={self.lanes} is over 1,048,576; it is usually the number of nodes")
 
     @classmethod
     def default(cls, *, num_samples: int, num_shards: int, lanes: int, global_batch: int) -> OrderParams:
@@ -51,7 +51,7 @@ class OrderParams:
 
 @dataclass(frozen=True, kw_only=True)
 class OrderChoice:
-    """What a user set of OrderParams; None means "the run's, else the default"."""
+    """The fields of OrderParams that a user has set; None means "the run's, else the default"."""
 
     lanes: int | None = None
     stripe: int | None = None
@@ -59,11 +59,11 @@ class OrderChoice:
     run_samples: int | None = None
 
     def over(self, base: OrderParams) -> OrderParams:
-        """`base` with what is set here."""
+        """`base` with the fields that are set here."""
         return replace(base, **{name: value for name in _FIELDS if (value := getattr(self, name)) is not None})
 
     def conflicts(self, stored: OrderParams) -> list[str]:
-        """A line for each field that is set here and is another in `stored`."""
+        """A line for each field that is set here and differs in `stored`."""
         return [
             f"{name}: the run has {getattr(stored, name)}, this job asks for {value}"
             for name in _FIELDS

@@ -1,7 +1,7 @@
 """Errors as gRPC statuses, and statuses as errors: the one table that server and client share.
 
-The class of an error travels as trailing metadata, so that the client raises the same one; the status code decides
-where the metadata is missing, or names a class that this version doesn't have.
+The class of an error travels as trailing metadata, so that the client raises the same one. If the metadata is missing,
+or names a class that this version doesn't have, the status code decides.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ ERROR_KEY = "infobatch-error"
 """Trailing metadata: the name of the error's class."""
 
 RETRY_AFTER_KEY = "infobatch-retry-after-ms"
-"""Trailing metadata of RunBusyError: when the lease is free unless its job calls again."""
+"""Trailing metadata of RunBusyError: the time until the lease expires, unless its job calls again."""
 
 # The first class that an error is an instance of decides.
 _CODES: tuple[tuple[type[errors.InfoBatchError], grpc.StatusCode], ...] = (
@@ -65,9 +65,9 @@ def error_from_status(
 
     Args:
         code: the status.
-        details: the server's words, or gRPC's own.
+        details: the server's message, or gRPC's own.
         metadata: the trailing metadata.
-        call: "RPC at HOST:PORT", for an error that the server itself may know nothing of.
+        call: "RPC at HOST:PORT", for an error that the server may not have raised itself.
     """
     name = metadata.get(ERROR_KEY, "")
     kind: type[errors.InfoBatchError] = (

@@ -1,4 +1,4 @@
-"""A plan as the messages of GetEpochPlan."""
+"""A plan as the messages of GetEpochPlan; PlanReader is the way back."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ def plan_messages(
     Args:
         plan: sealed, or unpruned.
         shard_sizes: int64 (S,), the run's.
-        from_chunk: chunks before it are left out.
+        from_chunk: the first chunk to send.
         shards: [first, end): only chunks with samples of these; None for all.
 
     Raises:
-        ConfigError: a chunk or shards that the plan hasn't.
+        ConfigError: chunks or shards outside the plan.
     """
     first, stop = _chunks(plan, shard_sizes, shards)
     if from_chunk > chunk_count(plan.num_samples):
@@ -59,7 +59,7 @@ def plan_messages(
 def _header(plan: EpochPlan) -> pb.PlanHeader:
     header = plan_header(plan)
     if not header.digest:
-        # An unpruned plan is named by run and epoch; its digest is made as any other's.
+        # The id of an unpruned plan is its run and epoch; its digest is computed like any other.
         unnamed = plan_header(replace(plan, plan_id=""))
         header.digest = plan_digest(unnamed.SerializeToString(deterministic=True), plan)
     return header

@@ -269,7 +269,7 @@ def plan_from_header(
 def seal(plan: EpochPlan) -> EpochPlan:
     """The plan under the id that its bytes give it; a plan received is right iff this gives the id it came with."""
     header = plan_header(replace(plan, plan_id=""))
-    return plan.named(plan_digest(header.SerializeToString(deterministic=True), plan))
+    return plan.with_id(plan_digest(header.SerializeToString(deterministic=True), plan))
 
 
 def reject_unknown_fields(message: Any) -> None:

@@ -41,21 +41,21 @@ ARROWS = {
         "client/epochs client/plans client/ranks client/run client/shards client/tie client/workers "
         "core/errors core/manifest core/plan core/ratios core/row_counts"
     ),
-    "client/plans": "client/ranks client/rpc core/errors core/manifest core/plan core/wire",
+    "client/plans": "client/ranks client/rpc core/errors core/manifest core/plan core/run_spec core/wire",
     "client/progress_lr": "core/errors",
     "client/ranks": "core/errors core/ratios",
     "client/reading": "client/shards core/errors core/manifest",
     "client/rpc": "core/errors core/wire",
     "client/run": (
         "client/embedded client/plans client/ranks client/rpc client/tie core/errors core/manifest core/plan "
-        "core/pruning core/ratios core/run_spec core/wire"
+        "core/pruning core/ratios core/row_counts core/run_spec core/wire"
     ),
     "client/shards": "core/errors core/manifest",
     "client/tie": "core/errors core/plan core/row_counts",
     "client/workers": "client/plans client/reading client/tie core/errors core/plan core/ratios core/row_counts",
     "server/__main__": "core/errors server/serve_command",
     "server/process": "core/errors",
-    "server/rpc": "core/errors core/plan core/row_counts core/run_spec core/scores core/wire server/runs server/state",
+    "server/rpc": "core/errors core/plan core/run_spec core/scores core/wire server/runs server/state",
     "server/runs": (
         "core/errors core/plan core/planner core/pruning core/ratios core/run_spec core/scores core/wire "
         "server/state server/store"
@@ -76,7 +76,7 @@ ARROWS = {
     "core/run_spec": "core/errors core/plan core/pruning",
     "core/scores": "core/errors core/ratios",
     "core/version": "",
-    "core/wire": "core/errors core/plan core/pruning core/run_spec core/scores",
+    "core/wire": "core/errors core/plan core/pruning core/row_counts core/run_spec core/scores",
 }
 # The public map and the command line hand over to client and server, and only when they are called.
 LAZY = {"infobatch_stream/__init__.py", "infobatch_stream/cli.py", "infobatch_stream/__main__.py"}

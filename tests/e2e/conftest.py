@@ -35,7 +35,7 @@ class Server:
     def scores(self, run: str) -> np.ndarray:
         """The run's scores, float32 (N,), NaN where never scored."""
         client = ScoreClient(self.url)
-        parts = [part.scores for part in client.stream("ReadScores", pb.ReadScoresRequest(run=run))]
+        parts = [part.scores for part in client.read_scores(pb.ReadScoresRequest(run=run))]
         client.close()
         return np.frombuffer(b"".join(parts), "<f4")
 
@@ -47,7 +47,7 @@ class Server:
     def info(self, run: str) -> pb.RunInfo:
         """The run as GetRun gives it."""
         client = ScoreClient(self.url)
-        answer = client.call("GetRun", pb.GetRunRequest(run=run)).run
+        answer = client.get_run(pb.GetRunRequest(run=run)).run
         client.close()
         return answer
 

@@ -20,7 +20,7 @@ from infobatch_stream.v1 import score_service_pb2 as pb
 
 def nonce(address: str) -> str:
     client = ScoreClient(address, call_timeout_s=5)
-    answer: str = client.call("GetServer", pb.GetServerRequest()).nonce
+    answer: str = client.get_server(pb.GetServerRequest()).nonce
     client.close()
     return answer
 

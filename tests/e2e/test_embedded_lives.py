@@ -36,7 +36,7 @@ def programs() -> Iterator[list[Program]]:
 
 def nonce(address: str) -> str:
     with closing(ScoreClient(address, call_timeout_s=5)) as client:
-        return str(client.call("GetServer", pb.GetServerRequest()).nonce)
+        return str(client.get_server(pb.GetServerRequest()).nonce)
 
 
 # Elections.
@@ -212,7 +212,7 @@ def test_ctrl_c_loses_no_score(tmp_path: Path, programs: list[Program]) -> None:
     programs[0].send(signal.SIGINT)
     assert programs[0].end() == -signal.SIGINT
     with closing(ScoreClient(server.address)) as client:
-        parts = [part.scores for part in client.stream("ReadScores", pb.ReadScoresRequest(run="interrupted"))]
+        parts = [part.scores for part in client.read_scores(pb.ReadScoresRequest(run="interrupted"))]
     scores = np.frombuffer(b"".join(parts), "<f4")
     scored = np.flatnonzero(~np.isnan(scores))
     assert len(scored) == 50

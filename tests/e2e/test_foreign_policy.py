@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import os
 import subprocess
@@ -15,7 +14,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 
-from infobatch_stream import ConfigError, InfoBatchLoader, InfoBatchStreamDataset, Random
+from infobatch_stream import ConfigError, InfoBatchStreamDataset, Random
 from tests.e2e.conftest import SAMPLES, Server, serve
 from tests.e2e.foreign_policy_job import EPOCHS, confidence_of, loss_of
 from tests.policy_distribution import write_wheel
@@ -105,20 +104,7 @@ def plain_epochs(settings: dict[str, Any]) -> list[list[list[float]]]:
     return epochs
 
 
-@pytest.mark.parametrize(
-    "confidence",
-    [
-        False,
-        pytest.param(
-            True,
-            marks=pytest.mark.skipif(
-                "columns" not in inspect.signature(InfoBatchLoader.update).parameters,
-                reason="loader.update takes no columns yet",
-            ),
-        ),
-    ],
-    ids=["columns of the score", "a pushed column"],
-)
+@pytest.mark.parametrize("confidence", [False, True], ids=["columns of the score", "a pushed column"])
 def test_it_prunes_as_a_plain_computation_does(
     confidence: bool, drift_server: Server, installed: Path, shards: str, tmp_path: Path
 ) -> None:

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import torch.distributed as dist
 
-from infobatch_client.ranks.ranks import RankChoice, Ranks
+from infobatch_client.ranks.place import RankChoice
+from infobatch_client.ranks.ranks import Ranks
 from infobatch_stream import ConfigError, RanksError
 from tests.e2e.conftest import SAMPLES, Server
 from tests.e2e.rank_processes import start_ranks

@@ -78,7 +78,7 @@ def test_a_server_that_lost_the_run_stops_the_loop_with_an_error(own_server: Ser
     loader.update(torch.ones(len(next(batches))))
     assert loader.flush(10)
     client = ScoreClient(own_server.url)
-    client.call("DeleteRun", pb.DeleteRunRequest(run="lost", force=True))
+    client.delete_run(pb.DeleteRunRequest(run="lost", force=True))
     client.close()
     with pytest.raises(RunNotFoundError, match="no run"):
         update_until_it_raises(loader, batches)
@@ -97,7 +97,7 @@ def test_a_job_that_was_taken_over_raises_in_its_loop(server: Server, shards: st
     )
     request.resume.start.epoch = 0
     request.takeover = True
-    client.call("AttachRun", request)
+    client.attach_run(request)
     client.close()
     with pytest.raises(SupersededError, match="superseded"):
         update_until_it_raises(loader, batches)
@@ -112,7 +112,7 @@ def test_an_epoch_that_was_marked_unpruned_has_the_plan_that_anyone_can_compute(
         train_epoch(loader)
         client = ScoreClient(server.url)
         info = server.info("marked")
-        client.call("MarkUnpruned", pb.MarkUnprunedRequest(run_id=info.run_id, generation=info.generation, epoch=1))
+        client.mark_unpruned(pb.MarkUnprunedRequest(run_id=info.run_id, generation=info.generation, epoch=1))
         client.close()
         assert next(epochs) == 1
         assert loader.plan.plan_id == f"full:{info.run_id.hex()}:1"

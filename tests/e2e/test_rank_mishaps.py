@@ -200,7 +200,7 @@ def test_closing_gives_the_run_back_though_a_warning_is_an_error(server: Server,
 
 def test_going_on_at_an_epoch_of_a_run_that_is_not_there(server: Server, shards: str) -> None:
     with make_loader(shards, server.url, "typo", 16) as loader:
-        with pytest.raises(RunNotFoundError, match=r"there is no run .typo. at .* to go on with at epoch 3"):
+        with pytest.raises(RunNotFoundError, match=r"there is no run .typo. at .* to resume at epoch 3"):
             loader.set_epoch(3)
         with pytest.raises(RunNotFoundError):
             server.info("typo")

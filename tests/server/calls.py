@@ -164,7 +164,7 @@ class Caller:
 def caller_on(address: str) -> tuple[grpc.Channel, Caller]:
     """A channel to a server, and a caller on it."""
     channel = grpc.insecure_channel(address, [("grpc.enable_http_proxy", 0)])
-    return channel, Caller(pb_grpc.ScoreServiceStub(channel))  # type: ignore[no-untyped-call]
+    return channel, Caller(pb_grpc.ScoreServiceStub(channel))
 
 
 @contextmanager

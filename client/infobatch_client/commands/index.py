@@ -1,4 +1,4 @@
-"""`infobatch index`: makes or refreshes the index files of shards, and says what the data set is."""
+"""`infobatch index`: writes or refreshes the index files of shards, and prints their totals and fingerprint."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from infobatch_client.shards.urls import expand_shards
 __all__ = ["HELP", "add_arguments", "run"]
 
 HELP = (
-    "Makes or refreshes the index file of every shard. Training does this by itself at its first start; doing it "
+    "Writes or refreshes the index file of every shard. Training does this by itself at its first start; doing it "
     "before saves that time, and finds damaged shards."
 )
 
@@ -31,10 +31,10 @@ def run(args: argparse.Namespace) -> int:
     """Indexes, and prints shards, samples and fingerprint.
 
     Args:
-        args: what a parser with `add_arguments` gave.
+        args: parsed by a parser with `add_arguments`.
 
     Raises:
-        ConfigError: nothing there, or no place for an index file.
+        ConfigError: no shard matches, or an index file can't be written.
         ShardError: a shard that is missing, empty, damaged, compressed, or has a key twice; named.
     """
     indexed = index_shards(expand_shards(args.shards), progress=False if args.quiet else None, force=args.force)

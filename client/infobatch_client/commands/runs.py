@@ -1,12 +1,11 @@
-"""`infobatch runs`: the runs that a score server holds, one line each: how far they are, and what they saved."""
+"""`infobatch runs`: the runs of a score server, one line each, with their progress and the share they saved."""
 
 from __future__ import annotations
 
 import argparse
 import json
-from typing import Any
 
-from infobatch_client.rpc.rest import add_server_arguments, aligned, get_json, percent, read_token, shown
+from infobatch_client.rpc.rest import Json, add_server_arguments, aligned, get_json, percent, read_token, shown
 from infobatch_stream.errors import ServerError
 
 HELP = "List the runs of a score server."
@@ -24,8 +23,9 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(answer, indent=2))
         return 0
-    runs = answer.get("runs", []) if isinstance(answer, dict) else answer
-    if not isinstance(runs, list):
+    found = answer.get("runs", []) if isinstance(answer, dict) else answer
+    runs = [entry for entry in found if isinstance(entry, dict)] if isinstance(found, list) else None
+    if runs is None:
         raise ServerError(f"{args.http} answered something else than a list of runs")
     if not runs:
         print("no runs yet")
@@ -34,13 +34,13 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _row(entry: dict[str, Any]) -> tuple[str, ...]:
+def _row(entry: dict[str, Json]) -> tuple[str, ...]:
     newest = entry.get("last_epoch")
-    opened = newest + 1 if isinstance(newest, int) else None
+    num_opened = newest + 1 if isinstance(newest, int) else None
     return (
         str(entry.get("run", "")),
         shown(entry.get("policy")),
         shown(entry.get("num_samples")),
-        f"{shown(opened)} of {shown(entry.get('epochs'))}",
+        f"{shown(num_opened)} of {shown(entry.get('epochs'))}",
         percent(entry.get("saved_share")),
     )

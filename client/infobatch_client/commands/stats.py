@@ -1,4 +1,4 @@
-"""`infobatch stats RUN`: what a run has saved, and what its plans keep and prune."""
+"""`infobatch stats RUN`: the share that a run has saved, and how many samples its plans keep and prune."""
 
 from __future__ import annotations
 
@@ -6,9 +6,17 @@ import argparse
 import json
 from collections.abc import Iterator
 from itertools import groupby
-from typing import Any
 
-from infobatch_client.rpc.rest import add_server_arguments, aligned, get_json, percent, read_token, run_path, shown
+from infobatch_client.rpc.rest import (
+    Json,
+    add_server_arguments,
+    aligned,
+    get_json,
+    percent,
+    read_token,
+    run_path,
+    shown,
+)
 from infobatch_stream.errors import ServerError
 
 HELP = "Show the pruning statistics of a run."
@@ -30,29 +38,31 @@ def run(args: argparse.Namespace) -> int:
     if not isinstance(stats, dict):
         raise ServerError(f"{args.http} answered something else than a run's statistics")
     rows = {name: shown(value) for name, value in stats.items() if _is_plain(value)}
-    if isinstance(stats.get("pruned"), int) and stats.get("num_samples"):
-        rows["pruned"] += f"  ({percent(stats['pruned'] / stats['num_samples'])})"
+    pruned, num_samples = stats.get("pruned"), stats.get("num_samples")
+    if isinstance(pruned, int) and isinstance(num_samples, int) and num_samples:
+        rows["pruned"] += f"  ({percent(pruned / num_samples)})"
     if "saved_share" in rows:
         rows["saved_share"] = percent(stats["saved_share"])
     width = max(map(len, rows), default=0)
     for name, text in rows.items():
         print(f"{name:<{width}}  {text}")
-    if stats.get("history"):
+    history = stats.get("history")
+    if history and isinstance(history, list):
         print()
-        print(aligned([("epoch", "kept", "pruned", "threshold"), *_epochs(stats["history"])]))
+        print(aligned([("epoch", "kept", "pruned", "threshold"), *_epochs(history)]))
     return 0
 
 
-def _epochs(history: list[dict[str, Any]]) -> Iterator[tuple[str, ...]]:
-    """A row an epoch; epochs in a row whose plans look the same share one."""
-    for values, lines in groupby(history, _plan_of):
+def _epochs(history: list[Json]) -> Iterator[tuple[str, ...]]:
+    """One row per epoch; consecutive epochs with the same numbers share a row."""
+    for values, lines in groupby([line for line in history if isinstance(line, dict)], _plan_of):
         epochs = [line.get("epoch") for line in lines]
         yield f"{epochs[0]}–{epochs[-1]}" if len(epochs) > 1 else str(epochs[0]), *map(shown, values)
 
 
-def _plan_of(line: dict[str, Any]) -> tuple[Any, ...]:
+def _plan_of(line: dict[str, Json]) -> tuple[Json, ...]:
     return tuple(line.get(name) for name in ("kept", "pruned", "threshold"))
 
 
-def _is_plain(value: Any) -> bool:
+def _is_plain(value: Json) -> bool:
     return value is None or isinstance(value, (str, int, float))

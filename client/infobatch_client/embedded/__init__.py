@@ -1,1 +1,1 @@
-"""The embedded score server: started, elected and found by the processes of one machine."""
+"""The embedded score server, which the processes of one machine start, elect and share."""

@@ -1,4 +1,4 @@
-"""Which paths lie on a network file system, from the kernel's list of mounts."""
+"""Says which paths lie on a network file system, from the kernel's list of mounts."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _NETWORK_FUSE = frozenset(
 
 
 def mounts_of_this_process() -> str:
-    """/proc/self/mountinfo; "" where the system has none."""
+    """/proc/self/mountinfo; "" if the system has none."""
     try:
         return Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="surrogateescape")
     except OSError:
@@ -28,7 +28,7 @@ def mounts_of_this_process() -> str:
 
 
 def network_file_system(path: str | os.PathLike[str], mountinfo: str) -> str | None:
-    """The type of the network file system that holds a path; None where it is a local one, or not known.
+    """The type of the network file system that holds a path; None if it is local or unknown.
 
     Args:
         path: absolute, links resolved; it need not exist.
@@ -58,5 +58,5 @@ def _is_network(kind: str) -> bool:
 
 
 def _plain(text: str) -> str:
-    """Blanks and the like come as octal numbers."""
-    return re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), text)
+    """Blanks and similar characters are written as octal numbers."""
+    return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), text)

@@ -1,6 +1,6 @@
-"""An embedded server's process, watched without owning it: any of the programs that use the server may have started it.
+"""Watches an embedded server's process, which any of the programs that use the server may have started.
 
-A process id alone would not do: it is given to another process sooner or later.
+A process id alone is not enough: the system reuses it sooner or later.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ class ServerProcess:
 
     Args:
         pid: the server's, while it is known to run.
-        argument: one of its command line, to see that `pid` means the same process here; in a container it may not.
+        argument: from its command line, to check that `pid` means the same process here; in a container it may not.
     """
 
     def __init__(self, pid: int, argument: str) -> None:
@@ -27,7 +27,7 @@ class ServerProcess:
 
     @property
     def alive(self) -> bool | None:
-        """Whether it runs; None where that can't be seen from here."""
+        """Whether it runs; None if that can't be seen from here."""
         if self._ended:
             return False
         if self._handle is None:
@@ -39,7 +39,7 @@ class ServerProcess:
         return not self._ended
 
     def close(self) -> None:
-        """Lets go of it; it goes on as it is."""
+        """Releases the handle; the process is not affected."""
         if self._handle is not None:
             os.close(self._handle)
             self._handle = None

@@ -1,9 +1,9 @@
 """The embedded default: a score server as a child on loopback, shared by the processes that use its state folder.
 
-Whoever comes first, under an exclusive lock on `start.lock`, starts `infobatch serve`; the others find it by
-`endpoint.json`, which is trusted only while a server holds the lock of the folder's data and after the one behind the
-address returned the nonce. Every user holds a shared lock on `users.lock`; the server stops when it can have that lock
-alone. `server.log` beside them is the server's.
+The first process, under an exclusive lock on `start.lock`, starts `infobatch serve`; the others find it by
+`endpoint.json`, which is trusted only while a server holds the lock of the folder's data and after the server at that
+address has returned the nonce. Every user holds a shared lock on `users.lock`; the server stops once it can take that
+lock exclusively. `server.log` beside them is the server's.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class EmbeddedServer:
     """This process's hold on the embedded server of a state folder; released by `release` or with the process.
 
     Attributes:
-        folder: where it keeps its state.
+        folder: of its state.
         log: its log file.
         address: its gRPC address.
         http_address: its REST address.
@@ -67,7 +67,7 @@ class EmbeddedServer:
         """
         folder = _Folder(state_folder(state_dir))
         try:
-            users_lock = open(folder.users_lock, "ab")  # noqa: SIM115 (held until release)
+            users_lock = open(folder.users_lock, "ab")  # noqa: SIM115 (open until release)
         except OSError as error:
             raise _unusable(folder.path, error) from error
         try:
@@ -79,9 +79,9 @@ class EmbeddedServer:
                 _take(start_lock, fcntl.LOCK_EX, "a program that starts its server")
                 try:
                     _take(users_lock, fcntl.LOCK_SH, "its server, which is about to end,")
-                    return cls(folder, _found_or_started(folder), users_lock)
+                    return cls(folder, _find_or_start(folder), users_lock)
                 finally:
-                    # Closing would not do where another thread has forked meanwhile.
+                    # Closing would not release the lock if another thread has forked meanwhile.
                     fcntl.flock(start_lock, fcntl.LOCK_UN)
         except BaseException:
             users_lock.close()
@@ -89,13 +89,15 @@ class EmbeddedServer:
 
     @property
     def alive(self) -> bool:
-        """Whether the server that this object found still runs. Cheap, but where its process can't be seen from here;
-        there it asks the server, for at most 2 s."""
+        """Whether the server of this object still runs.
+
+        Cheap, unless its process can't be seen from here: then it calls the server, for at most 2 s.
+        """
         seen = self._process.alive
         return _nonce_at(self.address) == self._nonce if seen is None else seen
 
     def release(self) -> None:
-        """Lets the server go; it stops by itself when its last user has."""
+        """Releases the server, which stops by itself once its last user has released it."""
         self._users_lock.close()
         self._process.close()
 
@@ -147,7 +149,7 @@ class _Folder:
 
 
 def _take(file: IO[bytes], kind: int, holder: str) -> None:
-    """Takes a lock, from whoever holds it as a rule for less than the time that a start may take."""
+    """Takes a lock, which others normally hold for less time than a start may take."""
     deadline = time.monotonic() + 2 * _START_TIMEOUT_S
     while True:
         try:
@@ -170,17 +172,17 @@ def _unusable(path: Path, error: OSError) -> errors.ConfigError:
     )
 
 
-def _found_or_started(folder: _Folder) -> dict[str, Any]:
+def _find_or_start(folder: _Folder) -> dict[str, Any]:
     """The endpoint of the folder's server. Called under the start lock.
 
-    Without the data's lock there is no server, whatever endpoint.json says. With it there is one, which may still be
-    starting though whoever started it is gone.
+    If the data isn't locked there is no server, whatever endpoint.json says. If it is, there is one, which may still be
+    starting even though the process that started it has ended.
     """
     deadline = time.monotonic() + _START_TIMEOUT_S
     while True:
-        found = _running(folder) if folder.has_server() else _launched(folder, deadline)
-        if found is not None:
-            return found
+        endpoint = _running(folder) if folder.has_server() else _launch(folder, deadline)
+        if endpoint is not None:
+            return endpoint
         if time.monotonic() >= deadline:
             raise errors.ServerError(
                 f"the embedded score server of {folder.path} (pid {_owner(folder)}) runs, and has not answered for "
@@ -213,20 +215,20 @@ def _running(folder: _Folder) -> dict[str, Any] | None:
 
 
 def _nonce_at(address: str) -> str | None:
-    """What a score server there says; None where there is none, or another program, or silence."""
+    """The nonce of the score server there; None if there is none, or another program, or no answer."""
     client = ScoreClient(address, call_timeout_s=_CALL_TIMEOUT_S)
     try:
-        return str(client.call("GetServer", pb.GetServerRequest()).nonce)
+        return str(client.get_server(pb.GetServerRequest()).nonce)
     except errors.InfoBatchError:
         return None
     finally:
         client.close()
 
 
-def _launched(folder: _Folder, deadline: float) -> dict[str, Any] | None:
-    """Starts a server and waits until it answers; None where another one had the data meanwhile.
+def _launch(folder: _Folder, deadline: float) -> dict[str, Any] | None:
+    """Starts a server and waits until it answers; None if another one has locked the data meanwhile.
 
-    In a session of its own, so that Ctrl-C doesn't end it before the last flush.
+    It runs in a session of its own, so that Ctrl-C doesn't end it before the last flush.
     """
     command = [sys.executable, "-m", "infobatch_stream", "serve", "--data-dir", str(folder.data)]
     command += ["--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0"]
@@ -242,15 +244,15 @@ def _launched(folder: _Folder, deadline: float) -> dict[str, Any] | None:
     started = False
     try:
         while child.poll() is None and time.monotonic() < deadline:
-            found = _running(folder)
-            if found is not None and found["pid"] == child.pid:
+            endpoint = _running(folder)
+            if endpoint is not None and endpoint["pid"] == child.pid:
                 started = True
-                return found
+                return endpoint
             time.sleep(_POLL_S)
     finally:
         if started:
-            # It may end long before this process or long after: waited for, or it would stay a zombie, and on a daemon
-            # thread, or the interpreter would warn at its exit of a child that still runs.
+            # It may end long before this process or long after. Without a wait it would stay a zombie; without the
+            # daemon thread the interpreter would warn at its exit about a running child.
             threading.Thread(target=child.wait, name="infobatch-embedded", daemon=True).start()
         else:
             child.kill()

@@ -1,4 +1,4 @@
-"""Where an embedded server keeps its state: the folder that was asked for, or a local one in its place."""
+"""Chooses the folder of an embedded server's state: the requested one, or a local one in its place."""
 
 from __future__ import annotations
 
@@ -16,52 +16,52 @@ __all__ = ["state_folder"]
 
 
 def state_folder(state_dir: str | os.PathLike[str] | None, mountinfo: str | None = None) -> Path:
-    """The folder, absolute and made where it is not there.
+    """The folder, absolute; created if it doesn't exist.
 
-    File locks decide which server a folder has, and those of network file systems don't hold, or hold on one node
-    only. A folder on one gives way to a local one of its own, with a warning.
+    File locks decide which server a folder has, and those of network file systems don't work, or only on one node. A
+    folder on a network file system is replaced by a local one, with a warning.
 
     Args:
-        state_dir: what the user asked for; None for ./.infobatch.
+        state_dir: the user's choice; None for ./.infobatch.
         mountinfo: in the form of /proc/self/mountinfo; None takes that of this process.
 
     Raises:
-        ConfigError: the folder can't be made or used, or there is no local one.
+        ConfigError: the folder can't be created or used, or there is no local one.
     """
     mounts = mounts_of_this_process() if mountinfo is None else mountinfo
-    asked = Path(state_dir or ".infobatch").absolute()
-    kind = network_file_system(asked.resolve(), mounts)
+    requested = Path(state_dir or ".infobatch").absolute()
+    kind = network_file_system(requested.resolve(), mounts)
     if kind is None:
-        return _made(asked)
+        return _create(requested)
     of_user = Path(tempfile.gettempdir()).resolve() / f"infobatch-{os.getuid()}"
     if (local_kind := network_file_system(of_user, mounts)) is not None:
         raise ConfigError(
-            f"the embedded score server can't keep its state in {asked} ({kind}), nor in {of_user.parent} "
+            f"the embedded score server can't keep its state in {requested} ({kind}), nor in {of_user.parent} "
             f"({local_kind}): both are on network file systems; pass state_dir= with a local folder, or url= of a "
             "server of your own"
         )
-    local = of_user / hashlib.sha256(os.fsencode(asked.resolve())).hexdigest()[:32]
+    local = of_user / hashlib.sha256(os.fsencode(requested.resolve())).hexdigest()[:32]
     for folder in (of_user, local):
-        _made(folder, private=True)
+        _create(folder, private=True)
     warnings.warn(
-        f"{asked} is on a network file system ({kind}): the embedded score server keeps its state in {local}; pass "
+        f"{requested} is on a network file system ({kind}): the embedded score server keeps its state in {local}; pass "
         "state_dir= with a local folder to choose another",
         stacklevel=2,
     )
     return local
 
 
-def _made(folder: Path, *, private: bool = False) -> Path:
-    """The folder; a private one must be this user's alone, as others may write where it lies."""
+def _create(folder: Path, *, private: bool = False) -> Path:
+    """The folder, created if missing; a private one must belong to this user alone, as others may write beside it."""
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700 if private else 0o777)
-        found = folder.lstat()
+        status = folder.lstat()
     except OSError as error:
         raise ConfigError(
             f"the embedded score server can't keep its state in {folder}: {error}; pass state_dir=, or url= of a "
             "server of your own"
         ) from error
-    if private and (not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077):
+    if private and (not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & 0o077):
         raise ConfigError(
             f"the embedded score server can't keep its state in {folder}, which is not a folder of this user alone; "
             "remove it, or pass state_dir= with a local folder"

@@ -11,17 +11,16 @@ import numpy as np
 from infobatch_client.epochs.open_epoch import OpenEpoch
 from infobatch_client.epochs.source import NextEpoch, TrainingSource
 from infobatch_client.ranks.ranks import Ranks
-from infobatch_client.run.connection import TrainingRun
 from infobatch_client.run.joining import Joined
 from infobatch_client.run.options import RunOptions
 from infobatch_client.run.resume_state import ResumeState
+from infobatch_client.run.training_run import TrainingRun
 from infobatch_client.tie.columns import DeclaredColumn
 from infobatch_client.tie.ticket import Ticket
 from infobatch_client.tie.weighting import HostScores
 from infobatch_stream.errors import ConfigError, StateError
 from infobatch_stream.manifest import Manifest
 from infobatch_stream.plan.order_params import OrderParams
-from infobatch_stream.v1 import score_service_pb2 as pb
 
 __all__ = ["TrainingEpochs"]
 
@@ -52,7 +51,7 @@ class TrainingEpochs(TrainingSource):
         self._run: TrainingRun | None = None
         self._joined: Joined | None = None
         self._state: ResumeState | None = None
-        self.columns: Sequence[DeclaredColumn] = getattr(options.policy, "pushed_columns", options.policy.columns)
+        self.columns: Sequence[DeclaredColumn] = options.policy.pushed_columns
         self.num_epochs = self._options.schedule.epochs
         subset = self._options.subset
         self.num_samples = self._manifest.num_samples if subset is None else int(np.count_nonzero(subset))
@@ -101,7 +100,7 @@ class TrainingEpochs(TrainingSource):
         self._joined = self._run.joined
         state = self._state  # kept until the epoch is over: opening may fail, and be tried again
         inside = state is not None and state.inside
-        plan, path = self._run.plan(self.next_epoch, str(state.plan_id) if state and inside else "")
+        plan, path = self._run.plans.get(self.next_epoch, str(state.plan_id) if state and inside else "")
         if state is not None and inside and state.epoch_positions > plan.kept:
             raise StateError(
                 f"epoch_positions: the state has {state.epoch_positions}, its plan keeps {plan.kept} samples"
@@ -122,8 +121,7 @@ class TrainingEpochs(TrainingSource):
     def end(self, epoch: OpenEpoch, *, wait: bool = True) -> None:
         """Queues EndEpoch, and waits up to `flush_timeout_s` for the scores queued before it."""
         assert self._run is not None
-        counts = pb.RowCounts(**epoch.counts._asdict())
-        self._run.end_epoch(epoch.plan, start=epoch.opening.start, end=epoch.positions, counts=counts)
+        self._run.end_epoch(epoch.plan, start=epoch.opening.start, end=epoch.positions, counts=epoch.counts)
         if wait:
             self._run.flush()
 
@@ -213,5 +211,5 @@ class TrainingEpochs(TrainingSource):
             "loaded state": None if state is None else state.place,
             "the position where the epoch before was left": self._stopped_at,
             "epoch": self.next_epoch,
-            "generation": self._run.generation if self._run is not None else None,
+            "generation": self._run.joined.generation if self._run is not None else None,
         }

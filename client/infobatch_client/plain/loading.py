@@ -9,7 +9,7 @@ import torch
 from torch.utils.data import get_worker_info
 
 from infobatch_client.plain.rows import PlainRows
-from infobatch_client.ranks.ranks import RankChoice
+from infobatch_client.ranks.place import RankChoice
 from infobatch_stream.errors import ConfigError
 from infobatch_stream.plan.epoch_plan import EpochPlan
 from infobatch_stream.ratios import whole_number

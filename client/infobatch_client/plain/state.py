@@ -10,7 +10,8 @@ import torch
 from torch.utils.data import get_worker_info
 
 from infobatch_client.epochs.holder import DATASET
-from infobatch_client.ranks.ranks import RankChoice, Ranks
+from infobatch_client.ranks.place import RankChoice
+from infobatch_client.ranks.ranks import Ranks
 from infobatch_client.run.options import RunOptions, Timeouts
 from infobatch_client.workers.pass_control import Pass, PassControl
 from infobatch_client.workers.sample_source import SampleSource
@@ -56,7 +57,7 @@ class PlainState:
         copy = type(self).__new__(type(self))
         copy.__dict__.update(self.__dict__)
         copy._control, copy._owner = PassControl(), os.getpid()
-        copy._epochs, copy._ranks = None, self._ranks.anew()
+        copy._epochs, copy._ranks = None, self._ranks.copy()
         return copy
 
     @property

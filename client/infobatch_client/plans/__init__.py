@@ -1,1 +1,1 @@
-"""An epoch's plan on this machine: fetched, laid down as a file, shared by a node's ranks. No scores."""
+"""An epoch's plan on this machine: fetched, stored as a file, shared by a node's ranks. No scores."""

@@ -1,4 +1,4 @@
-"""Plans as files: laid down whole, mapped by workers, and gone with the process that holds them."""
+"""Plans as files: written whole, mapped by workers, and removed with the process that owns them."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ _LOCK = "in-use"
 
 
 class PlanFiles:
-    """A folder of plan files, removed with this object; those of processes that were killed go with the next one made.
+    """A folder of plan files, removed with this object; a new one removes the folders of processes that were killed.
 
-    The owner holds a lock on its folder, so that a folder without one has no owner any more.
+    The owner locks its folder, so that a folder that isn't locked has no owner any more.
     """
 
     def __init__(self) -> None:
@@ -34,7 +34,7 @@ class PlanFiles:
         self._cleanup = weakref.finalize(self, _remove, self._folder, lock, os.getpid())
 
     def store(self, plan: EpochPlan) -> str:
-        """Lays a plan down whole (temporary name, then rename) and gives its path."""
+        """Writes a plan whole (temporary name, then rename), and returns its path."""
         path = self._folder / plan.plan_id.replace(":", "_")
         if not path.exists():
             draft = path.with_suffix(".part")
@@ -47,7 +47,7 @@ class PlanFiles:
         return str(path)
 
     def adopt(self, path: str, plan_id: str) -> str:
-        """Takes another process's file of a plan in, without a copy where both share a disk, and gives its own path.
+        """Links or copies another process's file of a plan into this folder, and returns the path here.
 
         Raises:
             OSError: it can't be read.
@@ -65,7 +65,7 @@ class PlanFiles:
         return str(own)
 
     def keep_newest(self) -> None:
-        """Removes every plan but the last two: a worker may be about to map the one before."""
+        """Removes every plan but the last two: a worker may be about to map the one before the last."""
         for other in self._folder.iterdir():
             if str(other) not in self._stored and other.name != _LOCK:
                 other.unlink()
@@ -83,10 +83,10 @@ def map_plan(path: str) -> EpochPlan:
 
 
 def _locked_folder() -> tuple[Path, IO[bytes]]:
-    """A fresh folder and its open lock file. Another process may take it for abandoned before it is locked."""
+    """A new folder and its open lock file; tries again if another process removes it before it is locked."""
     while True:
         folder = Path(tempfile.mkdtemp(prefix=_PREFIX))
-        lock = open(folder / _LOCK, "wb")  # noqa: SIM115 (held until the folder goes)
+        lock = open(folder / _LOCK, "wb")  # noqa: SIM115 (open until the folder is removed)
         fcntl.flock(lock, fcntl.LOCK_EX)
         if (folder / _LOCK).exists():
             return folder, lock
@@ -100,7 +100,7 @@ def _remove(folder: Path, lock: IO[bytes], pid: int) -> None:
 
 
 def _remove_abandoned() -> None:
-    """Removes the folders of this user's processes that ended without a chance to."""
+    """Removes the folders of this user's processes that were killed."""
     for path in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*/{_LOCK}"):
         try:
             with open(path, "ab") as lock:

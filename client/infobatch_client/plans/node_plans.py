@@ -1,4 +1,4 @@
-"""An epoch's plan on every rank: fetched once per node, laid beside each of its ranks, and the same everywhere."""
+"""An epoch's plan on every rank: fetched once per node, a file for each rank, and the same plan everywhere."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class NodePlans:
     """The plans of one job's ranks.
 
     Args:
-        ranks: who they are.
+        ranks: of the job.
     """
 
     def __init__(self, ranks: Ranks) -> None:
@@ -27,12 +27,12 @@ class NodePlans:
     def get(
         self, epoch: int, fetch: Callable[[], EpochPlan | None], again: Callable[[str], EpochPlan]
     ) -> tuple[EpochPlan, str] | None:
-        """The plan and this process's file of it; None where a node couldn't have it. All ranks call it together.
+        """The plan and this process's file of it; None if a node couldn't fetch it. All ranks call it together.
 
         Args:
-            epoch: whose plan.
-            fetch: the plan, or None; called by one process a node.
-            again: the plan of an id, where a node's file can't be shared.
+            epoch: the plan's.
+            fetch: returns the plan, or None; one process per node calls it.
+            again: returns the plan of an id; called if the node's file can't be shared.
         """
         ranks = self._ranks
         fetched: EpochPlan | None = None
@@ -56,15 +56,15 @@ class NodePlans:
         leads = [answer or ["", ""] for answer in answers]
         if not all(leads[at][0] for at in ranks.leaders):
             return None
-        found: list[tuple[EpochPlan, str]] = []
+        results: list[tuple[EpochPlan, str]] = []
 
-        def lay() -> dict[str, str]:
-            found.append(follow())
-            return {"plan": found[0][0].plan_id}
+        def store() -> dict[str, str]:
+            results.append(follow())
+            return {"plan": results[0][0].plan_id}
 
-        ranks.compare(f"lay down the plan of epoch {epoch}", lay, _ADVICE)
+        ranks.compare(f"store the plan of epoch {epoch}", store, _ADVICE)
         self._folder.keep_newest()
-        return found[0]
+        return results[0]
 
     def close(self) -> None:
         """Removes the files."""
@@ -73,6 +73,6 @@ class NodePlans:
 
     @property
     def _folder(self) -> PlanFiles:
-        """Made in a step that all ranks take together: a full disk is told to all."""
+        """Created in a step that all ranks take together, so that a full disk raises on all of them."""
         self._files = self._files or PlanFiles()
         return self._files

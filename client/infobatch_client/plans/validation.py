@@ -1,4 +1,4 @@
-"""The order of a validation pass over shuffled samples: made by whoever reads, without a run or a server."""
+"""The order of a validation pass over shuffled samples, which every reader computes without a run or a server."""
 
 from __future__ import annotations
 

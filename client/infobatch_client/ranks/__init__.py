@@ -1,1 +1,1 @@
-"""Which rank this process is, and what all ranks of a job do together. Nothing else."""
+"""Which rank this process is, and the steps that all ranks of a job take together. Nothing else."""

@@ -1,4 +1,4 @@
-"""How the ranks of a job tell each other small things: over a gloo group of our own, or as the user says."""
+"""How the ranks of a job exchange short texts: over a gloo group of our own, or by a function of the user's."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ __all__ = ["Agree", "Exchange", "GlooExchange", "ReplicatedExchange", "UserExcha
 Agree = Callable[[str], list[str]]
 
 _MAX_POLL_S = 0.02
-_SLACK_S = 5.0  # gloo has a time-out of its own, and knows more of the cause
-_groups: dict[tuple[int, float, tuple[int, ...]], tuple[Any, Any]] = {}  # and the world that each is of
+_SLACK_S = 5.0  # gloo has a time-out of its own, and knows more about the cause
+_groups: dict[tuple[int, float, tuple[int, ...]], tuple[Any, Any]] = {}  # each with the world that it belongs to
 _groups_lock = threading.Lock()
 
 
 @atexit.register
 def _destroy_groups() -> None:
-    """A group whose threads still run when the interpreter goes down would abort the process."""
+    """A group whose threads still run when the interpreter exits would abort the process."""
     if dist.is_available() and dist.is_initialized():
         for (pid, *_), (world, group) in list(_groups.items()):
             if pid == os.getpid() and world is dist.group.WORLD:
@@ -41,18 +41,18 @@ class Exchange(Protocol):
     """All-gather of one short text a process."""
 
     def gather(self, word: str) -> list[str]:
-        """Every process's word, in their order. Every process calls it as often as the others.
+        """Every process's word, in their order. All processes call it equally often.
 
         Raises:
-            RanksError: one of them can't be reached, or hasn't come in time.
+            RanksError: one of them can't be reached, or didn't call in time.
         """
 
 
 class GlooExchange:
-    """Over a gloo group made of an existing group's members, whatever that group's own backend is.
+    """Over a new gloo group of an existing group's members; the existing group may have any backend.
 
-    Made at the first call, by all members together. Loaders of the same members share it, for they open their epochs
-    in the same order everywhere.
+    The first call creates the group, on all members together. Loaders of the same members share it, since they open
+    their epochs in the same order everywhere.
 
     Args:
         process_group: the group whose members talk.
@@ -64,7 +64,7 @@ class GlooExchange:
         self._timeout_s = timeout_s
 
     def gather(self, word: str) -> list[str]:
-        """Every member's word, in the group's order. Ctrl-C is heard while waiting."""
+        """Every member's word, in the group's order. Ctrl-C interrupts the wait."""
         payload = word.encode()
         try:
             group = self._group()
@@ -73,8 +73,8 @@ class GlooExchange:
             padded[: len(payload)] = torch.from_numpy(np.frombuffer(payload, np.uint8).copy())
             parts = self._gather(group, padded)
         except BaseException as error:
-            self._forget()  # with a call of one side still on its way
-            if not isinstance(error, (RuntimeError, ValueError)):  # torch's, whatever happened
+            self._forget()  # a call of one side may still be under way
+            if not isinstance(error, (RuntimeError, ValueError)):  # torch raises these for any failure
                 raise
             raise RanksError(
                 f"a rank of the {len(self._members)} has ended, or has not come within {self._timeout_s:g} s "
@@ -86,7 +86,7 @@ class GlooExchange:
         parts = [torch.empty_like(own) for _ in self._members]
         work = dist.all_gather(parts, own, group=group, async_op=True)
         pause_s, deadline = 0.0002, time.monotonic() + self._timeout_s + _SLACK_S
-        while not work.is_completed():  # rather than wait(): signals are heard between two looks
+        while not work.is_completed():  # instead of wait(), which blocks signals
             if time.monotonic() >= deadline:
                 raise RuntimeError("Wait timeout")
             time.sleep(pause_s)
@@ -97,7 +97,7 @@ class GlooExchange:
     def _group(self) -> Any:
         with _groups_lock:
             world, group = _groups.get(self._key, (None, None))
-            if group is None or world is not dist.group.WORLD:  # one of a world that was destroyed went with it
+            if group is None or world is not dist.group.WORLD:  # a group ends with its world
                 group = dist.new_group(
                     list(self._members),
                     timeout=timedelta(seconds=self._timeout_s),
@@ -108,7 +108,7 @@ class GlooExchange:
             return group
 
     def _forget(self) -> None:
-        """A group that has failed once is of no use any more."""
+        """A group that has failed once can't be used again."""
         with _groups_lock:
             _groups.pop(self._key, None)
 
@@ -118,7 +118,7 @@ class GlooExchange:
 
 
 def _in_short(error: Exception) -> str:
-    """The first sentence of what torch says, without the place in its sources."""
+    """The first sentence of torch's message, without the place in its sources."""
     text = re.sub(r"^\[[^]]*\.cc:\d+\] ", "", str(error).splitlines()[0] if str(error) else repr(error))
     return text.split(". ")[0][:160]
 
@@ -136,7 +136,7 @@ class UserExchange:
         self._world_size = world_size
 
     def gather(self, word: str) -> list[str]:
-        """What the function gives."""
+        """The function's result, checked."""
         words = self._agree(word)
         if not isinstance(words, list) or len(words) != self._world_size or not all(isinstance(w, str) for w in words):
             raise RanksError(
@@ -147,9 +147,7 @@ class UserExchange:
 
 
 class ReplicatedExchange:
-    """Among all processes where several of them have the same batches: each set's first speaks for it.
-
-    The words come set by set.
+    """Among all processes of a job in which several have the same batches: the first of each set speaks for it.
 
     Args:
         sets: among the first processes of every set; used by those alone.

@@ -1,4 +1,4 @@
-"""What the launcher says of this process: its job and attempt, and the node it runs on."""
+"""The launcher's view of this process: its job and attempt, and its node."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ __all__ = ["Job", "node_name", "started_ranks", "this_job"]
 
 @dataclass(frozen=True)
 class Job:
-    """A training job, as the server tells its attempts from another job's.
+    """A training job; the server uses it to tell a restart from another job.
 
     Args:
-        name: stable over the job's attempts; "none" where no launcher gives one.
+        name: stable over the job's attempts; "none" without a launcher.
         attempt: its n-th start, from 0.
     """
 
@@ -45,20 +45,20 @@ def this_job(environ: Mapping[str, str] = os.environ) -> Job:
 
 
 def started_ranks(environ: Mapping[str, str] = os.environ) -> int:
-    """How many ranks a launcher says that it has started: torchrun and its like, or srun; 1 where none says so."""
+    """Number of ranks that a launcher has started: torchrun and the like, or srun; 1 without a launcher."""
     if {"RANK", "WORLD_SIZE"} <= environ.keys():
         return max(1, _number(environ, "WORLD_SIZE"))
     return max(1, _number(environ, "SLURM_STEP_NUM_TASKS")) if "SLURM_PROCID" in environ else 1
 
 
 def node_name(environ: Mapping[str, str] = os.environ) -> str:
-    """The same for processes that share a machine and its folder for temporary files, and for no others.
+    """A name that exactly the processes share that have one machine and one folder for temporary files.
 
-    Processes that a launcher counts to different nodes are on different ones, even where they share a machine.
+    Processes that a launcher assigns to different nodes have different names, even on one machine.
     """
     folder = Path(tempfile.gettempdir()).stat()
-    told = environ.get("GROUP_RANK") or environ.get("SLURM_NODEID") or ""
-    return "/".join([socket.gethostname(), _boot_id(), f"{folder.st_dev}:{folder.st_ino}", told])
+    launcher_node = environ.get("GROUP_RANK") or environ.get("SLURM_NODEID") or ""
+    return "/".join([socket.gethostname(), _boot_id(), f"{folder.st_dev}:{folder.st_ino}", launcher_node])
 
 
 def _number(environ: Mapping[str, str], name: str) -> int:
@@ -76,7 +76,7 @@ def _boot_id() -> str:
 
 
 def _started(pid: int) -> str:
-    """When a process started, in clock ticks since boot: tells it from a later one of the same number."""
+    """A process's start time in clock ticks since boot, which tells it from a later process with the same id."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
     except (OSError, IndexError):

@@ -1,4 +1,4 @@
-"""The address of a score server as a user gives it."""
+"""Checks the address of a score server that a user passes."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ def check_url(url: object) -> str:
     """`url`, if it is "HOST:PORT" ("[::1]:PORT" for IPv6).
 
     Raises:
-        ConfigError: it isn't; the message says what it looks like instead.
+        ConfigError: it has another form; the message says which.
     """
-    found = _ADDRESS.fullmatch(url) if isinstance(url, str) else None
-    if found is None or not 0 < int(found["port"]) < 65536:
+    match = _ADDRESS.fullmatch(url) if isinstance(url, str) else None
+    if match is None or not 0 < int(match["port"]) < 65536:
         hint = "without a scheme" if isinstance(url, str) and "://" in url else "of `infobatch serve --grpc HOST:PORT`"
         raise ConfigError(f"url={url!r} is no gRPC address; give 'HOST:PORT', {hint}, or '[::1]:PORT' for IPv6")
-    return found[0]
+    return match[0]

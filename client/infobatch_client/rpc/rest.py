@@ -1,4 +1,4 @@
-"""Reads a score server's REST endpoint, and shows what it says; what the `runs` and `stats` commands stand on."""
+"""Reads a score server's REST endpoint, and formats its values for the `runs` and `stats` commands."""
 
 from __future__ import annotations
 
@@ -9,18 +9,21 @@ import urllib.error
 import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TypeAlias
 from urllib.parse import quote, urlsplit
 
 from infobatch_stream.errors import ConfigError, RunNotFoundError, ServerError, ServerUnreachableError
 
-__all__ = ["add_server_arguments", "aligned", "get_json", "percent", "read_token", "run_path", "shown"]
+__all__ = ["Json", "add_server_arguments", "aligned", "get_json", "percent", "read_token", "run_path", "shown"]
 
 TOKEN_VARIABLE = "INFOBATCH_TOKEN"
 
+Json: TypeAlias = "dict[str, Json] | list[Json] | str | int | float | bool | None"
+"""A value as JSON has it."""
+
 
 def add_server_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds what names a server and lets one in: `--http` and `--token-file`."""
+    """Adds the options that name a server and authorize the caller: `--http` and `--token-file`."""
     parser.add_argument(
         "--http",
         metavar="HOST:PORT",
@@ -54,7 +57,7 @@ def run_path(run: str) -> str:
     return f"/v1/runs/{quote(run, safe='')}"
 
 
-def get_json(http: str, path: str, *, token: str | None = None, timeout_s: float = 10.0) -> Any:
+def get_json(http: str, path: str, *, token: str | None = None, timeout_s: float = 10.0) -> Json:
     """The JSON at `path` of the server at `http` (host:port, or a URL); never through a proxy.
 
     Raises:
@@ -70,16 +73,17 @@ def get_json(http: str, path: str, *, token: str | None = None, timeout_s: float
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
         with opener.open(request, timeout=timeout_s) as answer:
-            return json.loads(answer.read())
+            value: Json = json.loads(answer.read())
+            return value
     except urllib.error.HTTPError as error:
         with error:
-            told = _told(error.read())
+            detail = _detail(error.read())
         kind = RunNotFoundError if error.code == 404 else ServerError
-        raise kind(f"{url} answered {error.code} {error.reason}{told}") from error
+        raise kind(f"{url} answered {error.code} {error.reason}{detail}") from error
     except json.JSONDecodeError as error:
         raise ServerError(f"{url} answered no JSON: is it a score server's --http address?") from error
     except OSError as error:
-        reason = getattr(error, "reason", error)
+        reason = error.reason if isinstance(error, urllib.error.URLError) else error
         raise ServerUnreachableError(f"no score server at {url}: {reason}") from error
 
 
@@ -92,7 +96,7 @@ def aligned(rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(line.rstrip() for line in lines)
 
 
-def shown(value: Any) -> str:
+def shown(value: Json) -> str:
     """A number or a text of the server's as people read it; "-" for None."""
     if value is None:
         return "-"
@@ -103,8 +107,8 @@ def shown(value: Any) -> str:
     return str(value)
 
 
-def percent(share: Any) -> str:
-    """A share in [0, 1]; "-" for what is none."""
+def percent(share: Json) -> str:
+    """A share in [0, 1]; "-" for anything that is not a number."""
     return f"{100 * share:.1f} %" if isinstance(share, (int, float)) else "-"
 
 
@@ -120,8 +124,8 @@ def _base_url(http: str) -> str:
     return url.rstrip("/")
 
 
-def _told(body: bytes) -> str:
-    """What the server's own words were, if it sent any as JSON."""
+def _detail(body: bytes) -> str:
+    """The server's own explanation of a status, if it sent one as JSON."""
     try:
         detail = json.loads(body)["detail"]
     except (ValueError, KeyError, TypeError):

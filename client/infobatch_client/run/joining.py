@@ -1,6 +1,6 @@
-"""How a job joins its run: creates it or finds it the same, and attaches; waits for a lease that runs out.
+"""How a job joins its run: creates it, or checks that it is the same, and attaches; waits for an expiring lease.
 
-One rank does so; the others are told what came of it.
+One rank does so, and passes the result on to the others.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from infobatch_stream.wire.specs import spec_from_messages, spec_message, spec_p
 __all__ = ["Joined", "join_run"]
 
 _BUSY_PAUSE_S = 1.0
-_SLACK_S = 5.0  # a lease is free this long after it was said to be at the latest
-_RENEWED_S = 2.0  # a lease that is free so much later than was said has been renewed
+_SLACK_S = 5.0  # a lease is free at most this long after the announced time
+_RENEWED_S = 2.0  # a lease whose announced end moves by more than this has been renewed
 _log = logging.getLogger(__name__)
-_held_here: set[tuple[int, str, str]] = set()  # process, server, run
+_joined_runs: set[tuple[int, str, str]] = set()  # process, server, run
 
 T = TypeVar("T")
 
@@ -42,8 +42,8 @@ class Joined:
     Args:
         address: the server's.
         run_id: 16 bytes.
-        spec: the run's, as the server has it.
-        generation: what fences off everything older.
+        spec: the run's, as the server stores it.
+        generation: fences off everything older.
         heartbeat_interval_s: how often to renew the lease.
     """
 
@@ -53,8 +53,8 @@ class Joined:
     generation: int
     heartbeat_interval_s: float
 
-    def told(self) -> dict[str, Any]:
-        """What the other ranks have to know of it, as plain values."""
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values from which the other ranks make the same object."""
         return {
             "run_id": self.run_id.hex(),
             "spec": spec_message(self.spec).SerializeToString().hex(),
@@ -63,26 +63,26 @@ class Joined:
         }
 
     @classmethod
-    def heard(cls, told: dict[str, Any], address: str, asked: RunSpec) -> Joined:
-        """What another rank of the job was told, with this one's shards and mask."""
-        message = pb.RunSpec.FromString(bytes.fromhex(told["spec"]))
+    def from_dict(cls, values: dict[str, Any], address: str, requested: RunSpec) -> Joined:
+        """The run that another rank of the job has joined, with this rank's shards and mask."""
+        message = pb.RunSpec.FromString(bytes.fromhex(values["spec"]))
         return cls(
             address=address,
-            run_id=bytes.fromhex(told["run_id"]),
-            spec=spec_from_messages(message, asked.shard_sizes, asked.subset),
-            generation=told["generation"],
-            heartbeat_interval_s=told["heartbeat_interval_s"],
+            run_id=bytes.fromhex(values["run_id"]),
+            spec=spec_from_messages(message, requested.shard_sizes, requested.subset),
+            generation=values["generation"],
+            heartbeat_interval_s=values["heartbeat_interval_s"],
         )
 
     def leave(self) -> None:
-        """The run may be joined again from this process."""
-        _held_here.discard((os.getpid(), self.address, self.spec.run))
+        """Allows this process to join the run again."""
+        _joined_runs.discard((os.getpid(), self.address, self.spec.run))
 
 
 def join_run(
     client: ScoreClient,
     options: RunOptions,
-    asked: RunSpec,
+    requested: RunSpec,
     state: ResumeState | None,
     *,
     start_epoch: int = 0,
@@ -93,25 +93,29 @@ def join_run(
     """Creates or joins a run and attaches to it.
 
     Args:
-        client: the server's rpcs.
-        options: what the user asked for.
-        asked: the spec that follows from it.
-        state: where a checkpoint left off, or None for a new training.
-        start_epoch: without a state, the epoch to begin with; above 0 the run is gone on with.
+        client: of the run's server.
+        options: the user's.
+        requested: the spec that follows from them.
+        state: from a checkpoint, or None for a new training.
+        start_epoch: without a state, the first epoch; above 0, an existing run is resumed at that epoch.
         world_size: ranks of the job.
-        patience_s: how long a lease may be waited for: the other ranks wait too.
-        job: which job this is; what the launcher says by default.
+        patience_s: how long to wait for a lease at most: the other ranks wait too.
+        job: this job; the launcher's by default.
 
     Raises:
-        RunConflictError: the run has another spec, or has trained already and no state was given.
-        RunNotFoundError: there is no run to go on with.
+        RunConflictError: the run has another spec, or has trained already and no state was passed.
+        RunNotFoundError: there is no run to resume.
         RunBusyError: another job, or another loader of this process, is training it.
         StateError: `state` belongs to another run, data set or order.
     """
     job = job or this_job()
     new = state is None and start_epoch == 0
     run_id, spec = _create(
-        client, options, asked, restart=new and options.if_exists == "restart", start_epoch=0 if state else start_epoch
+        client,
+        options,
+        requested,
+        restart=new and options.if_exists == "restart",
+        start_epoch=0 if state else start_epoch,
     )
     if state is not None:
         state.check(spec, run_id)
@@ -128,14 +132,11 @@ def join_run(
     )
 
     def attach() -> pb.AttachRunResponse:
-        # The same call again, where its answer was lost: the nonce tells.
-        answer: pb.AttachRunResponse = retry_until(
-            lambda _: client.call("AttachRun", request), options.timeouts.connect_timeout_s
-        )
-        return answer
+        # If the answer was lost, the server recognises the repeated call by its nonce.
+        return retry_until(lambda _: client.attach_run(request), options.timeouts.connect_timeout_s)
 
     answer = _once_free(client, spec.run, attach, patience_s)
-    _held_here.add((os.getpid(), client.address, spec.run))
+    _joined_runs.add((os.getpid(), client.address, spec.run))
     return Joined(
         address=client.address,
         run_id=run_id,
@@ -146,48 +147,48 @@ def join_run(
 
 
 def _create(
-    client: ScoreClient, options: RunOptions, asked: RunSpec, *, restart: bool, start_epoch: int
+    client: ScoreClient, options: RunOptions, requested: RunSpec, *, restart: bool, start_epoch: int
 ) -> tuple[bytes, RunSpec]:
-    first = pb.CreateRunRequest(spec=spec_message(asked, options.order))
+    first = pb.CreateRunRequest(spec=spec_message(requested, options.order))
 
     def requests() -> Iterator[pb.CreateRunRequest]:
         yield first
-        yield from spec_parts(asked)
+        yield from spec_parts(requested)
 
     def delete() -> None:
         request = pb.DeleteRunRequest(run=options.run, force=options.takeover)
-        _once_free(client, options.run, lambda: client.call("DeleteRun", request), math.inf)
+        _once_free(client, options.run, lambda: client.delete_run(request), math.inf)
 
     try:
-        answer = client.create_run(requests)
+        answer = client.create_run(requests())
     except RunConflictError as conflict:
         if not restart:
             raise
         try:
             delete()
         except RunNotFoundError:
-            raise conflict from None  # refused for another cause than a run of that name
-        answer = client.create_run(requests)
+            raise conflict from None  # no run of that name: the conflict has another cause
+        answer = client.create_run(requests())
     if restart and answer.trained:
         delete()
-        answer = client.create_run(requests)
+        answer = client.create_run(requests())
     if start_epoch and answer.created and not options.fresh:
         delete()
         raise RunNotFoundError(
-            f"there is no run {options.run!r} at {client.address} to go on with at epoch {start_epoch}: is run= right? "
-            "A new run begins at epoch 0, or has its name made up (run=None)"
+            f"there is no run {options.run!r} at {client.address} to resume at epoch {start_epoch}: is run= right? "
+            "A new run begins at epoch 0, or gets a generated name (run=None)"
         )
-    return answer.run_id, spec_from_messages(answer.spec, asked.shard_sizes, asked.subset)
+    return answer.run_id, spec_from_messages(answer.spec, requested.shard_sizes, requested.subset)
 
 
 def _once_free(client: ScoreClient, run: str, attempt: Callable[[], T], patience_s: float) -> T:
-    """What `attempt` gives: now, or once a lease that nobody renews has run out, if that is soon enough."""
+    """The result of `attempt`, as soon as no lease is in its way; waits only for a lease that nobody renews."""
     free_at_s: float | None = None
     while True:
         try:
             return attempt()
         except RunBusyError as error:
-            if (os.getpid(), client.address, run) in _held_here:
+            if (os.getpid(), client.address, run) in _joined_runs:
                 raise RunBusyError(
                     f"another InfoBatchLoader in this process is training run {run!r}: close() it first"
                 ) from None
@@ -196,7 +197,7 @@ def _once_free(client: ScoreClient, run: str, attempt: Callable[[], T], patience
                 raise
             if free_at_s is None:
                 free_at_s = now_s + error.retry_after_s
-                _log.warning("waiting up to %.0f s for the run's lease to run out: %s", error.retry_after_s, error)
+                _log.warning("waiting up to %.0f s for the run's lease to expire: %s", error.retry_after_s, error)
             elif now_s + error.retry_after_s > free_at_s + _RENEWED_S or now_s > free_at_s + _SLACK_S:
                 raise  # its job is alive
         time.sleep(_BUSY_PAUSE_S)

@@ -1,4 +1,4 @@
-"""Where a training stands, as a checkpoint keeps it: the same dict on every rank, loadable on any number of them."""
+"""The position of a training as a checkpoint stores it: the same dict on every rank, loadable on any number of them."""
 
 from __future__ import annotations
 
@@ -58,9 +58,9 @@ class ResumeState:
             StateError: another format, or a field that is missing, unknown or of another type.
         """
         if not isinstance(state, Mapping) or state.get("format") != FORMAT:
-            found = state.get("format") if isinstance(state, Mapping) else type(state).__name__
+            other = state.get("format") if isinstance(state, Mapping) else type(state).__name__
             raise StateError(
-                f"this is no loader state of format {FORMAT} (found {found!r}); pass loader.state_dict()'s"
+                f"this is no loader state of format {FORMAT} (found {other!r}); pass loader.state_dict()'s"
             )
         fields = cls.__dataclass_fields__
         if wrong := sorted(fields.keys() ^ state.keys()):
@@ -69,43 +69,44 @@ class ResumeState:
             kinds = {"str": (str,), "int": (int,), "bool": (bool,), "str | None": (str, type(None))}[str(field.type)]
             if not isinstance(state[name], kinds) or (kinds == (int,) and isinstance(state[name], bool)):
                 raise StateError(f"the loader state's {name} is {state[name]!r}, not of type {field.type}")
-        made = cls(**state)
-        if made.run_id is None and (made.epoch or made.positions):
-            raise StateError(f"the loader state is at epoch {made.epoch} and names no run_id; it is damaged")
-        if made.epoch < 0 or not 0 <= made.positions <= made.epoch_positions:
+        resumed = cls(**state)
+        if resumed.run_id is None and (resumed.epoch or resumed.positions):
+            raise StateError(f"the loader state is at epoch {resumed.epoch} and names no run_id; it is damaged")
+        if resumed.epoch < 0 or not 0 <= resumed.positions <= resumed.epoch_positions:
             raise StateError(
-                f"the loader state is at epoch {made.epoch}, position {made.positions} of {made.epoch_positions}"
+                f"the loader state is at epoch {resumed.epoch}, position {resumed.positions} of "
+                f"{resumed.epoch_positions}"
             )
-        return made
+        return resumed
 
     @property
     def finished(self) -> bool:
-        """True where all of the epoch's positions are consumed."""
+        """Whether all of the epoch's positions are consumed."""
         return 0 < self.epoch_positions == self.positions
 
     @property
     def next_epoch(self) -> int:
-        """The epoch that training goes on with."""
+        """The epoch at which training resumes."""
         return self.epoch + 1 if self.finished else self.epoch
 
     @property
     def inside(self) -> bool:
-        """True where training goes on inside an epoch, with the plan it began with."""
+        """Whether training resumes inside an epoch, with that epoch's own plan."""
         return not self.finished and self.plan_id is not None and self.positions > 0
 
     @property
     def progress(self) -> float:
-        """As `InfoBatchLoader.progress()` was."""
+        """`InfoBatchLoader.progress()` at the checkpoint."""
         return self.next_epoch + (self.positions / self.epoch_positions if self.inside else 0.0)
 
     @property
     def place(self) -> str:
-        """In words, where training goes on."""
+        """The position at which training resumes, in words."""
         at = f"position {self.positions} of plan {self.plan_id}" if self.inside else "its start"
         return f"epoch {self.next_epoch} of run {self.run} at {at}"
 
     def check_dataset(self, manifest_fingerprint: bytes, seed: int) -> None:
-        """Raises StateError where the state is of other shards or of another seed."""
+        """Raises StateError if the state is of other shards or of another seed."""
         if self.manifest_fingerprint != manifest_fingerprint.hex():
             raise StateError(
                 f"manifest_fingerprint: the state has {self.manifest_fingerprint}, these shards have "
@@ -115,8 +116,8 @@ class ResumeState:
             raise StateError(f"seed: the state has {self.seed}, this dataset asks for {seed}")
 
     def check(self, spec: RunSpec, run_id: bytes) -> None:
-        """Raises StateError, naming each field, where the state belongs to another run, data set or order."""
-        wanted = {
+        """Raises StateError, naming each field, if the state belongs to another run, data set or order."""
+        expected = {
             "run": spec.run,
             "run_id": run_id.hex(),
             "manifest_fingerprint": spec.manifest_fingerprint.hex(),
@@ -126,7 +127,7 @@ class ResumeState:
         }
         wrong = [
             f"{name}: the state has {getattr(self, name)}, the run {value}"
-            for name, value in wanted.items()
+            for name, value in expected.items()
             if getattr(self, name) not in (value, None)
         ]
         if wrong:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +15,9 @@ from infobatch_stream.v1 import score_service_pb2 as pb
 
 __all__ = ["batch_from_message"]
 
+Value = np.float32 | np.float64 | np.int32 | np.int64 | np.uint8 | np.uint16  # the dtypes that a column may have
+T = TypeVar("T", bound=Value)
+
 
 def batch_from_message(
     message: pb.PushScoresRequest, *, num_samples: int, epochs: int, declared: Sequence[PushedColumn]
@@ -22,7 +25,7 @@ def batch_from_message(
     """The batch of a push; its arrays are views of the message's bytes.
 
     Raises:
-        ConfigError: lengths, an epoch, an index or columns that can't be meant.
+        ConfigError: invalid lengths, epoch, index or columns.
     """
     if len(message.client_id) != 16:
         raise ConfigError(f"client_id has {len(message.client_id)} bytes, not 16")
@@ -50,10 +53,10 @@ def batch_from_message(
 
 def _columns(
     messages: Sequence[pb.Column], declared: Sequence[PushedColumn], count: int
-) -> Mapping[str, npt.NDArray[Any]]:
-    given, wanted = [column.name for column in messages], [column.name for column in declared]
-    if sorted(given) != sorted(wanted):
-        raise ConfigError(f"columns {given} were pushed, the run's policy declares {wanted}")
+) -> Mapping[str, npt.NDArray[Value]]:
+    pushed, wanted = [column.name for column in messages], [column.name for column in declared]
+    if sorted(pushed) != sorted(wanted):
+        raise ConfigError(f"columns {pushed} were pushed, the run's policy declares {wanted}")
     dtypes = {column.name: column.dtype for column in declared}
     for column in messages:
         if column.dtype != dtypes[column.name]:
@@ -64,7 +67,7 @@ def _columns(
     }
 
 
-def _packed(name: str, data: bytes, dtype: np.dtype[Any], count: int) -> npt.NDArray[Any]:
+def _packed(name: str, data: bytes, dtype: np.dtype[T], count: int) -> npt.NDArray[T]:
     if len(data) != count * dtype.itemsize:
         raise ConfigError(f"{name} has {len(data)} bytes; {count} indices need {count * dtype.itemsize}")
     return np.frombuffer(data, dtype).astype(dtype.newbyteorder("="), copy=False)

@@ -8,7 +8,7 @@ import numpy as np
 
 from infobatch_server.runs.registry import Registry
 from infobatch_server.runs.run import Run
-from infobatch_stream.errors import ConfigError
+from infobatch_stream.errors import ConfigError, PlanError
 from infobatch_stream.scores.table import MAX_EPOCHS
 from infobatch_stream.v1 import score_service_pb2 as pb
 from infobatch_stream.wire.plan_reader import PlanReader
@@ -17,13 +17,13 @@ __all__ = ["seed_run"]
 
 
 def seed_run(registry: Registry, messages: Iterator[pb.SeedRunRequest]) -> pb.SeedRunResponse:
-    """Seeds the run that the first message names.
+    """Imports scores and a plan into the run that the first message names.
 
-    A stream that breaks off leaves the scores that had come; seeding again puts all of them.
+    If the stream breaks off, the scores received so far stay; sending the whole stream again is safe.
 
     Raises:
-        ConfigError: messages out of turn, or values that can't be meant.
-        PlanError: a plan whose bytes don't match its id.
+        ConfigError: messages out of order, or invalid values.
+        PlanError: a plan that is damaged or doesn't fit the run.
         RunBusyError: a job holds the run.
         RunNotFoundError: there is no such run.
     """
@@ -36,19 +36,23 @@ def seed_run(registry: Registry, messages: Iterator[pb.SeedRunRequest]) -> pb.Se
     for message in messages:
         part = message.WhichOneof("part")
         if part == "scores":
-            _seed_scores(run, message.scores, answer)
+            _import_scores(run, message.scores, answer)
         elif part == "plan":
             reader.add(message.plan)
         else:
             raise ConfigError("after `run_id`, SeedRun takes `scores` and `plan`, each message with one of them")
-    if reader.begun:
+    if reader.has_header:
         plan = reader.plan()
+        if plan.generation == 0:
+            raise PlanError(
+                f"plan {plan.plan_id!r} is an unpruned fallback, which needs no import; import a drawn plan"
+            )
         run.import_plan(plan)
         answer.plan_id = plan.plan_id
     return answer
 
 
-def _seed_scores(run: Run, part: pb.SeedRunRequest.Scores, answer: pb.SeedRunResponse) -> None:
+def _import_scores(run: Run, part: pb.SeedRunRequest.Scores, answer: pb.SeedRunResponse) -> None:
     count, rest = divmod(len(part.scores), 4)
     if rest:
         raise ConfigError(f"scores has {len(part.scores)} bytes: float32 takes 4 each")

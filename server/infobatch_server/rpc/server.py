@@ -57,7 +57,7 @@ class GrpcServer:
             options=server_options(limits),
             maximum_concurrent_rpcs=limits.worker_threads + limits.max_queued_calls,
         )
-        pb_grpc.add_ScoreServiceServicer_to_server(service, self._server)  # type: ignore[no-untyped-call]
+        pb_grpc.add_ScoreServiceServicer_to_server(service, self._server)
         self._health = health.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         reflection.enable_server_reflection((_SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server)

@@ -12,7 +12,7 @@ from infobatch_server.rpc.run_info import info_message
 from infobatch_server.rpc.score_reader import batch_from_message
 from infobatch_server.rpc.seeding import seed_run
 from infobatch_server.rpc.spec_reader import read_spec
-from infobatch_server.rpc.status import streaming_answer, unary_answer
+from infobatch_server.rpc.status import stream_unary, unary_stream, unary_unary
 from infobatch_server.runs.attach import AttachRequest
 from infobatch_server.runs.barrier import BARRIER_TIMEOUT_S, NotReady
 from infobatch_server.runs.registry import Registry
@@ -23,10 +23,10 @@ from infobatch_server.state.run_state import EpochMark, Lease, ResumePoint
 from infobatch_stream.errors import ConfigError
 from infobatch_stream.plan.epoch_plan import EpochPlan
 from infobatch_stream.plan.order_params import ORDER_VERSION
-from infobatch_stream.row_counts import RowCounts
 from infobatch_stream.v1 import score_service_pb2 as pb
 from infobatch_stream.v1 import score_service_pb2_grpc as pb_grpc
 from infobatch_stream.wire.plan_messages import plan_messages
+from infobatch_stream.wire.row_counts import counts_from_message
 from infobatch_stream.wire.specs import spec_message
 
 __all__ = ["ScoreService"]
@@ -41,7 +41,7 @@ class ScoreService(pb_grpc.ScoreServiceServicer):
 
     Args:
         registry: the runs.
-        limits: bounds, told by GetServer.
+        limits: bounds, as GetServer reports them.
         nonce: names this server process.
         version: the server's.
         durable: runs survive the process.
@@ -55,7 +55,7 @@ class ScoreService(pb_grpc.ScoreServiceServicer):
         self._durable = durable
         self._plan_streams = threading.BoundedSemaphore(limits.plan_streams)
 
-    @unary_answer
+    @stream_unary
     def CreateRun(
         self, request_iterator: Iterator[pb.CreateRunRequest], context: grpc.ServicerContext
     ) -> pb.CreateRunResponse:
@@ -71,7 +71,7 @@ class ScoreService(pb_grpc.ScoreServiceServicer):
             last_epoch=now.state.last_epoch,
         )
 
-    @unary_answer
+    @unary_unary
     def AttachRun(self, request: pb.AttachRunRequest, context: grpc.ServicerContext) -> pb.AttachRunResponse:
         """Gives a job the run's next generation."""
         run = self._registry.by_id(request.run_id)
@@ -83,29 +83,29 @@ class ScoreService(pb_grpc.ScoreServiceServicer):
             pid=request.pid,
             world_size=request.world_size,
         )
-        asked = AttachRequest(lease=lease, resume=_resume_point(request.resume), takeover=request.takeover)
+        attach = AttachRequest(lease=lease, resume=_resume_point(request.resume), takeover=request.takeover)
         return pb.AttachRunResponse(
             run_id=run.run_id,
-            generation=run.attach(asked),
+            generation=run.attach(attach),
             heartbeat_interval_ms=int(1000 * _HEARTBEAT_S),
             lease_ms=int(1000 * LEASE_S),
             barrier_timeout_ms=int(1000 * BARRIER_TIMEOUT_S),
             server_version=self._version,
         )
 
-    @unary_answer
+    @unary_unary
     def DetachRun(self, request: pb.DetachRunRequest, context: grpc.ServicerContext) -> pb.DetachRunResponse:
         """Frees the lease, once every rank has called."""
         self._registry.by_id(request.run_id).detach(request.generation, request.rank)
         return pb.DetachRunResponse()
 
-    @unary_answer
+    @unary_unary
     def Heartbeat(self, request: pb.HeartbeatRequest, context: grpc.ServicerContext) -> pb.HeartbeatResponse:
         """Renews the lease."""
         self._registry.by_id(request.run_id).heartbeat(request.generation)
         return pb.HeartbeatResponse()
 
-    @streaming_answer
+    @unary_stream
     def GetEpochPlan(
         self, request: pb.GetEpochPlanRequest, context: grpc.ServicerContext
     ) -> Iterator[pb.GetEpochPlanResponse]:
@@ -130,7 +130,7 @@ class ScoreService(pb_grpc.ScoreServiceServicer):
         finally:
             self._plan_streams.release()
 
-    @unary_answer
+    @unary_unary
     def PushScores(self, request: pb.PushScoresRequest, context: grpc.ServicerContext) -> pb.PushScoresResponse:
         """Stores scores."""
         run = self._registry.by_id(request.run_id)
@@ -150,10 +150,9 @@ class ScoreService(pb_grpc.ScoreServiceServicer):
             journal_position=outcome.journal_position,
         )
 
-    @unary_answer
+    @unary_unary
     def EndEpoch(self, request: pb.EndEpochRequest, context: grpc.ServicerContext) -> pb.EndEpochResponse:
         """Marks an epoch as ended by one rank."""
-        counts = request.counts
         mark = EpochMark(
             generation=request.generation,
             epoch=request.epoch,
@@ -161,23 +160,17 @@ class ScoreService(pb_grpc.ScoreServiceServicer):
             plan_id=request.plan_id,
             start_position=request.start_position,
             end_position=request.end_position,
-            counts=RowCounts(
-                real=counts.real,
-                filled=counts.filled,
-                dropped=counts.dropped,
-                unreadable=counts.unreadable,
-                non_finite=counts.non_finite,
-            ),
+            counts=counts_from_message(request.counts),
         )
         return pb.EndEpochResponse(missing_ranks=self._registry.by_id(request.run_id).end_epoch(mark))
 
-    @unary_answer
+    @unary_unary
     def MarkUnpruned(self, request: pb.MarkUnprunedRequest, context: grpc.ServicerContext) -> pb.MarkUnprunedResponse:
         """Marks an epoch as trained unpruned."""
         self._registry.by_id(request.run_id).plans.mark_unpruned(request.generation, request.epoch)
         return pb.MarkUnprunedResponse()
 
-    @streaming_answer
+    @unary_stream
     def ReadScores(
         self, request: pb.ReadScoresRequest, context: grpc.ServicerContext
     ) -> Iterator[pb.ReadScoresResponse]:
@@ -199,14 +192,14 @@ class ScoreService(pb_grpc.ScoreServiceServicer):
                 message.columns.add(name=name, dtype=str(np.dtype(values.dtype)), data=little.tobytes())
             yield message
 
-    @unary_answer
+    @stream_unary
     def SeedRun(
         self, request_iterator: Iterator[pb.SeedRunRequest], context: grpc.ServicerContext
     ) -> pb.SeedRunResponse:
-        """Puts scores and a plan into a run without a job."""
+        """Imports scores and a plan into a run without a job."""
         return seed_run(self._registry, request_iterator)
 
-    @unary_answer
+    @unary_unary
     def AmendRun(self, request: pb.AmendRunRequest, context: grpc.ServicerContext) -> pb.AmendRunResponse:
         """Changes a run's schedule."""
         spec = self._registry.by_id(request.run_id).amend(
@@ -216,9 +209,9 @@ class ScoreService(pb_grpc.ScoreServiceServicer):
         )
         return pb.AmendRunResponse(spec=spec_message(spec))
 
-    @unary_answer
+    @unary_unary
     def GetServer(self, request: pb.GetServerRequest, context: grpc.ServicerContext) -> pb.GetServerResponse:
-        """Says who answers."""
+        """Describes this server."""
         return pb.GetServerResponse(
             nonce=self._nonce,
             version=self._version,
@@ -229,17 +222,17 @@ class ScoreService(pb_grpc.ScoreServiceServicer):
             durable=self._durable,
         )
 
-    @unary_answer
+    @unary_unary
     def GetRun(self, request: pb.GetRunRequest, context: grpc.ServicerContext) -> pb.GetRunResponse:
         """One run's state."""
         return pb.GetRunResponse(run=info_message(snapshot(self._registry.find(request.run, request.run_id))))
 
-    @unary_answer
+    @unary_unary
     def ListRuns(self, request: pb.ListRunsRequest, context: grpc.ServicerContext) -> pb.ListRunsResponse:
         """Every run's state."""
         return pb.ListRunsResponse(runs=[info_message(snapshot(run)) for run in self._registry.runs()])
 
-    @unary_answer
+    @unary_unary
     def DeleteRun(self, request: pb.DeleteRunRequest, context: grpc.ServicerContext) -> pb.DeleteRunResponse:
         """Deletes a run."""
         self._registry.delete(self._registry.find(request.run, request.run_id), force=request.force)
@@ -256,7 +249,7 @@ def _resume_point(message: pb.Resume) -> ResumePoint:
         if not message.inside.plan_id:
             raise ConfigError("resume inside an epoch needs the plan_id of that epoch's plan")
         return ResumePoint(epoch=message.inside.epoch, plan_id=message.inside.plan_id)
-    raise ConfigError("AttachRun must say where training begins: resume.new, resume.start or resume.inside")
+    raise ConfigError("AttachRun must say where training begins: set resume.new, resume.start or resume.inside")
 
 
 def _shard_range(request: pb.GetEpochPlanRequest, num_shards: int) -> tuple[int, int] | None:

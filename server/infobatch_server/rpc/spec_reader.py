@@ -17,10 +17,10 @@ __all__ = ["read_spec"]
 
 
 def read_spec(messages: Iterator[pb.CreateRunRequest], limits: Limits) -> tuple[RunSpec, OrderChoice]:
-    """The spec that a stream stands for, and what the user set of the order.
+    """The spec in a stream, and the fields of the order that the user has set.
 
     Raises:
-        ConfigError: a value that can't be meant, a part that is missing, out of turn or too much, or a limit.
+        ConfigError: an invalid value, a part that is missing, out of order or too long, or a limit.
     """
     first = next(messages, None)
     if first is None or first.WhichOneof("part") != "spec":
@@ -54,7 +54,7 @@ def _check_bounds(message: pb.RunSpec, limits: Limits) -> None:
 
 
 class _Parts:
-    """Shard sizes and mask bits that come in parts, in order and without gaps, up to what the spec announced."""
+    """Shard sizes and mask bits that come in parts, in order and without gaps, up to the announced sizes."""
 
     def __init__(self, spec: pb.RunSpec) -> None:
         self._num_shards = spec.num_shards
@@ -76,7 +76,7 @@ class _Parts:
     def whole(
         self,
     ) -> tuple[np.ndarray[tuple[int], np.dtype[np.int64]], np.ndarray[tuple[int], np.dtype[np.uint8]] | None]:
-        """Sizes int64 (S,), and the mask's packed bits where the spec has one."""
+        """Sizes int64 (S,), and the mask's packed bits if the spec has one."""
         if len(self._sizes) != 8 * self._num_shards:
             raise ConfigError(f"sizes of {len(self._sizes) // 8} shards came, the spec says {self._num_shards}")
         if len(self._mask) != self._mask_bytes:

@@ -1,68 +1,79 @@
-"""The wrappers of every call: they refuse unknown fields of a request, and turn errors into statuses."""
+"""The wrappers of every call: they refuse unknown fields of a request, and turn errors into statuses.
+
+They are named as gRPC names the kinds of calls: `unary_stream` takes one message and answers with a stream of them.
+"""
 
 from __future__ import annotations
 
 import functools
 import logging
 from collections.abc import Callable, Iterator
-from typing import Any, NoReturn, TypeVar
+from typing import NoReturn, TypeVar
 
 import grpc
+from google.protobuf.message import Message
 
 from infobatch_stream.errors import InfoBatchError
 from infobatch_stream.wire.errors import error_metadata, status_code
 from infobatch_stream.wire.specs import reject_unknown_fields
 
-__all__ = ["streaming_answer", "unary_answer"]
+__all__ = ["stream_unary", "unary_stream", "unary_unary"]
 
 log = logging.getLogger(__name__)
 
 # Details travel in a header, and a client takes no more than 8 KiB of them, some letters as nine bytes.
 _MAX_DETAILS = 1500
 
-
+Service = TypeVar("Service")
+Request = TypeVar("Request", bound=Message)
 Answer = TypeVar("Answer")
+Method = Callable[[Service, Request, grpc.ServicerContext], Answer]
 
 
-def unary_answer(
-    method: Callable[[Any, Any, grpc.ServicerContext], Answer],
-) -> Callable[[Any, Any, grpc.ServicerContext], Answer]:
-    """Wraps a method with one answer: refuses unknown fields of its request, turns errors into statuses."""
+def unary_unary(method: Method[Service, Request, Answer]) -> Method[Service, Request, Answer]:
+    """Wraps a method that takes one message and answers with one."""
 
     @functools.wraps(method)
-    def answer(service: Any, request: Any, context: grpc.ServicerContext) -> Answer:
+    def answer(service: Service, request: Request, context: grpc.ServicerContext) -> Answer:
         try:
-            return method(service, _checked(request), context)
+            reject_unknown_fields(request)
+            return method(service, request, context)
         except Exception as error:
             _abort(context, error)
 
     return answer
 
 
-def streaming_answer(
-    method: Callable[[Any, Any, grpc.ServicerContext], Iterator[Answer]],
-) -> Callable[[Any, Any, grpc.ServicerContext], Iterator[Answer]]:
-    """`unary_answer` for a method that answers with a stream."""
+def unary_stream(method: Method[Service, Request, Iterator[Answer]]) -> Method[Service, Request, Iterator[Answer]]:
+    """Wraps a method that takes one message and answers with a stream."""
 
     @functools.wraps(method)
-    def answer(service: Any, request: Any, context: grpc.ServicerContext) -> Iterator[Answer]:
+    def answer(service: Service, request: Request, context: grpc.ServicerContext) -> Iterator[Answer]:
         try:
-            yield from method(service, _checked(request), context)
+            reject_unknown_fields(request)
+            yield from method(service, request, context)
         except Exception as error:
             _abort(context, error)
 
     return answer
 
 
-def _checked(request: Any) -> Any:
-    """The request, or its stream of messages, each refused where it has fields that this server doesn't know."""
-    if hasattr(request, "DESCRIPTOR"):
-        reject_unknown_fields(request)
-        return request
-    return _checked_stream(request)
+def stream_unary(
+    method: Callable[[Service, Iterator[Request], grpc.ServicerContext], Answer],
+) -> Callable[[Service, Iterator[Request], grpc.ServicerContext], Answer]:
+    """Wraps a method that takes a stream of messages and answers with one."""
+
+    @functools.wraps(method)
+    def answer(service: Service, requests: Iterator[Request], context: grpc.ServicerContext) -> Answer:
+        try:
+            return method(service, _checked(requests), context)
+        except Exception as error:
+            _abort(context, error)
+
+    return answer
 
 
-def _checked_stream(messages: Iterator[Any]) -> Iterator[Any]:
+def _checked(messages: Iterator[Request]) -> Iterator[Request]:
     for message in messages:
         reject_unknown_fields(message)
         yield message
@@ -70,7 +81,7 @@ def _checked_stream(messages: Iterator[Any]) -> Iterator[Any]:
 
 def _abort(context: grpc.ServicerContext, error: Exception) -> NoReturn:
     if isinstance(error, grpc.RpcError):
-        # The request stream broke off: the caller is gone, and there is nobody to answer.
+        # The request stream broke off: the caller has ended, and nobody receives an answer.
         context.abort(grpc.StatusCode.CANCELLED, "the caller went away")
     if not isinstance(error, InfoBatchError):
         log.exception("a call failed", exc_info=error)

@@ -16,7 +16,8 @@ from infobatch_client.epochs.open_epoch import OpenEpoch
 from infobatch_client.epochs.returned import ReturnedBatches
 from infobatch_client.epochs.source import EpochSource, NextEpoch, TrainingSource
 from infobatch_client.epochs.validation import ValidationEpochs
-from infobatch_client.ranks.ranks import RankChoice, Ranks
+from infobatch_client.ranks.place import RankChoice
+from infobatch_client.ranks.ranks import Ranks
 from infobatch_client.tie.rows import TiedBatch
 from infobatch_client.tie.ticket import Ticket
 from infobatch_client.tie.weighting import HostScores

@@ -79,11 +79,12 @@ def test_a_killed_process_leaves_nothing_behind_for_long(temp: Path) -> None:
 def test_a_barrier_that_lasts_too_long_is_a_time_out() -> None:
     with ScoreServer() as server:
         channel, caller = caller_on(str(server.grpc_address))
-        run = caller.create(make_spec("barrier")).run_id
+        spec = make_spec("barrier")
+        run = caller.create(spec).run_id
         generation = caller.attach(run, world_size=2)
         caller.end(run, generation, 0, caller.plan(run, generation, 0).plan_id)
         client = ScoreClient(str(server.grpc_address))
         with pytest.raises(PlanNotReadyError, match=r"no plan of epoch 1 yet: ranks \[1\] have not ended"):
-            fetch_plan(client, run_id=run, generation=generation, epoch=1, plan_id="", timeout_s=0.2)
+            fetch_plan(client, run_id=run, spec=spec, generation=generation, epoch=1, plan_id="", timeout_s=0.2)
         client.close()
         channel.close()

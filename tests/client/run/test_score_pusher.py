@@ -22,7 +22,7 @@ RUN = b"r" * 16
 
 
 class Wire(ScoreClient):
-    """Takes calls down instead of sending them; fails as often as it is told to."""
+    """Records calls instead of sending them; the first `failures` of them fail."""
 
     def __init__(self) -> None:
         super().__init__("nowhere:1")
@@ -32,13 +32,13 @@ class Wire(ScoreClient):
         self.open = threading.Event()
         self.open.set()
 
-    def call(self, rpc: str, request: Any, *, timeout_s: float | None = None) -> Any:
+    def _unary(self, choose: Any, request: Any, timeout_s: float | None) -> Any:
         self.open.wait()
         self.tried.append(request.SerializeToString())
         if self.failures:
             self.failures -= 1
             raise ServerUnreachableError("away")
-        self.sent.append((rpc, request))
+        self.sent.append((type(request).__name__.removesuffix("Request"), request))
         return pb.PushScoresResponse()
 
 
@@ -78,8 +78,8 @@ def test_epochs_and_control_messages_keep_their_order() -> None:
     wire = Wire()
     pusher = pusher_on(wire)
     put(pusher, 0, [1], [1.0])
-    pusher.put_call("EndEpoch", pb.EndEpochRequest(epoch=0))
-    pusher.put_call("MarkUnpruned", pb.MarkUnprunedRequest(epoch=1))
+    pusher.put_message(pb.EndEpochRequest(epoch=0))
+    pusher.put_message(pb.MarkUnprunedRequest(epoch=1))
     put(pusher, 1, [1], [2.0])
     assert pusher.flush(10)
     pusher.close(1)
@@ -124,9 +124,9 @@ def test_memory_in_an_outage_is_bounded_by_the_data_set() -> None:
     for _ in range(200):
         pusher.put_scores(0, index, torch.rand(1000))
     pusher.flush(0.5)
-    held = sum(getattr(item, "records", 0) for item in pusher._todo)
+    waiting = pusher.outbox.records
     pusher.close(0.1)
-    assert held <= 20_000
+    assert waiting <= 20_000
 
 
 def test_non_finite_scores_are_counted_by_the_server() -> None:

@@ -246,7 +246,7 @@ def test_nothing_is_left_at_the_end_of_an_epoch():
         ({"batch_size": 16, "drop_remainder": True}, "10 samples are left and a step takes .* = 16"),
     ],
 )
-def test_openings_that_can_not_be_meant_are_refused(change, message):
+def test_invalid_openings_are_refused(change, message):
     with pytest.raises(ConfigError, match=message):
         Opening(**{"num_positions": 10, "start": 0, "batch_size": 1, **change})
 

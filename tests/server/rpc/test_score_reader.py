@@ -53,6 +53,6 @@ def test_an_empty_push_is_a_push() -> None:
         ),
     ],
 )
-def test_columns_that_cannot_be_meant(columns: list[pb.Column], words: str) -> None:
+def test_invalid_columns(columns: list[pb.Column], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         read(*columns)

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import re
 import zlib
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import grpc
 import numpy as np
 import pytest
 
 from infobatch_stream.v1 import score_service_pb2 as pb
 from infobatch_stream.wire.plan_messages import plan_messages
 from infobatch_stream.wire.specs import seal
+from tests.damaged_plans import DAMAGES, PLAN, SPEC, Messages, messages_of
 from tests.server.calls import (
     INVALID,
     NOT_FOUND,
@@ -138,16 +142,16 @@ def set_chunk(**fields: Any) -> Any:
 @pytest.mark.parametrize(
     ("change", "words", "kind"),
     [
-        (flip, "came damaged at byte 0; send it again", "PlanError"),
+        (flip, "came damaged at byte 0; transfer the plan again", "PlanError"),
         (flip_and_sum, "its bytes give the id", "PlanError"),
         (lambda messages: messages.pop(), "bytes did not come", "PlanError"),
-        (lambda messages: messages.pop(0), "first message must be its header", "ConfigError"),
-        (lambda messages: messages.append(messages[0]), "one plan may be seeded at a time", "ConfigError"),
-        (set_header(num_samples=999), "the plan is of 999 samples", "ConfigError"),
-        (set_header(chunk_samples=1), "the plan's chunks have 1 samples", "ConfigError"),
+        (lambda messages: messages.pop(0), "first message must be its header", "PlanError"),
+        (lambda messages: messages.append(messages[0]), "send one plan at a time", "PlanError"),
+        (set_header(num_samples=999), "the plan is of 999 samples", "PlanError"),
+        (set_header(chunk_samples=1), "the plan's chunks have 1 samples", "PlanError"),
         (set_header(epoch=9), "its bytes give the id", "PlanError"),
         (set_chunk(plane=7), "server too old: PlanChunk.plane has the value 7", "ConfigError"),
-        (set_chunk(offset_bytes=1), "ends at byte 126; its plane has 125", "ConfigError"),
+        (set_chunk(offset_bytes=1), "ends at byte 126; its plane has 125", "PlanError"),
     ],
 )
 def test_a_damaged_plan_is_not_seeded(caller: Caller, run: bytes, change: Any, words: str, kind: str) -> None:
@@ -157,6 +161,30 @@ def test_a_damaged_plan_is_not_seeded(caller: Caller, run: bytes, change: Any, w
     with status(INVALID, words, kind):
         caller.stub.SeedRun(iter(seed_messages(other, np.zeros(2, np.float32), damaged_plan(messages, change))))
     assert not caller.stub.GetRun(pb.GetRunRequest(run="other")).run.plan_ids
+
+
+@pytest.mark.parametrize(("damaged", "words"), DAMAGES)
+def test_no_damage_is_seeded(caller: Caller, damaged: Callable[[], Messages], words: str) -> None:
+    run = caller.create(SPEC).run_id
+    requests = [pb.SeedRunRequest(run_id=run), *(pb.SeedRunRequest(plan=message) for message in damaged())]
+    with pytest.raises(grpc.RpcError) as caught:
+        caller.stub.SeedRun(iter(requests))
+    error: Any = caught.value
+    assert error.code() == INVALID
+    assert re.search(words, error.details())
+    assert ("infobatch-error", "PlanError") in [tuple(item) for item in error.trailing_metadata()]
+    assert not caller.stub.GetRun(pb.GetRunRequest(run_id=run)).run.plan_ids
+    requests = [pb.SeedRunRequest(run_id=run), *(pb.SeedRunRequest(plan=message) for message in messages_of(PLAN))]
+    assert caller.stub.SeedRun(iter(requests)).plan_id == PLAN.plan_id
+
+
+def test_the_unpruned_fallback_is_not_seeded(caller: Caller, run: bytes) -> None:
+    generation = caller.attach(run)
+    caller.stub.MarkUnpruned(pb.MarkUnprunedRequest(run_id=run, generation=generation, epoch=0))
+    messages = list(caller.stub.GetEpochPlan(pb.GetEpochPlanRequest(run_id=run, generation=generation, epoch=0)))
+    other = caller.create(make_spec("other")).run_id
+    with status(INVALID, "is an unpruned fallback", "PlanError"):
+        caller.stub.SeedRun(iter(seed_messages(other, np.zeros(2, np.float32), messages)))
 
 
 def test_a_plan_of_another_seed_is_not_seeded(caller: Caller, run: bytes) -> None:
@@ -185,7 +213,7 @@ def test_seeding_needs_a_run_without_a_job(caller: Caller, run: bytes, clock: Cl
         (pb.SeedRunRequest.Scores(scores=bytes(8), first_sample=2**64 - 1), "are outside"),
     ],
 )
-def test_seeds_that_cannot_be_meant(caller: Caller, run: bytes, scores: pb.SeedRunRequest.Scores, words: str) -> None:
+def test_invalid_scores_to_import(caller: Caller, run: bytes, scores: pb.SeedRunRequest.Scores, words: str) -> None:
     with status(INVALID, words):
         caller.stub.SeedRun(iter([pb.SeedRunRequest(run_id=run), pb.SeedRunRequest(scores=scores)]))
     with status(INVALID, "the first message of SeedRun must have `run_id`"):

@@ -104,7 +104,7 @@ def test_every_rank_detaches_for_itself(caller: Caller, run: bytes) -> None:
         ({"resume": pb.Resume(start=pb.Resume.Start(epoch=11))}, "has only 10 epochs"),
     ],
 )
-def test_attaching_that_cannot_be_meant(caller: Caller, run: bytes, fields: dict[str, Any], words: str) -> None:
+def test_an_invalid_attach_request(caller: Caller, run: bytes, fields: dict[str, Any], words: str) -> None:
     with status(INVALID, words):
         caller.attach(run, **fields)
 
@@ -142,7 +142,7 @@ def test_a_superseded_generation_is_aborted(caller: Caller, run: bytes) -> None:
         ({"run_id": b"x"}, "run_id must have 16 bytes; got 1"),
     ],
 )
-def test_a_push_that_cannot_be_meant(caller: Caller, run: bytes, fields: dict[str, Any], words: str) -> None:
+def test_an_invalid_push(caller: Caller, run: bytes, fields: dict[str, Any], words: str) -> None:
     generation = caller.attach(run)
     caller.plan(run, generation, 0)
     request = push_request(run, generation, 1, 0, [0, 1], [1.0, 2.0])

@@ -99,7 +99,7 @@ def set_sizes(*sizes: int) -> Any:
         (lambda messages: messages.pop(), "0 bytes of mask came, the spec needs 125"),
     ],
 )
-def test_a_spec_that_cannot_be_meant(caller: Caller, change: Any, words: str) -> None:
+def test_an_invalid_spec(caller: Caller, change: Any, words: str) -> None:
     with status(INVALID, words, "ConfigError"):
         caller.stub.CreateRun(iter(altered(change)), timeout=10)
     assert not caller.stub.ListRuns(pb.ListRunsRequest()).runs

@@ -7,7 +7,7 @@ from typing import Any
 import grpc
 import pytest
 
-from infobatch_server.rpc.status import unary_answer
+from infobatch_server.rpc.status import unary_unary
 from infobatch_stream import errors
 from infobatch_stream.v1 import score_service_pb2 as pb
 from infobatch_stream.wire.errors import status_code
@@ -33,7 +33,7 @@ class Context:
 
 
 def ending_of(error: Exception) -> Context:
-    @unary_answer
+    @unary_unary
     def method(_service: Any, _request: Any, _context: Any) -> None:
         raise error
 
