@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,9 @@ import numpy as np
 import pytest
 
 from tests.e2e.conftest import SAMPLES, Server
-from tests.e2e.same_for_all_job import CASES, EPOCHS, is_dropped
-from tests.e2e.torchrun import free_port, torchrun
+from tests.e2e.rank_processes import start_ranks
+from tests.e2e.same_for_all_job import CASES, EPOCHS, is_dropped, train_all
+from tests.e2e.torchrun import Ended, free_port, torchrun
 
 WORLDS = (1, 2, 3, 4)
 JOB = Path(__file__).with_name("same_for_all_job.py")
@@ -42,24 +44,33 @@ class Trained:
 def trained(server: Server, shards: str, tmp_path_factory: pytest.TempPathFactory) -> Trained:
     folder = tmp_path_factory.mktemp("same")
     for world in WORLDS:
-        ended = torchrun(JOB, shards, server.url, folder, nproc=world)
-        assert ended.code == 0, ended.output
+        train_on(world, shards, server, folder, None, CASES)
     return Trained(folder)
+
+
+def train_on(world: int, shards: str, server: Server, folder: Path, lanes: int | None, cases: Iterable[str]) -> None:
+    """Trains the cases on `world` ranks of one node."""
+    for rank in start_ranks(train_all, world, shards, server.url, str(folder), lanes, tuple(cases), timeout_s=240):
+        assert rank.result(240) == "trained"
+        rank.join()
 
 
 @pytest.fixture(scope="module")
 def on_nodes(server: Server, shards: str, tmp_path_factory: pytest.TempPathFactory) -> Trained:
     """Two nodes of two ranks each, as torchrun starts them, and one process, in two lanes both."""
     folder = tmp_path_factory.mktemp("nodes")
-    chosen = (shards, server.url, folder, 2, "scored", "dropping")
+    lanes, cases = 2, ("scored", "dropping")
     port = str(free_port())
+
+    def start_node(options: tuple[str, ...]) -> Ended:
+        return torchrun(JOB, shards, server.url, folder, lanes, *cases, nproc=2, options=options)
+
     with ThreadPoolExecutor(2) as pool:
         node_options = [("--nnodes", "2", "--node-rank", str(node), "--master-addr", "127.0.0.1", "--master-port", port)
                         for node in range(2)]  # fmt: skip
-        for ended in pool.map(lambda options: torchrun(JOB, *chosen, nproc=2, options=options), node_options):
+        for ended in pool.map(start_node, node_options):
             assert ended.code == 0, ended.output
-    ended = torchrun(JOB, *chosen, nproc=1)
-    assert ended.code == 0, ended.output
+    train_on(1, shards, server, folder, lanes, cases)
     return Trained(folder)
 
 
