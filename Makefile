@@ -6,7 +6,8 @@ VENV := .venv
 PIP := $(VENV)/bin/python -m pip install --disable-pip-version-check --quiet -c constraints.txt
 
 # As many tests at once as there are cores, and no more than four: most of them start processes of their own.
-PYTEST := $(VENV)/bin/pytest -n auto --maxprocesses 4 --dist loadgroup --durations 10
+# worksteal keeps neighbours together, which share fixtures, and survives a process that crashes; loadgroup hangs then.
+PYTEST := $(VENV)/bin/pytest -n auto --maxprocesses 4 --dist worksteal --durations 10
 
 .PHONY: help demo test test-all lint proto clean
 .DEFAULT_GOAL := help

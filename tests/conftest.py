@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 
-import pytest
 from hypothesis import HealthCheck, settings
 
 # As torchrun sets it. With more ranks than cores, threads that wait for each other by spinning take most of the time,
@@ -18,11 +17,3 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow],
 )
 settings.load_profile("tests")
-
-
-def pytest_itemcollected(item: pytest.Function) -> None:
-    """Tests that share a fixture of their module stay in one process of pytest-xdist, so that it is made once."""
-    if item.config.pluginmanager.hasplugin("xdist"):
-        fixtures = [found for named in item._fixtureinfo.name2fixturedefs.values() for found in named]
-        if any(fixture.scope == "module" for fixture in fixtures):
-            item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
