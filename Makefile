@@ -5,21 +5,29 @@ PYTHON ?= python3
 VENV := .venv
 PIP := $(VENV)/bin/python -m pip install --disable-pip-version-check --quiet -c constraints.txt
 
-.PHONY: help demo test lint proto clean
+# As many tests at once as there are cores, and no more than four: most of them start processes of their own.
+# worksteal keeps neighbours together, which share fixtures, and survives a process that crashes; loadgroup hangs then.
+PYTEST := $(VENV)/bin/pytest -n auto --maxprocesses 4 --dist worksteal --durations 10
+
+.PHONY: help demo test test-all lint proto clean
 .DEFAULT_GOAL := help
 
 help:
-	@echo 'make demo    train on 1,347 digits with and without pruning, and compare (DEMO_ARGS=--help for options, DEMO_ARGS="--nproc 2" for two ranks)'
-	@echo 'make test    run the tests (ARGS=… goes to pytest)'
-	@echo 'make lint    ruff, mypy, and whether the generated code is fresh'
-	@echo 'make proto   regenerate infobatch_stream/v1 from proto/'
-	@echo 'make clean   remove .venv, caches and builds'
+	@echo 'make demo      train on 1,347 digits with and without pruning, and compare (DEMO_ARGS=--help for options, DEMO_ARGS="--nproc 2" for two ranks)'
+	@echo 'make test      run the tests: minutes on two cores (ARGS=… goes to pytest)'
+	@echo 'make test-all  those and the rest of the long matrices'
+	@echo 'make lint      ruff, mypy, and whether the generated code is fresh'
+	@echo 'make proto     regenerate infobatch_stream/v1 from proto/'
+	@echo 'make clean     remove .venv, caches and builds'
 
 demo: $(VENV)/demo.stamp
 	$(VENV)/bin/infobatch demo $(DEMO_ARGS)
 
 test: $(VENV)/dev.stamp
-	$(VENV)/bin/pytest $(ARGS)
+	$(PYTEST) -m 'not long' $(ARGS)
+
+test-all: $(VENV)/dev.stamp
+	$(PYTEST) $(ARGS)
 
 lint: $(VENV)/dev.stamp
 	$(VENV)/bin/ruff check .

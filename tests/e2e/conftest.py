@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from multiprocessing import active_children
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from torch.utils.data.dataloader import _BaseDataLoaderIter
 
 from infobatch_client.rpc.client import ScoreClient
 from infobatch_client.rpc.rest import get_json, run_path
@@ -59,6 +64,20 @@ def leave_no_rank() -> Iterator[None]:
     kill_what_is_left()
 
 
+@pytest.fixture(autouse=True)
+def leave_no_worker() -> Iterator[None]:
+    """Workers of torch's DataLoaders end with the test that started them.
+
+    An error's traceback and its iterator may hold each other. Such an iterator is left to the garbage collector, in
+    which torch waits 5 s for each of its workers in vain: in the middle of any later test, which then times out.
+    """
+    yield
+    if any(not isinstance(child, ForkServerProcess) for child in active_children()):
+        for found in gc.get_objects():
+            if issubclass(type(found), _BaseDataLoaderIter) and found._num_workers:
+                found._shutdown_workers()
+
+
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """One for all tests; runs keep them apart."""
@@ -79,16 +98,21 @@ def serve(folder: Path) -> Iterator[Server]:
     command += ["--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0", "--endpoint-file", str(endpoint)]
     with open(folder / "log", "wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=os.environ)
-    deadline = time.monotonic() + 60
-    while not endpoint.exists():
-        assert process.poll() is None, (folder / "log").read_text()
-        assert time.monotonic() < deadline, (folder / "log").read_text()
-        time.sleep(0.02)
-    found = json.loads(endpoint.read_text())
-    yield Server(found["grpc"], found["http"], process)
-    if process.poll() is None:
-        process.terminate()
-        assert process.wait(10) == 0
+    try:
+        deadline = time.monotonic() + 60
+        while not endpoint.exists():
+            assert process.poll() is None, (folder / "log").read_text()
+            assert time.monotonic() < deadline, (folder / "log").read_text()
+            time.sleep(0.02)
+        found = json.loads(endpoint.read_text())
+        yield Server(found["grpc"], found["http"], process)
+        if process.poll() is None:
+            process.send_signal(signal.SIGCONT)  # where a test has failed that stopped it
+            process.terminate()
+            assert process.wait(60) == 0, (folder / "log").read_text()
+    finally:
+        process.kill()
+        process.wait()
 
 
 @pytest.fixture(scope="session")

@@ -1,13 +1,20 @@
-"""One rank of `test_frameworks_ranks`: trains with a framework, perhaps not to the end, and writes down what it saw.
+"""One rank of `test_frameworks_ranks`: trains with every framework, and writes down what it saw.
 
-Arguments: framework, server, shards, run, folder, the step to stop after (0: none), "resume" or "start".
+The frameworks are imported once, and each training runs in a fork of its own: a new process, as a user's would be.
+
+Arguments: server, shards, folder, and the trainings: FRAMEWORK-KIND:PORT, the port for the ranks to meet at.
 """
 
 from __future__ import annotations
 
 import json
+import os
+import signal
 import sys
+import traceback
 from collections.abc import Callable
+from functools import partial
+from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,6 +29,9 @@ from tests.e2e.framework_task import EPOCHS, LR, make_loader, make_model, real_n
 
 ACCUMULATE = 2
 BATCH_SIZE = 32
+STOP_AFTER = 8 + 3  # 8 steps in epoch 0, 3 in epoch 1
+TIMEOUT_S = 100
+IMPORTS = {"accelerate_loop": "accelerate", "lightning": "lightning.pytorch", "hf_trainer": "transformers.trainer"}
 
 
 class Log:
@@ -182,21 +192,46 @@ def fsdp2(loader: InfoBatchLoader, folder: Path, log: Log, resume: bool) -> torc
     return model
 
 
-def main(framework: str, url: str, shards: str, run: str, folder: Path, stop_after: int, resume: bool) -> None:
+def train_with(framework: str, kind: str, url: str, shards: str, folder: Path) -> None:
+    """One training: "whole", or "stopped" inside epoch 1 and "resumed"."""
     train: Callable[..., torch.nn.Module] = globals()[framework]
     stage: Any = to_row
     if framework == "hf_trainer":
         stage = to_inputs
-    log = Log(stop_after)
+    log = Log(STOP_AFTER if kind == "stopped" else 0)
+    run = f"ranks-{framework}" if kind == "whole" else f"ranks-resume-{framework}"
     with make_loader(SimpleNamespace(url=url), shards, run, stage=stage, batch_size=BATCH_SIZE) as loader:  # type: ignore[arg-type]
-        model = train(loader, folder, log, resume)
+        model = train(loader, folder, log, kind == "resumed")
     weights = [
         (part.full_tensor() if hasattr(part, "full_tensor") else part).detach().tolist() for part in model.parameters()
     ]
     found = {"weights": weights, "seen": log.seen, "lengths": log.lengths, "steps": log.steps}
-    (folder / f"rank-{dist.get_rank()}.json").write_text(json.dumps(found))
+    (folder / f"{kind}-{dist.get_rank()}.json").write_text(json.dumps(found))
     dist.barrier()
     dist.destroy_process_group()
+
+
+def in_a_fork(act: Callable[[], None], output: Path) -> int:
+    """The exit status of `act` in a process of its own."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if child := os.fork():
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    signal.alarm(TIMEOUT_S)
+    code = 1
+    try:
+        with open(output, "w", buffering=1) as sys.stdout:
+            sys.stderr = sys.stdout
+            os.dup2(sys.stdout.fileno(), 1)
+            os.dup2(sys.stdout.fileno(), 2)
+            try:
+                act()
+                code = 0
+            except BaseException:
+                traceback.print_exc()
+            sys.stdout.flush()
+    finally:
+        os._exit(code)
 
 
 def to_inputs(sample: dict[str, Any]) -> dict[str, Any]:
@@ -204,6 +239,20 @@ def to_inputs(sample: dict[str, Any]) -> dict[str, Any]:
     return {"rows": rows, "numbers": number}
 
 
+def main(url: str, shards: str, folder: Path, trainings: list[str]) -> None:
+    rank = os.environ["RANK"]
+    for training in trainings:
+        name, _, port = training.partition(":")
+        framework, _, kind = name.partition("-")
+        if framework in IMPORTS:
+            import_module(IMPORTS[framework])
+        # A launch of its own, as far as torch and the framework can see.
+        os.environ |= {"MASTER_PORT": port, "TORCHELASTIC_USE_AGENT_STORE": "False", "TORCHELASTIC_RUN_ID": name}
+        own = folder / framework
+        own.mkdir(exist_ok=True)
+        code = in_a_fork(partial(train_with, framework, kind, url, shards, own), own / f"{kind}-{rank}.log")
+        (own / f"{kind}-{rank}.exit").write_text(str(code))
+
+
 if __name__ == "__main__":
-    framework, url, shards, run, folder, stop_after, how = sys.argv[1:]
-    main(framework, url, shards, run, Path(folder), int(stop_after), how == "resume")
+    main(sys.argv[1], sys.argv[2], Path(sys.argv[3]), sys.argv[4:])

@@ -1,6 +1,6 @@
-"""Ranks of a job as processes of their own: quick to start, each with a result or an error to show, easy to kill.
+"""Processes of tests, the ranks of a job among them: quick to start, each with a result or an error, easy to kill.
 
-They come from a fork server that has imported torch, and share a gloo world through a file.
+They come from a fork server that has imported torch. Ranks share a gloo world through a file.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from typing import Any
 
 import torch.distributed as dist
 
-__all__ = ["Rank", "kill_what_is_left", "start_ranks"]
+__all__ = ["Rank", "call_elsewhere", "kill_what_is_left", "start_ranks"]
 
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["tests.e2e.rank_processes", "infobatch_client.loader"])
+_context.set_forkserver_preload(["tests.e2e.rank_processes", "infobatch_client.loader", "torch.nn.parallel"])
 _started: list[Rank] = []
 
 
@@ -66,35 +66,52 @@ def start_ranks(
 ) -> list[Rank]:
     """Starts `act(say, *args)` on every rank, torch.distributed initialised; `say` sends a word before the result."""
     store = Path(tempfile.mkdtemp(prefix="ranks-")) / "store"
-    ranks = []
-    for rank in range(world_size):
-        answers, end = _context.Pipe(duplex=True)
-        process = _context.Process(
-            target=_run, args=(act, rank, world_size, str(store), timeout_s, dict(environment or {}), end, args)
-        )
-        process.start()
-        end.close()
-        ranks.append(Rank(process, answers))
-    _started.extend(ranks)
-    return ranks
+    own = dict(environment or {})
+    return [_start(_run, act, rank, world_size, str(store), timeout_s, own, args) for rank in range(world_size)]
+
+
+def call_elsewhere(act: Callable[..., Any], *args: Any, timeout_s: float = 120, **named: Any) -> Any:
+    """What `act(*args, **named)` gives in a process of its own, which has ended then, and is no rank of anything."""
+    process = _start(_call, act, args, named)
+    result = process.result(timeout_s)
+    process.join()
+    assert process.process.exitcode == 0, result
+    return result
+
+
+def _start(target: Callable[..., None], *args: Any) -> Rank:
+    answers, end = _context.Pipe(duplex=True)
+    process = _context.Process(target=target, args=(end, *args))
+    process.start()
+    end.close()
+    _started.append(Rank(process, answers))
+    return _started[-1]
 
 
 def kill_what_is_left() -> None:
-    """Ends the ranks that a failed test has left."""
+    """Ends the processes that a test has left: most of them, once their result is there, end at this very moment."""
     while _started:
         rank = _started.pop()
         if rank.process.is_alive():
-            rank.kill()
+            rank.process.kill()  # unlike os.kill, no error where it has ended since
+            rank.process.join(60)
+        rank.answers.close()
+
+
+def _call(answers: Connection, act: Callable[..., Any], args: tuple[Any, ...], named: Mapping[str, Any]) -> None:
+    multiprocessing.set_start_method("fork", force=True)  # Python's default, as in a program that a user starts
+    with answers:
+        answers.send(act(*args, **named))
 
 
 def _run(
+    answers: Connection,
     act: Callable[..., Any],
     rank: int,
     world_size: int,
     store: str,
     timeout_s: float,
     environment: Mapping[str, str],
-    answers: Connection,
     args: tuple[Any, ...],
 ) -> None:
     os.environ.update({"GLOO_SOCKET_IFNAME": "lo", **environment})

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 import zlib
+from collections.abc import Iterable
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +62,10 @@ def train(shards: str, url: str, case: str, workers: int, folder: Path, lanes: i
         order=OrderChoice(lanes=lanes),
     ).map(Number(drops))
     found: dict[str, Any] = {}
-    with InfoBatchLoader(dataset, max(1, global_batch // world), num_workers=workers) as loader:
+    context = "fork" if workers else None  # the workers see epoch_now
+    with InfoBatchLoader(
+        dataset, max(1, global_batch // world), num_workers=workers, multiprocessing_context=context
+    ) as loader:
         for epoch in loader.epochs():
             epoch_now.fill_(epoch)
             batches = []
@@ -78,13 +83,18 @@ def train(shards: str, url: str, case: str, workers: int, folder: Path, lanes: i
     np.savez(folder / f"{case}-{world}-{workers}-{rank}.npz", **found)
 
 
-def main() -> None:
-    shards, url, folder, *chosen = sys.argv[1:]
-    lanes = int(chosen[0]) if chosen else None
-    dist.init_process_group("gloo")
-    for case in chosen[1:] or CASES:
+def train_all(_: Connection | None, shards: str, url: str, folder: str, lanes: int | None, cases: Iterable[str]) -> str:
+    """Every case with 0 to 3 workers; torch.distributed is initialised."""
+    for case in cases:
         for workers in range(4):
             train(shards, url, case, workers, Path(folder), lanes)
+    return "trained"
+
+
+def main() -> None:
+    shards, url, folder, lanes, *cases = sys.argv[1:]
+    dist.init_process_group("gloo")
+    train_all(None, shards, url, folder, int(lanes), cases)
     dist.destroy_process_group()
 
 

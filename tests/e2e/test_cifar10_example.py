@@ -126,7 +126,7 @@ def test_a_folder_without_shards_is_told_so(train: Any, run_example: Any) -> Non
         run_example()
 
 
-@pytest.mark.parametrize("policy", ["random", "full"])
+@pytest.mark.parametrize("policy", ["random", pytest.param("full", marks=pytest.mark.long)])
 def test_two_ranks_train_the_samples_of_one(run_example: Any, policy: str) -> None:
     options = ["--policy", policy, "--epochs", "3", "--delta", "0.7", "--seed", "3"]
     alone = run_example(*options)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import torch
 from tests.e2e.conftest import SAMPLES, Server
 from tests.e2e.framework_job import ACCUMULATE
 from tests.e2e.framework_task import EPOCHS, make_loader, plain_training
-from tests.e2e.torchrun import torchrun
+from tests.e2e.torchrun import free_port, torchrun
 
 JOB = Path(__file__).with_name("framework_job.py")
 NEEDS = {"accelerate_loop": "accelerate", "lightning": "lightning", "hf_trainer": "transformers", "fsdp2": "torch"}
@@ -26,11 +27,24 @@ def alone(server: Server, shards: str) -> torch.nn.Linear:
     return plain_training(make_loader(server, shards, "ranks-alone"), ACCUMULATE)
 
 
-def run_job(framework: str, server: Server, shards: str, run: str, folder: Path, *how: Any) -> list[dict[str, Any]]:
-    pytest.importorskip(NEEDS[framework])
-    ended = torchrun(JOB, framework, server.url, shards, run, folder, *how, nproc=2)
+@pytest.fixture(scope="module")
+def trained(server: Server, shards: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What every framework that is installed has written down: whole trainings, and one that stops and is resumed."""
+    folder = tmp_path_factory.mktemp("frameworks")
+    installed = [name for name in FRAMEWORKS if find_spec(NEEDS[name])]
+    trainings = [f"{name}-{kind}:{free_port()}" for name in installed for kind in ("whole", "stopped", "resumed")]
+    ended = torchrun(JOB, server.url, shards, folder, *trainings, nproc=2)
     assert ended.code == 0, ended.output
-    return [json.loads((folder / f"rank-{rank}.json").read_text()) for rank in range(2)]
+    return folder
+
+
+def results(framework: str, kind: str, trained: Path) -> list[dict[str, Any]]:
+    """What both ranks wrote down."""
+    pytest.importorskip(NEEDS[framework])
+    folder = trained / framework
+    exits = [(folder / f"{kind}-{rank}.exit").read_text() for rank in range(2)]
+    assert exits == ["0", "0"], "\n\n".join((folder / f"{kind}-{rank}.log").read_text() for rank in range(2))
+    return [json.loads((folder / f"{kind}-{rank}.json").read_text()) for rank in range(2)]
 
 
 def numbers(found: list[dict[str, Any]], epoch: int) -> list[int]:
@@ -38,10 +52,8 @@ def numbers(found: list[dict[str, Any]], epoch: int) -> list[int]:
 
 
 @pytest.mark.parametrize("framework", FRAMEWORKS)
-def test_two_ranks_have_the_weights_of_one_process(
-    framework: str, alone: torch.nn.Linear, server: Server, shards: str, tmp_path: Path
-) -> None:
-    found = run_job(framework, server, shards, f"ranks-{framework}", tmp_path, 0, "start")
+def test_two_ranks_have_the_weights_of_one_process(framework: str, alone: torch.nn.Linear, trained: Path) -> None:
+    found = results(framework, "whole", trained)
     for rank in found:
         for mine, theirs in zip(rank["weights"], alone.parameters(), strict=True):
             torch.testing.assert_close(torch.tensor(mine).double(), theirs.detach(), rtol=0, atol=1e-6)
@@ -52,11 +64,10 @@ def test_two_ranks_have_the_weights_of_one_process(
 
 
 @pytest.mark.parametrize("framework", FRAMEWORKS)
-def test_two_ranks_resume_inside_an_epoch(framework: str, server: Server, shards: str, tmp_path: Path) -> None:
-    run = f"ranks-resume-{framework}"
-    first = run_job(framework, server, shards, run, tmp_path, 8 + 3, "start")  # 8 steps in epoch 0, 3 in epoch 1
+def test_two_ranks_resume_inside_an_epoch(framework: str, trained: Path) -> None:
+    first = results(framework, "stopped", trained)
     assert sorted(first[0]["seen"]) == ["0", "1"]
-    second = run_job(framework, server, shards, run, tmp_path, 0, "resume")
+    second = results(framework, "resumed", trained)
     assert sorted(second[0]["seen"]) == ["1", "2", "3", "4"]
     for epoch in range(EPOCHS):
         trained = numbers(first, epoch) + numbers(second, epoch)
@@ -70,8 +81,9 @@ def test_two_ranks_resume_inside_an_epoch(framework: str, server: Server, shards
 def test_a_prepared_dataloader_that_deals_batches_out_again_is_refused(server: Server, shards: str) -> None:
     pytest.importorskip("accelerate")
     job = JOB.with_name("prepared_job.py")
-    assert torchrun(job, server.url, shards, "as-it-is", nproc=2).code == 0
+    ended = torchrun(job, server.url, shards, "as-it-is", "prepared", nproc=2)
+    assert "as-it-is: trained" in ended.output
     assert not np.isnan(server.scores("prepared-as-it-is")).any()
-    ended = torchrun(job, server.url, shards, "prepared", nproc=2)
     assert ended.code != 0
+    assert "prepared: trained" not in ended.output
     assert "rank 1 was given samples of epoch 0 that another rank reads" in ended.output

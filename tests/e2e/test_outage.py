@@ -18,7 +18,7 @@ from infobatch_stream.v1 import score_service_pb2 as pb
 from tests.e2e.conftest import SAMPLES, Server
 from tests.e2e.dataset_arguments import dataset_arguments
 
-HASTY = Timeouts(connect_timeout_s=10, call_timeout_s=0.5, plan_timeout_s=1.0, flush_timeout_s=0.5)
+HASTY = Timeouts(connect_timeout_s=10, call_timeout_s=1.0, plan_timeout_s=3.0, flush_timeout_s=0.5)
 
 
 def to_number(sample: dict[str, Any]) -> int:

@@ -92,6 +92,7 @@ def test_torchs_default_device_changes_nothing(server: Server, shards: str) -> N
 
 
 def fork_and_train(answers: Connection, shards: str, url: str) -> str:
+    torch.set_num_threads(2)
     torch.ones(512, 512) @ torch.ones(512, 512)  # torch's threads are there
     with make_loader(shards, url, "before-the-fork", 16, rank=0, world_size=1) as before:
         next(before.epochs())

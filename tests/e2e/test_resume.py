@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -26,24 +24,7 @@ from infobatch_stream import (
 )
 from tests.e2e.conftest import Server, make_shards
 from tests.e2e.dataset_arguments import dataset_arguments
-
-FIRST_PART = """
-import json, sys
-from tests.e2e.test_resume import make_loader, score
-url, shards, run, epoch_to_stop, batches, batch_size, workers, out = sys.argv[1:]
-loader = make_loader(url, shards, run, int(batch_size), int(workers))
-for epoch in loader.epochs():
-    seen = []
-    for number, values in enumerate(loader, start=1):
-        loader.update(score(values))
-        seen += values[loader.weights() > 0].tolist()
-        if epoch == int(epoch_to_stop) and number == int(batches):
-            break
-    if epoch == int(epoch_to_stop):
-        break
-json.dump({"seen": seen, "state": loader.state_dict(), "progress": loader.progress()}, open(out, "w"))
-loader.close()
-"""
+from tests.e2e.rank_processes import call_elsewhere
 
 
 def to_number(sample: dict[str, Any]) -> int:
@@ -63,12 +44,26 @@ def make_loader(url: str, shards: str, run: str, batch_size: int, workers: int, 
     )
 
 
-def train_until(tmp_path: Path, server: Server, shards: str, run: str, *where: int) -> dict[str, Any]:
-    """Trains in a process of its own up to (epoch, batches, batch_size, workers), and gives what it wrote."""
-    out = tmp_path / "stopped.json"
-    command = [sys.executable, "-c", FIRST_PART, server.url, shards, run, *map(str, where), str(out)]
-    subprocess.run(command, check=True, timeout=120)
-    found: dict[str, Any] = json.loads(out.read_text())
+def first_part(
+    url: str, shards: str, run: str, epoch_to_stop: int, batches: int, batch_size: int, workers: int
+) -> dict[str, Any]:
+    """Trains up to a batch of an epoch, and saves."""
+    with make_loader(url, shards, run, batch_size, workers) as loader:
+        for epoch in loader.epochs():
+            seen: list[int] = []
+            for number, values in enumerate(loader, start=1):
+                loader.update(score(values))
+                seen += values[loader.weights() > 0].tolist()
+                if epoch == epoch_to_stop and number == batches:
+                    break
+            if epoch == epoch_to_stop:
+                break
+        return {"seen": seen, "state": loader.state_dict(), "progress": loader.progress()}
+
+
+def train_until(server: Server, shards: str, run: str, *where: int) -> dict[str, Any]:
+    """Trains in a process of its own up to (epoch, batches, batch_size, workers); what a checkpoint file would keep."""
+    found: dict[str, Any] = json.loads(json.dumps(call_elsewhere(first_part, server.url, shards, run, *where)))
     return found
 
 
@@ -86,10 +81,10 @@ def rest_of(loader: InfoBatchLoader, epoch: int) -> list[int]:
     [((2, 7, 64, 2), 50, 0), ((2, 1, 33, 0), 64, 3), ((1, 3, 200, 1), 7, 2), ((0, 4, 64, 0), 64, 2)],
 )
 def test_stopping_inside_an_epoch_loses_and_repeats_nothing(
-    where: tuple[int, int, int, int], batch_size: int, workers: int, tmp_path: Path, server: Server, shards: str
+    where: tuple[int, int, int, int], batch_size: int, workers: int, server: Server, shards: str
 ) -> None:
     run = "resume-" + "-".join(map(str, (*where, batch_size, workers)))
-    stopped = train_until(tmp_path, server, shards, run, *where)
+    stopped = train_until(server, shards, run, *where)
     loader = make_loader(server.url, shards, run, batch_size, workers)
     loader.load_state_dict(stopped["state"])
     assert loader.progress() == stopped["progress"]
@@ -108,8 +103,8 @@ def test_stopping_inside_an_epoch_loses_and_repeats_nothing(
     np.testing.assert_array_equal(scores[seen], score(torch.tensor(seen)).numpy())
 
 
-def test_a_state_after_the_last_batch_goes_on_with_the_next_epoch(tmp_path: Path, server: Server, shards: str) -> None:
-    stopped = train_until(tmp_path, server, shards, "resume-end", 1, 10_000, 64, 0)
+def test_a_state_after_the_last_batch_goes_on_with_the_next_epoch(server: Server, shards: str) -> None:
+    stopped = train_until(server, shards, "resume-end", 1, 10_000, 64, 0)
     assert stopped["progress"] == 2.0
     loader = make_loader(server.url, shards, "resume-end", 64, 0)
     loader.load_state_dict(stopped["state"])
@@ -117,7 +112,7 @@ def test_a_state_after_the_last_batch_goes_on_with_the_next_epoch(tmp_path: Path
         assert list(loader.epochs()) == [2, 3, 4, 5]
 
 
-def test_a_run_rewound_to_an_earlier_state_trains_its_epochs_again(tmp_path: Path, server: Server, shards: str) -> None:
+def test_a_run_rewound_to_an_earlier_state_trains_its_epochs_again(server: Server, shards: str) -> None:
     loader = make_loader(server.url, shards, "rewind", 64, 0)
     states, progress = [], []
     for _ in loader.epochs():
@@ -163,9 +158,9 @@ def test_a_state_saved_after_closing_is_that_of_before(server: Server, shards: s
         assert list(again.epochs()) == [2, 3, 4, 5]
 
 
-def test_a_resume_that_failed_can_be_tried_again(tmp_path: Path, own_server: Server, shards: str) -> None:
-    stopped = train_until(tmp_path, own_server, shards, "retry", 2, 7, 64, 0)
-    hasty = Timeouts(connect_timeout_s=0.5, call_timeout_s=0.2)
+def test_a_resume_that_failed_can_be_tried_again(own_server: Server, shards: str) -> None:
+    stopped = train_until(own_server, shards, "retry", 2, 7, 64, 0)
+    hasty = Timeouts(connect_timeout_s=2, call_timeout_s=1)  # enough for a server that answers, on a busy machine too
     loader = make_loader(own_server.url, shards, "retry", 64, 0, timeouts=hasty)
     loader.load_state_dict(stopped["state"])
     os.kill(own_server.process.pid, signal.SIGSTOP)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -10,20 +11,27 @@ import numpy as np
 import pytest
 
 from tests.e2e.conftest import SAMPLES, Server
-from tests.e2e.same_for_all_job import CASES, EPOCHS, is_dropped
-from tests.e2e.torchrun import free_port, torchrun
+from tests.e2e.rank_processes import start_ranks
+from tests.e2e.same_for_all_job import CASES, EPOCHS, is_dropped, train_all
+from tests.e2e.torchrun import Ended, free_port, torchrun
 
-WORLDS = (1, 2, 3, 4)
+WORLDS = (1, 2, pytest.param(3, marks=pytest.mark.long), 4)
 JOB = Path(__file__).with_name("same_for_all_job.py")
 
 
 class Trained:
     """What every rank of every world was given."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, train: Callable[[int], None] | None = None) -> None:
         self._folder = folder
+        self._train = train
+        self._worlds: set[int] = set()
 
     def ranks(self, case: str, world: int, workers: int) -> list[Any]:
+        """By rank; trains in a world that is not there yet."""
+        if self._train is not None and world not in self._worlds:
+            self._worlds.add(world)
+            self._train(world)
         return [np.load(self._folder / f"{case}-{world}-{workers}-{rank}.npz") for rank in range(world)]
 
     def global_batches(self, case: str, world: int, workers: int, epoch: int) -> list[list[int]]:
@@ -41,25 +49,32 @@ class Trained:
 @pytest.fixture(scope="module")
 def trained(server: Server, shards: str, tmp_path_factory: pytest.TempPathFactory) -> Trained:
     folder = tmp_path_factory.mktemp("same")
-    for world in WORLDS:
-        ended = torchrun(JOB, shards, server.url, folder, nproc=world)
-        assert ended.code == 0, ended.output
-    return Trained(folder)
+    return Trained(folder, lambda world: train_on(world, shards, server, folder, None, CASES))
+
+
+def train_on(world: int, shards: str, server: Server, folder: Path, lanes: int | None, cases: Iterable[str]) -> None:
+    """Trains the cases on `world` ranks of one node."""
+    for rank in start_ranks(train_all, world, shards, server.url, str(folder), lanes, tuple(cases), timeout_s=240):
+        assert rank.result(240) == "trained"
+        rank.join()
 
 
 @pytest.fixture(scope="module")
 def on_nodes(server: Server, shards: str, tmp_path_factory: pytest.TempPathFactory) -> Trained:
     """Two nodes of two ranks each, as torchrun starts them, and one process, in two lanes both."""
     folder = tmp_path_factory.mktemp("nodes")
-    chosen = (shards, server.url, folder, 2, "scored", "dropping")
+    lanes, cases = 2, ("scored", "dropping")
     port = str(free_port())
+
+    def start_node(options: tuple[str, ...]) -> Ended:
+        return torchrun(JOB, shards, server.url, folder, lanes, *cases, nproc=2, options=options)
+
     with ThreadPoolExecutor(2) as pool:
         node_options = [("--nnodes", "2", "--node-rank", str(node), "--master-addr", "127.0.0.1", "--master-port", port)
                         for node in range(2)]  # fmt: skip
-        for ended in pool.map(lambda options: torchrun(JOB, *chosen, nproc=2, options=options), node_options):
+        for ended in pool.map(start_node, node_options):
             assert ended.code == 0, ended.output
-    ended = torchrun(JOB, *chosen, nproc=1)
-    assert ended.code == 0, ended.output
+    train_on(1, shards, server, folder, lanes, cases)
     return Trained(folder)
 
 
@@ -84,21 +99,20 @@ def test_every_kept_sample_comes_exactly_once_and_ranks_have_as_many_batches(
                 assert rank[f"positions-{epoch}"] == len(rank[f"plan-{epoch}"])  # dropped ones count as consumed
 
 
+@pytest.mark.parametrize("world", WORLDS)
 @pytest.mark.parametrize("case", CASES)
-def test_the_order_is_the_same_for_any_number_of_workers(case: str, trained: Trained) -> None:
-    for world in WORLDS:
-        for epoch in range(EPOCHS):
-            first = trained.global_batches(case, world, 0, epoch)
-            for workers in (1, 2, 3):
-                assert trained.global_batches(case, world, workers, epoch) == first
-
-
-@pytest.mark.parametrize("case", [case for case in CASES if CASES[case][0]])
-def test_global_batches_are_the_same_for_any_number_of_ranks(case: str, trained: Trained) -> None:
+def test_the_order_is_the_same_for_any_number_of_workers(case: str, world: int, trained: Trained) -> None:
     for epoch in range(EPOCHS):
-        first = trained.global_batches(case, 1, 0, epoch)
-        for world in WORLDS[1:]:
-            assert trained.global_batches(case, world, 0, epoch) == first
+        first = trained.global_batches(case, world, 0, epoch)
+        for workers in (1, 2, 3):
+            assert trained.global_batches(case, world, workers, epoch) == first
+
+
+@pytest.mark.parametrize("world", WORLDS[1:])
+@pytest.mark.parametrize("case", [case for case in CASES if CASES[case][0]])
+def test_global_batches_are_the_same_for_any_number_of_ranks(case: str, world: int, trained: Trained) -> None:
+    for epoch in range(EPOCHS):
+        assert trained.global_batches(case, world, 0, epoch) == trained.global_batches(case, 1, 0, epoch)
 
 
 @pytest.mark.parametrize("case", ["scored", "dropping"])
@@ -121,12 +135,12 @@ def test_the_cases_are_what_they_say(trained: Trained) -> None:
     assert any(not batch for batch in trained.global_batches("dropping-whole-batches", 1, 0, 0))
 
 
-def test_scores_of_all_ranks_arrive(trained: Trained, server: Server) -> None:
+@pytest.mark.parametrize("world", WORLDS)
+def test_scores_of_all_ranks_arrive(world: int, trained: Trained, server: Server) -> None:
+    plans = [len(trained.ranks("scored", world, 2)[0][f"plan-{epoch}"]) for epoch in range(EPOCHS)]
     expected = (np.arange(SAMPLES) * 37 % 101).astype(np.float32)
-    for world in WORLDS:
-        np.testing.assert_array_equal(server.scores(f"scored-{world}-2-None"), expected)
-        info = server.info(f"scored-{world}-2-None")
-        plans = [len(trained.ranks("scored", world, 2)[0][f"plan-{epoch}"]) for epoch in range(EPOCHS)]
-        assert info.stored_scores == sum(plans)
-        assert info.barrier_timeouts == 0
-        assert not info.job  # every rank has given its part of the lease back
+    np.testing.assert_array_equal(server.scores(f"scored-{world}-2-None"), expected)
+    info = server.info(f"scored-{world}-2-None")
+    assert info.stored_scores == sum(plans)
+    assert info.barrier_timeouts == 0
+    assert not info.job  # every rank has given its part of the lease back

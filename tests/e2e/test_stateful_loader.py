@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import subprocess
-import sys
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,19 +13,13 @@ import torch
 
 from infobatch_stream import ConfigError, InfoBatchStreamDataset, StateError
 from tests.e2e.conftest import SAMPLES, Server
+from tests.e2e.rank_processes import call_elsewhere
 from tests.e2e.test_plain_loader import B, make_dataset, score, to_number
 
 StatefulDataLoader = pytest.importorskip("torchdata.stateful_dataloader").StatefulDataLoader
 
 # torchdata's own call of something that torch has deprecated since
 pytestmark = pytest.mark.filterwarnings("ignore:'set_vital' is deprecated:UserWarning")
-
-FIRST_PART = """
-import json, sys
-from tests.e2e.test_stateful_loader import first_part
-where = json.loads(sys.argv[1])
-json.dump(first_part(**where), open(sys.argv[2], "w"))
-"""
 
 
 def first_part(
@@ -65,13 +56,9 @@ def stopped(server: Server, shards: str, run: str, **where: Any) -> dict[str, An
     return found
 
 
-def stopped_elsewhere(tmp_path: Path, server: Server, shards: str, run: str, **where: Any) -> dict[str, Any]:
+def stopped_elsewhere(server: Server, shards: str, run: str, **where: Any) -> dict[str, Any]:
     """What `first_part` gives in a process of its own."""
-    out = tmp_path / "stopped.json"
-    asked = json.dumps({"url": server.url, "shards": shards, "run": run, **where})
-    command = [sys.executable, "-c", FIRST_PART, asked, str(out)]
-    subprocess.run(command, check=True, timeout=120, cwd=Path(__file__).parents[2])
-    found: dict[str, Any] = json.loads(out.read_text())
+    found: dict[str, Any] = json.loads(json.dumps(call_elsewhere(first_part, server.url, shards, run, **where)))
     return found
 
 
@@ -87,10 +74,10 @@ def train(dataset: Any, loader: Any) -> list[int]:
 @pytest.mark.parametrize("workers", [0, 1, 2, 3])
 @pytest.mark.parametrize("with_loader_state", [False, True])
 def test_an_epoch_goes_on_without_loss_or_repeat(
-    workers: int, with_loader_state: bool, tmp_path: Path, server: Server, shards: str
+    workers: int, with_loader_state: bool, server: Server, shards: str
 ) -> None:
     run = f"stateful-{workers}-{with_loader_state}"
-    saved = stopped_elsewhere(tmp_path, server, shards, run, epoch=1, batches=4, workers=workers)
+    saved = stopped_elsewhere(server, shards, run, epoch=1, batches=4, workers=workers)
     with make_dataset(server, shards, run) as dataset:
         dataset.load_state_dict(saved["dataset"])
         loader = StatefulDataLoader(dataset, batch_size=B, num_workers=workers)

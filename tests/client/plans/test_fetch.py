@@ -85,6 +85,6 @@ def test_a_barrier_that_lasts_too_long_is_a_time_out() -> None:
         caller.end(run, generation, 0, caller.plan(run, generation, 0).plan_id)
         client = ScoreClient(str(server.grpc_address))
         with pytest.raises(PlanNotReadyError, match=r"no plan of epoch 1 yet: ranks \[1\] have not ended"):
-            fetch_plan(client, run_id=run, spec=spec, generation=generation, epoch=1, plan_id="", timeout_s=0.2)
+            fetch_plan(client, run_id=run, spec=spec, generation=generation, epoch=1, plan_id="", timeout_s=1.0)
         client.close()
         channel.close()
