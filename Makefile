@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV := .venv
 PIP := $(VENV)/bin/python -m pip install --disable-pip-version-check --quiet -c constraints.txt
 
-.PHONY: help demo test lint proto clean
+.PHONY: help demo test lint proto docs pictures clean
 .DEFAULT_GOAL := help
 
 help:
@@ -13,6 +13,8 @@ help:
 	@echo 'make test    run the tests (ARGS=… goes to pytest)'
 	@echo 'make lint    ruff, mypy, and whether the generated code is fresh'
 	@echo 'make proto   regenerate infobatch_stream/v1 from proto/'
+	@echo 'make docs    build the site into build/site; a dead link or an unknown name fails'
+	@echo 'make pictures  draw docs/pictures/*.svg'
 	@echo 'make clean   remove .venv, caches and builds'
 
 demo: $(VENV)/demo.stamp
@@ -32,6 +34,13 @@ lint: $(VENV)/dev.stamp
 proto: $(VENV)/dev.stamp
 	$(VENV)/bin/python tools/generate_proto.py
 
+docs: $(VENV)/docs.stamp
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict
+	$(VENV)/bin/python tools/docs/check_site.py build/site
+
+pictures:
+	$(PYTHON) tools/draw_pictures.py
+
 clean:
 	rm -rf $(VENV) dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
@@ -49,3 +58,7 @@ $(VENV)/demo.stamp: pyproject.toml constraints.txt | $(VENV)/bin/python
 $(VENV)/dev.stamp: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(PIP) -e '.[dev]'
 	@touch $@ $(VENV)/demo.stamp
+
+$(VENV)/docs.stamp: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(PIP) -e '.[docs]'
+	@touch $@
