@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 from pathlib import Path
 
+from pictures import layers
 from pictures.svg import Picture
 
 __all__ = ["arrows", "draw"]
@@ -26,7 +27,7 @@ def draw() -> str:
     """The picture as SVG."""
     table = arrows()
     inside = {side: _inside(table, side) for side in SIDES}
-    floors = {side: _floors(rooms) for side, rooms in inside.items()}
+    floors = {side: layers.floors(rooms) for side, rooms in inside.items()}
     height = 230 + (len(floors["server"]) + len(floors["core"])) * FLOOR_HEIGHT
     picture = Picture(
         980,
@@ -62,41 +63,6 @@ def _inside(table: dict[str, list[str]], side: str) -> dict[str, set[str]]:
     }
 
 
-def _floors(rooms: dict[str, set[str]]) -> list[list[str]]:
-    """The rooms by floor, the lowest first; a room stands above all that it imports, and near what imports it."""
-    level: dict[str, int] = {}
-
-    def floor(room: str) -> int:
-        if room not in level:
-            level[room] = 1 + max(map(floor, sorted(rooms[room])), default=-1)
-        return level[room]
-
-    for room in sorted(rooms):
-        floor(room)
-    for room in sorted(rooms, key=lambda room: -level[room]):  # and right below the lowest that imports it
-        above = [level[other] for other in rooms if room in rooms[other]]
-        level[room] = min(above) - 1 if above else level[room]
-    found = [sorted(room for room in rooms if level[room] == number) for number in range(max(level.values()) + 1)]
-    for _ in range(4):  # each room near those that it imports, or is imported by
-        place = {room: (number + 0.5) / len(row) for row in found for number, room in enumerate(row)}
-        found = [sorted(row, key=lambda room: (_middle(room, rooms, place), room)) for row in found]
-    return found
-
-
-def _middle(room: str, rooms: dict[str, set[str]], place: dict[str, float]) -> float:
-    near = [place[other] for other in rooms if other in rooms[room] or room in rooms[other]]
-    return sum(near) / len(near) if near else 0.5
-
-
-def _direct(rooms: dict[str, set[str]]) -> dict[str, set[str]]:
-    """Without the arrows that others imply."""
-
-    def reach(room: str) -> set[str]:
-        return rooms[room].union(*(reach(below) for below in rooms[room]))
-
-    return {room: under - {far for below in under for far in reach(below)} for room, under in rooms.items()}
-
-
 def _side(
     picture: Picture,
     side: str,
@@ -120,7 +86,7 @@ def _side(
             wide = min(slot - 10, 24 + 8 * len(room))
             centre = x + 12 + (number + 0.5) * slot
             boxes[room] = (centre, bottom - 16 - ROOM_HEIGHT - level * floor_height, wide)
-    for room, under in _direct(inside[side]).items():
+    for room, under in layers.direct(inside[side]).items():
         for below in sorted(under):
             (x0, y0, _), (x1, y1, _) = boxes[room], boxes[below]
             start, end = (x0, y0 + ROOM_HEIGHT), (x1, y1 - 1)
