@@ -18,8 +18,10 @@ LANGUAGES = {
     "text": "shown, not run",
 }
 
-_FENCE = re.compile(r"^(?P<indent> *)(?P<fence>`{3,}|~{3,})(?P<info>[^`\n]*)\n(?P<code>.*?)^ *(?P=fence) *$", re.M | re.S)
-_COMMENT = re.compile(r"<!--\s*(?P<kind>setup|continues)\b(?P<code>.*?)-->\s*\Z", re.S)
+_FENCE = re.compile(
+    r"^(?P<indent> *)(?P<fence>`{3,}|~{3,})(?P<info>[^`\n]*)\n(?P<code>.*?)^ *(?P=fence) *$", re.M | re.S
+)
+_COMMENT = re.compile(r"<!--\s*(?P<kind>setup|continues)\b(?P<code>(?:(?!-->).)*)-->\s*\Z", re.S)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +74,5 @@ def blocks_of(text: str, page: str) -> list[Block]:
 def all_blocks() -> list[Block]:
     """Those of README and docs/."""
     return [
-        block
-        for path in PAGES
-        for block in blocks_of(path.read_text(encoding="utf-8"), str(path.relative_to(ROOT)))
+        block for path in PAGES for block in blocks_of(path.read_text(encoding="utf-8"), str(path.relative_to(ROOT)))
     ]

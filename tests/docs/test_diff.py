@@ -39,13 +39,16 @@ def test_both_versions_of_the_script_run(block: Block, stage: Stage, tmp_path: P
     assert "infobatch" not in before.replace("infobatch-stream", "")
     assert "wds" not in after
     (tmp_path / "data").symlink_to(stage.folder / "data")
+    running = {}
     for name, text in (("before.py", before), ("after.py", after)):
         (tmp_path / name).write_text(text)
-        done = subprocess.run(
-            [sys.executable, name], cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=120
+        running[name] = subprocess.Popen(
+            [sys.executable, name], cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE
         )
-        assert done.returncode == 0, done.stderr
-        assert "epoch 29: loss " in done.stdout
+    for name, process in running.items():
+        output, errors = process.communicate(timeout=200)
+        assert process.returncode == 0, f"{name}: {errors.decode()}"
+        assert b"epoch 29: loss " in output
     assert (tmp_path / ".infobatch").is_dir(), "the second one has pruned: it started a score server"
 
 

@@ -21,7 +21,11 @@ def draw() -> str:
         "in the background. A rank that has updated its last batch sends EndEpoch. When the server has EndEpoch of "
         "every rank, the barrier, it draws the plan of epoch t+1, which both ranks then open.",
     )
-    for name, y, color in (("rank 0", _RANK_0, "training"), ("server", _SERVER, "server"), ("rank 1", _RANK_1, "training")):
+    for name, y, color in (
+        ("rank 0", _RANK_0, "training"),
+        ("server", _SERVER, "server"),
+        ("rank 1", _RANK_1, "training"),
+    ):
         picture.box(16, y, 948, _LANE, fill="panel", radius=8)
         picture.words(32, y + 37, name, color=color, bold=True, size=14)
     _bracket(picture, _START, 796, "epoch t")

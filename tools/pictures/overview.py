@@ -78,7 +78,9 @@ def _epochs(picture: Picture, *, left: float, top: float, width: float, height: 
     first, last = left + pruned_epochs[0] * bar, left + (pruned_epochs[-1] + 1) * bar
     middle = (first + last) / 2
     picture.words(left, bottom + 20, "full", color="muted", size=12.5)
-    picture.words(middle, bottom + 20, f"pruned: {saved:.1%} fewer samples in 30 epochs", size=12.5, anchor="middle", bold=True)
+    picture.words(
+        middle, bottom + 20, f"pruned: {saved:.1%} fewer samples in 30 epochs", size=12.5, anchor="middle", bold=True
+    )
     picture.words(left + width, bottom + 20, "annealed", color="muted", size=12.5, anchor="end")
     picture.line((first + 2, top - 6), (first + 2, top - 12), (last - 2, top - 12), (last - 2, top - 6), stroke="rule")
     picture.words(middle, top - 18, "each epoch draws anew", color="muted", size=12, anchor="middle")
@@ -89,7 +91,10 @@ def _service(picture: Picture, *, left: float, top: float) -> None:
     picture.box(left, top, width, 92, fill="panel", stroke="server")
     picture.words(left + 18, top + 28, "Score server", color="server", bold=True, size=15)
     picture.lines(
-        left + 18, top + 50, ["one score per sample, in an Arrow table;", "draws each epoch's plan, once, for all ranks"], color="muted"
+        left + 18,
+        top + 50,
+        ["one score per sample, in an Arrow table;", "draws each epoch's plan, once, for all ranks"],
+        color="muted",
     )
     ranks = top + 176
     for number in range(3):

@@ -11,7 +11,11 @@ from pictures.svg import Picture
 __all__ = ["arrows", "draw"]
 
 TABLE = Path(__file__).parents[2] / "tests" / "core" / "test_architecture.py"
-SIDES = {"client": ("training", "infobatch_client"), "server": ("server", "infobatch_server"), "core": ("workers", "infobatch_stream")}
+SIDES = {
+    "client": ("training", "infobatch_client"),
+    "server": ("server", "infobatch_server"),
+    "core": ("workers", "infobatch_stream"),
+}
 ROOM_HEIGHT, FLOOR_HEIGHT = 32, 60
 
 
@@ -41,8 +45,13 @@ def draw() -> str:
     _side(picture, "client", inside, floors, x=20, y=24, width=520, bottom=bottom)
     _side(picture, "server", inside, floors, x=572, y=24, width=388, bottom=core_top - 34)
     _side(picture, "core", inside, floors, x=572, y=core_top, width=388, bottom=bottom)
-    for side, points in (("client", ((540, core_top + 60), (570, core_top + 60))), ("server", ((766, core_top - 34), (766, core_top - 2)))):
-        if any(below.startswith("core/") for room, under in table.items() if room.startswith(f"{side}/") for below in under):
+    for side, points in (
+        ("client", ((540, core_top + 60), (570, core_top + 60))),
+        ("server", ((766, core_top - 34), (766, core_top - 2))),
+    ):
+        if any(
+            below.startswith("core/") for room, under in table.items() if room.startswith(f"{side}/") for below in under
+        ):
             picture.arrow(*points, stroke="ink", width=3)
     picture.words(
         20,

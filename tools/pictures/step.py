@@ -47,16 +47,40 @@ def _training(picture: Picture) -> None:
         ["takes losses off the queue,", "keeps a sample's newest score,", "sends; repeats after an outage"],
         height=92,
     )
-    picture.lines(334, 220, ["update returns in microseconds;", "no step waits for the server"], color="muted", size=12.5)
+    picture.lines(
+        334, 220, ["update returns in microseconds;", "no step waits for the server"], color="muted", size=12.5
+    )
 
 
 def _workers(picture: Picture) -> None:
     picture.box(24, 330, 572, 258, fill="panel", stroke="workers", radius=10)
     picture.words(84, 356, "DataLoader workers", color="workers", bold=True, size=15)
     picture.words(578, 356, "num_workers processes; none has a connection", color="muted", anchor="end", size=12.5)
-    _station(picture, 42, 372, 168, "9", "workers", "TiedChain", ["webdataset's stages;", "an output belongs", "to the sample that", "was read last"], height=112)
-    _station(picture, 226, 372, 168, "8", "workers", "ShardReader", ["one pread by", "sample; skipped", "ones cost nothing"], height=112)
-    _station(picture, 410, 372, 168, "7", "workers", "PlanOrder", ["position in the", "epoch → sample", "index"], height=112)
+    _station(
+        picture,
+        42,
+        372,
+        168,
+        "9",
+        "workers",
+        "TiedChain",
+        ["webdataset's stages;", "an output belongs", "to the sample that", "was read last"],
+        height=112,
+    )
+    _station(
+        picture,
+        226,
+        372,
+        168,
+        "8",
+        "workers",
+        "ShardReader",
+        ["one pread by", "sample; skipped", "ones cost nothing"],
+        height=112,
+    )
+    _station(
+        picture, 410, 372, 168, "7", "workers", "PlanOrder", ["position in the", "epoch → sample", "index"], height=112
+    )
     for number in range(6):
         picture.box(250 + number * 20, 528, 14, 26, fill="workers", radius=2)
     picture.words(310, 574, "shards (tar)", color="workers", anchor="middle", size=12.5, bold=True)
@@ -69,8 +93,28 @@ def _server(picture: Picture) -> None:
     picture.box(690, 24, 266, 564, fill="panel", stroke="server", radius=10)
     picture.words(708, 50, "Score server", color="server", bold=True, size=15)
     picture.words(938, 50, "one for all nodes", color="muted", anchor="end", size=12.5)
-    _station(picture, 706, 96, 234, "3", "server", "ScoreTable.update", ["a score per sample;", "a later epoch wins"], height=76)
-    _station(picture, 706, 240, 234, "4", "server", "EndEpoch", ["the barrier: every rank has", "pushed its last scores"], height=76)
+    _station(
+        picture,
+        706,
+        96,
+        234,
+        "3",
+        "server",
+        "ScoreTable.update",
+        ["a score per sample;", "a later epoch wins"],
+        height=76,
+    )
+    _station(
+        picture,
+        706,
+        240,
+        234,
+        "4",
+        "server",
+        "EndEpoch",
+        ["the barrier: every rank has", "pushed its last scores"],
+        height=76,
+    )
     _station(
         picture,
         706,

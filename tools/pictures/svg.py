@@ -84,7 +84,9 @@ class Picture:
             f"{escape(text, quote=False)}</text>"
         )
 
-    def lines(self, x: float, y: float, texts: Sequence[str], *, size: float = 13, leading: float = 1.38, **style: object) -> None:
+    def lines(
+        self, x: float, y: float, texts: Sequence[str], *, size: float = 13, leading: float = 1.38, **style: object
+    ) -> None:
         """Several lines of text, the first at y."""
         for number, text in enumerate(texts):
             self.words(x, y + number * size * leading, text, size=size, **style)  # type: ignore[arg-type]
