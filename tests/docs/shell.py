@@ -101,7 +101,8 @@ def start_server(command: str, folder: Path, log: Path) -> subprocess.Popen[byte
         )
     deadline = time.monotonic() + 60
     while "infobatch score server: " not in (text := log.read_text()):
-        assert process.poll() is None and time.monotonic() < deadline, f"$ {command}\n{text}"
+        assert process.poll() is None, f"$ {command}\n{text}"
+        assert time.monotonic() < deadline, f"$ {command}\n{text}"
         time.sleep(0.02)
     return process
 

@@ -94,7 +94,7 @@ def test_a_command_that_is_only_checked_is_in_the_docs(rule: str) -> None:
 
 
 def test_the_blocks_are_found() -> None:
-    text = "a\n\n<!-- setup\nx = 1\n-->\n\n```python\nprint(x)\n```\n\n- b\n\n  ```sh\n  true\n  ```\n\n```\nnothing\n```\n"
+    text = "a\n\n<!-- setup\nx = 1\n-->\n\n```python\nprint(x)\n```\n\n- b\n\n  ```sh\n  true\n  ```\n\n```\nno\n```\n"
     python, sh, bare = blocks_of(text, "page.md")
     assert (python.language, python.code, python.setup, python.line) == ("python", "print(x)\n", "x = 1", 8)
     assert (sh.language, sh.code, sh.setup) == ("sh", "true\n", "")

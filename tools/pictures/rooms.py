@@ -101,8 +101,8 @@ def _side(
             start, end = (x0, y0 + ROOM_HEIGHT), (x1, y1 - 1)
             bend = (end[1] - start[1]) * 0.5
             picture.path(
-                f"M{start[0]:.1f} {start[1]:.1f} C{start[0]:.1f} {start[1] + bend:.1f} {end[0]:.1f} {end[1] - bend:.1f} "
-                f"{end[0]:.1f} {end[1] - 6:.1f}",
+                f"M{x0:.1f} {start[1]:.1f} C{x0:.1f} {start[1] + bend:.1f} {x1:.1f} {end[1] - bend:.1f} "
+                f"{x1:.1f} {end[1] - 6:.1f}",
                 stroke="rule",
                 width=1.6,
             )
