@@ -3,6 +3,7 @@
 
 PYTHON ?= python3
 VENV := .venv
+SITE := build/site
 PIP := $(VENV)/bin/python -m pip install --disable-pip-version-check --quiet -c constraints.txt
 
 .PHONY: help demo test lint proto docs pictures clean
@@ -35,8 +36,8 @@ proto: $(VENV)/dev.stamp
 	$(VENV)/bin/python tools/generate_proto.py
 
 docs: $(VENV)/docs.stamp
-	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict
-	$(VENV)/bin/python tools/docs/check_site.py build/site
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict --site-dir $(abspath $(SITE))
+	$(VENV)/bin/python tools/docs/check_site.py $(SITE)
 
 pictures:
 	$(PYTHON) tools/draw_pictures.py
