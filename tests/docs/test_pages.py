@@ -69,6 +69,36 @@ def test_the_check_of_the_site_needs_a_site(tmp_path: Path) -> None:
     assert tool("docs/check_site.py").main(tmp_path) == 1
 
 
+@pytest.mark.parametrize(
+    ("origin", "target", "on_site"),
+    [
+        ("README.md", "docs/server.md#security", "server.md#security"),
+        ("README.md", "docs/pictures/overview.svg", "pictures/overview.svg"),
+        ("README.md", "ARCHITECTURE.md", "architecture.md"),
+        ("README.md", "examples/cifar10/README.md", None),
+        ("docs/server.md", "../README.md#use-it", "index.md#use-it"),
+        ("docs/server.md", "resuming.md", "resuming.md"),
+        ("docs/server.md", "../proto/infobatch_stream/v1/score_service.proto", None),
+        ("docs/server.md", "#security", "#security"),
+        ("docs/server.md", "https://arxiv.org/abs/2303.04947", "https://arxiv.org/abs/2303.04947"),
+    ],
+)
+def test_a_link_leads_to_the_sites_page_or_becomes_text(origin: str, target: str, on_site: str | None) -> None:
+    hooks = tool("docs/hooks.py")
+    assert hooks.site_target(target, origin) == on_site
+    expected = "see X" if on_site is None else f"see [X]({on_site})"
+    assert hooks.site_links(f"see [X]({target})", origin) == expected
+    assert hooks.site_links(f"```\nsee [X]({target})\n```", origin) == f"```\nsee [X]({target})\n```"
+
+
+def test_a_link_to_a_file_that_does_not_exist_warns_and_so_fails_the_build(caplog: pytest.LogCaptureFixture) -> None:
+    assert tool("docs/hooks.py").site_target("../client/nothing.py", "docs/server.md") is None
+    (record,) = caplog.records
+    assert record.name.startswith("mkdocs.")
+    assert record.levelname == "WARNING"
+    assert record.getMessage() == "docs/server.md: the link ../client/nothing.py leads nowhere"
+
+
 def tool(name: str) -> ModuleType:
     """A script of tools/ as a module."""
     spec = importlib.util.spec_from_file_location(Path(name).stem, ROOT / "tools" / name)

@@ -60,7 +60,7 @@ REFUSED: dict[str, Callable[[Any], Any]] = {
     "unbatched": lambda d: d.unbatched(),
     "unlisted": lambda d: d.unlisted(),
     "mcached": lambda d: d.mcached(),
-    "lmdb_cached": lambda d: d.lmdb_cached("cache"),
+    "lmdb_cached": lambda d: d.append(filters.LMDBCached.__new__(filters.LMDBCached)),  # its constructor needs lmdb
     "slice": lambda d: d.slice(5),
     "with_epoch": lambda d: d.with_epoch(5),
     "repeat": lambda d: d.repeat(2),
@@ -93,8 +93,6 @@ def test_a_stage_that_the_table_keeps_works(name: str, stage: Stage) -> None:
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_a_stage_that_the_table_leaves_out_is_refused(name: str, stage: Stage) -> None:
-    if name == "lmdb_cached":
-        pytest.importorskip("lmdb", reason="webdataset's stage needs lmdb")
     with working_in(stage.folder):
         dataset = InfoBatchStreamDataset("data/val-{0000..0001}.tar", policy=None)
         with pytest.raises(PipelineError, match="leave it out"):

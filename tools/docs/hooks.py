@@ -11,9 +11,10 @@ import os
 import posixpath
 import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from mkdocs.structure.files import File, Files
+if TYPE_CHECKING:
+    from mkdocs.structure.files import Files
 
 ROOT = Path(__file__).parents[2]
 FROM_ROOT = {
@@ -32,6 +33,8 @@ _SOURCE = re.compile(r"""(?P<attribute>src|srcset)="(?P<target>[^"]+)\"""")
 
 def on_files(files: Files, config: Any) -> Files:
     """Adds the root's pages."""
+    from mkdocs.structure.files import File
+
     for name, page in FROM_ROOT.items():
         files.append(File.generated(config, page, content=(ROOT / name).read_text(encoding="utf-8")))
     return files
@@ -39,7 +42,12 @@ def on_files(files: Files, config: Any) -> Files:
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str:
     """Turns links that leave docs/ into links that the site has."""
-    origin = {made: name for name, made in FROM_ROOT.items()}.get(page.file.src_uri, f"docs/{page.file.src_uri}")
+    origins = {made: name for name, made in FROM_ROOT.items()}
+    return site_links(markdown, origins.get(page.file.src_uri, f"docs/{page.file.src_uri}"))
+
+
+def site_links(markdown: str, origin: str) -> str:
+    """A page's text with the site's links; code blocks stay as they are."""
     parts, end = [], 0
     for fence in _FENCE.finditer(markdown):
         parts += [_linked(markdown[end : fence.start()], origin), fence.group()]
