@@ -35,7 +35,8 @@ class Block:
         title: of `title="train.py"`: the block is that file.
         code: the text.
         setup: of a comment `<!-- setup … -->` right before it: Python that is run first and not shown.
-        continues: a comment `<!-- continues -->` is before it: it has the names of the block above.
+        continues: a comment `<!-- continues -->` is before it: it has the names of the block above. Python may follow
+            the word, as in a setup.
     """
 
     page: str
@@ -64,7 +65,7 @@ def blocks_of(text: str, page: str) -> list[Block]:
                 language=language,
                 title=title[1] if title else "",
                 code=re.sub(f"^{fence['indent']}", "", fence["code"], flags=re.M),
-                setup=comment["code"].strip() if comment and comment["kind"] == "setup" else "",
+                setup=comment["code"].strip() if comment else "",
                 continues=bool(comment and comment["kind"] == "continues"),
             )
         )

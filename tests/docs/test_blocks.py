@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import socket
+import sys
 from itertools import groupby
 from typing import Any
 
@@ -31,8 +33,9 @@ def groups() -> list[list[Block]]:
 
 @pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")  # Lightning's
 @pytest.mark.parametrize("group", groups(), ids=lambda group: str(group[0]))
-def test_a_block_runs_as_it_is_written(group: list[Block], stage: Stage) -> None:
+def test_a_block_runs_as_it_is_written(group: list[Block], stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     space: dict[str, Any] | None = None
+    monkeypatch.setattr(sys, "path", list(sys.path))
     with working_in(stage.folder):
         try:
             for block in group:
@@ -62,8 +65,6 @@ def shell(block: Block, stage: Stage) -> None:
 
 def free_port() -> int:
     """A port that nobody uses at this moment."""
-    import socket
-
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -74,13 +75,12 @@ def test_a_block_says_how_it_is_checked(block: Block) -> None:
     assert block.language in LANGUAGES, f"{block}: {block.language!r} is none of {', '.join(LANGUAGES)}"
 
 
-def test_a_block_that_is_a_file_is_run_by_a_later_command() -> None:
-    for block in BLOCKS:
-        if block.title:
-            later = [other for other in BLOCKS if other.page == block.page and other.line > block.line]
-            assert any(block.title.removesuffix(".py") in other.code for other in later if other.language == "sh"), str(
-                block
-            )
+def test_a_block_that_is_a_file_is_run_by_a_command_that_continues_it() -> None:
+    for group in groups():
+        for number, block in enumerate(group):
+            if block.title:
+                commands = [later.code for later in group[number + 1 :] if later.language == "sh"]
+                assert any(block.title.removesuffix(".py") in code for code in commands), str(block)
 
 
 def test_every_diff_has_a_script_that_it_applies_to() -> None:

@@ -6,6 +6,7 @@ import argparse
 import itertools
 import re
 from collections.abc import Callable
+from dataclasses import fields
 from typing import Any
 
 import pytest
@@ -13,9 +14,11 @@ import webdataset as wds
 from webdataset import filters
 from webdataset.compat import FluidInterface
 
+import infobatch_stream
 from infobatch_server import serve_command
 from infobatch_server.web.api import RunDetails
-from infobatch_stream import InfoBatchLoader, InfoBatchStreamDataset, PipelineError
+from infobatch_stream import InfoBatchLoader, InfoBatchStreamDataset, PipelineError, errors
+from infobatch_stream.pruning.policies import POLICIES
 from tests.docs.blocks import ROOT
 from tests.docs.shell import working_in
 from tests.docs.stage import Names, Stage
@@ -123,3 +126,23 @@ def test_the_fields_of_statistics_are_those_of_rest() -> None:
     listed = {name for cells in rows("server.md", "Statistics") for name in names(cells[0])}
     assert listed
     assert listed <= set(RunDetails.model_fields)
+
+
+def test_the_settings_of_each_policy_are_in_the_table() -> None:
+    classes = {policy.__name__: policy for policy in POLICIES.values()}
+    own = {names(cells[0])[0]: set(names(cells[2])) for cells in rows("policies.md", "What each one prunes")}
+    assert set(own) == set(classes)
+    listed: dict[str, set[str]] = {name: set() for name in classes}
+    for setting, policies, *_ in rows("policies.md", "Settings"):
+        for policy in names(policies) or classes:
+            listed[policy] |= set(names(setting))
+    for name, policy in classes.items():
+        assert listed[name] == {field.name for field in fields(policy)}
+        assert own[name] <= listed[name]
+
+
+def test_the_api_reference_has_every_public_name() -> None:
+    text = (ROOT / "docs" / "api.md").read_text()
+    documented = {name.rpartition(".")[2] for name in re.findall(r"^::: (\S+)$", text, re.M)}
+    assert "::: infobatch_stream.errors\n" in text
+    assert set(infobatch_stream.__all__) - set(errors.__all__) - {"__version__"} <= documented
