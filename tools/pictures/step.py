@@ -100,8 +100,8 @@ def _server(picture: Picture) -> None:
         234,
         "3",
         "server",
-        "ScoreTable.update",
-        ["a score per sample;", "a later epoch wins"],
+        "ScoreFeed.push",
+        ["ScoreTable.update: one score per", "sample; a later epoch wins"],
         height=76,
     )
     _station(
