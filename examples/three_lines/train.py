@@ -23,7 +23,7 @@ dataset = wds.WebDataset("data/train-{0000..0049}.tar", shardshuffle=50).shuffle
 dataset = dataset.decode("pil").to_tuple("jpg", "cls").map_tuple(transform, int)
 loader = DataLoader(dataset, batch_size=128, num_workers=2)
 
-for epoch in range(30):
+for epoch in range(10):
     for images, labels in loader:
         losses = criterion(model(images), labels)
         loss = losses.mean()
