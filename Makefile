@@ -3,13 +3,14 @@
 
 PYTHON ?= python3
 VENV := .venv
+SITE := build/site
 PIP := $(VENV)/bin/python -m pip install --disable-pip-version-check --quiet -c constraints.txt
 
 # As many tests at once as there are cores, and no more than four: most of them start processes of their own.
 # worksteal keeps neighbours together, which share fixtures, and survives a process that crashes; loadgroup hangs then.
 PYTEST := $(VENV)/bin/pytest -n auto --maxprocesses 4 --dist worksteal --durations 10
 
-.PHONY: help demo test test-all lint proto clean
+.PHONY: help demo test test-all lint proto docs pictures clean
 .DEFAULT_GOAL := help
 
 help:
@@ -18,6 +19,8 @@ help:
 	@echo 'make test-all  those and the rest of the long matrices'
 	@echo 'make lint      ruff, mypy, and whether the generated code is fresh'
 	@echo 'make proto     regenerate infobatch_stream/v1 from proto/'
+	@echo 'make docs      build the site into build/site; a dead link or an unknown name fails'
+	@echo 'make pictures  draw docs/pictures/*.svg'
 	@echo 'make clean     remove .venv, caches and builds'
 
 demo: $(VENV)/demo.stamp
@@ -40,6 +43,13 @@ lint: $(VENV)/dev.stamp
 proto: $(VENV)/dev.stamp
 	$(VENV)/bin/python tools/generate_proto.py
 
+docs: $(VENV)/docs.stamp
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict --site-dir $(abspath $(SITE))
+	$(VENV)/bin/python tools/docs/check_site.py $(SITE)
+
+pictures:
+	$(PYTHON) tools/draw_pictures.py
+
 clean:
 	rm -rf $(VENV) dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
@@ -57,3 +67,7 @@ $(VENV)/demo.stamp: pyproject.toml constraints.txt | $(VENV)/bin/python
 $(VENV)/dev.stamp: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(PIP) -e '.[dev]'
 	@touch $@ $(VENV)/demo.stamp
+
+$(VENV)/docs.stamp: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(PIP) -e '.[docs]'
+	@touch $@
