@@ -86,4 +86,4 @@ def test_a_prepared_dataloader_that_deals_batches_out_again_is_refused(server: S
     assert not np.isnan(server.scores("prepared-as-it-is")).any()
     assert ended.code != 0
     assert "prepared: trained" not in ended.output
-    assert "rank 1 was given samples of epoch 0 that another rank reads" in ended.output
+    assert "rank 1 has received samples of epoch 0 that another rank reads" in ended.output

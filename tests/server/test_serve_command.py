@@ -18,8 +18,7 @@ import httpx
 import pytest
 
 from infobatch_server import serve_command
-from infobatch_server.process.address import Address
-from infobatch_server.process.data_dir import DataDir, remove_endpoint_file, write_endpoint_file
+from infobatch_server.process.data_dir import DataDir
 from infobatch_server.process.users_lock import UsersLock
 from infobatch_server.server import ScoreServer
 from infobatch_stream.errors import ConfigError, ServerError
@@ -119,29 +118,6 @@ def test_a_directory_that_cannot_be_made_is_named(tmp_path: Path) -> None:
         serve_command.run(parse("--data-dir", str(tmp_path / "file" / "data"), *FREE))
 
 
-@pytest.mark.parametrize(
-    ("text", "host", "port"),
-    [("127.0.0.1:0", "127.0.0.1", 0), ("[::1]:8080", "::1", 8080), ("node:1", "node", 1)],
-)
-def test_addresses(text: str, host: str, port: int) -> None:
-    address = Address.parse(text, "--grpc")
-    assert (address.host, address.port) == (host, port)
-    assert str(address) == text
-
-
-@pytest.mark.parametrize("text", ["", "8080", ":8080", "host:", "host:x", "host:65536", "::1:80", "host:٣"])
-def test_an_invalid_address_is_refused(text: str) -> None:
-    with pytest.raises(ConfigError, match="--grpc must be HOST:PORT"):
-        Address.parse(text, "--grpc")
-
-
-@pytest.mark.parametrize(
-    ("host", "loopback"), [("localhost", True), ("127.8.8.8", True), ("::1", True), ("0.0.0.0", False), ("a", False)]
-)
-def test_loopback(host: str, loopback: bool) -> None:
-    assert Address(host, 0).is_loopback == loopback
-
-
 # The parts that an embedded server needs.
 
 
@@ -186,32 +162,3 @@ def test_without_users_lock_only_a_signal_ends_it() -> None:
 
     serve_command.wait_until_stopped(wait_for_signal, None)
     assert timeouts == [None]
-
-
-def test_a_server_with_two_users_is_unused_after_the_last_one(tmp_path: Path) -> None:
-    path = tmp_path / "users.lock"
-    users = UsersLock(path)
-    user_locks = [os.open(path, os.O_RDWR) for _ in range(2)]
-    for handle in user_locks:
-        fcntl.flock(handle, fcntl.LOCK_SH)
-    for handle in user_locks:
-        assert not users.is_unused()
-        os.close(handle)
-    assert users.is_unused()
-    users.close()
-
-
-def test_an_endpoint_file_appears_whole_and_is_removed_by_its_owner_only(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    path = tmp_path / "endpoint.json"
-    write_endpoint_file(path, {"nonce": "a"})
-    assert os.listdir(tmp_path) == ["endpoint.json"]
-    remove_endpoint_file(path, "b")
-    assert path.exists()
-    remove_endpoint_file(path, "a")
-    assert not path.exists()
-    remove_endpoint_file(path, "a")
-    assert "was not removed" in caplog.text
-    with pytest.raises(ServerError, match="--endpoint-file"):
-        write_endpoint_file(tmp_path / "missing" / "endpoint.json", {})
