@@ -37,9 +37,9 @@ def test_every_link_leads_somewhere(page: Path) -> None:
         if re.match(r"https?:", target):
             continue
         path, _, anchor = target.partition("#")
-        found = (page.parent / path) if path else page
-        assert found.exists(), target
-        assert not anchor or anchor in anchors(found) or is_name(found, anchor), target
+        linked = (page.parent / path) if path else page
+        assert linked.exists(), target
+        assert not anchor or anchor in anchors(linked) or is_name(linked, anchor), target
 
 
 def test_every_page_is_in_the_site_and_in_the_readme() -> None:
