@@ -53,12 +53,12 @@ class Block:
 
 def blocks_of(text: str, page: str) -> list[Block]:
     """All blocks of a page, in order."""
-    found = []
+    blocks = []
     for fence in _FENCE.finditer(text):
         language, _, rest = fence["info"].strip().partition(" ")
         title = re.search(r'title="([^"]+)"', rest)
         comment = _COMMENT.search(text[: fence.start()])
-        found.append(
+        blocks.append(
             Block(
                 page=page,
                 line=text[: fence.start("code")].count("\n") + 1,
@@ -69,7 +69,7 @@ def blocks_of(text: str, page: str) -> list[Block]:
                 continues=bool(comment and comment["kind"] == "continues"),
             )
         )
-    return found
+    return blocks
 
 
 def all_blocks() -> list[Block]:

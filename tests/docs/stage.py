@@ -46,14 +46,14 @@ class Names:
 
     def __init__(self, url: str) -> None:
         self._url = url
-        self._made: dict[str, Any] = {}
+        self._values: dict[str, Any] = {}
 
     def get(self, name: str) -> Any:
         """The value of a name; the same one each time."""
-        if name not in self._made:
-            found = getattr(self, f"_{name}", None)
-            self._made[name] = found() if found else getattr(self, name)
-        return self._made[name]
+        if name not in self._values:
+            factory = getattr(self, f"_{name}", None)
+            self._values[name] = factory() if factory else getattr(self, name)
+        return self._values[name]
 
     def __contains__(self, name: str) -> bool:
         return not name.startswith("_") and name != "get" and (hasattr(self, name) or hasattr(self, f"_{name}"))

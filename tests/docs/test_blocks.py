@@ -19,16 +19,16 @@ BLOCKS = all_blocks()
 
 def groups() -> list[list[Block]]:
     """Blocks that are run one after the other: one and those that continue it."""
-    found: list[list[Block]] = []
+    grouped: list[list[Block]] = []
     for _, page in groupby((b for b in BLOCKS if b.language in ("python", "sh")), lambda block: block.page):
         first = True
         for block in page:
             if block.continues and not first:
-                found[-1].append(block)
+                grouped[-1].append(block)
             else:
-                found.append([block])
+                grouped.append([block])
             first = False
-    return found
+    return grouped
 
 
 @pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")  # Lightning's

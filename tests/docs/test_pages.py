@@ -22,6 +22,11 @@ def anchors(page: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
+def is_name(page: Path, anchor: str) -> bool:
+    """Whether an anchor of the API reference is a name that the page lists, or a member; the build knows which."""
+    return any(f"{anchor}.".startswith(f"{name}.") for name in re.findall(r"^::: (\S+)$", page.read_text(), re.M))
+
+
 def test_the_readme_has_at_most_100_lines() -> None:
     assert (ROOT / "README.md").read_text().count("\n") <= 100
 
@@ -32,9 +37,9 @@ def test_every_link_leads_somewhere(page: Path) -> None:
         if re.match(r"https?:", target):
             continue
         path, _, anchor = target.partition("#")
-        found = (page.parent / path) if path else page
-        assert found.exists(), target
-        assert not anchor or anchor in anchors(found), target
+        linked = (page.parent / path) if path else page
+        assert linked.exists(), target
+        assert not anchor or anchor in anchors(linked) or is_name(linked, anchor), target
 
 
 def test_every_page_is_in_the_site_and_in_the_readme() -> None:

@@ -46,9 +46,11 @@ def test_a_picture_is_alone_and_follows_the_readers_scheme(name: str) -> None:
 
 @pytest.mark.parametrize("name", PICTURES)
 def test_a_picture_is_in_a_page_with_words_for_those_who_cannot_see_it(name: str) -> None:
-    found = re.findall(rf"!\[([^\]]+)\]\((?:docs/)?pictures/{name}\)", "\n".join(page.read_text() for page in PAGES))
-    assert found
-    assert all(len(words) > 40 for words in found)
+    alternatives = re.findall(
+        rf"!\[([^\]]+)\]\((?:docs/)?pictures/{name}\)", "\n".join(page.read_text() for page in PAGES)
+    )
+    assert alternatives
+    assert all(len(words) > 40 for words in alternatives)
 
 
 def test_the_names_in_the_picture_of_a_step_are_names_of_the_code() -> None:

@@ -73,11 +73,11 @@ REFUSED: dict[str, Callable[[Any], Any]] = {
 
 def listed_stages() -> dict[str, bool]:
     """Stage → whether the table says that it works."""
-    found = {}
+    stages = {}
     for script, here in rows("pipelines.md", "What moves from webdataset, line by line"):
         for stage in re.findall(r"(?:`|, )(?:\.|wds\.)([a-z_]+)\(", script):
-            found[stage] = not here.startswith("leave it out")
-    return found
+            stages[stage] = not here.startswith("leave it out")
+    return stages
 
 
 def test_the_table_of_pipelines_has_every_stage_of_webdatasets_fluid_interface() -> None:
@@ -106,11 +106,11 @@ def test_the_table_of_metrics_has_every_key(stage: Stage) -> None:
     listed = {name for cells in rows("loops.md", "What to log") for name in names(cells[0])}
     stage.delete_runs()
     with working_in(stage.folder):
-        made = Names(stage.server.url)
-        with made.get("loader") as loader:
+        values = Names(stage.server.url)
+        with values.get("loader") as loader:
             for _, _ in zip(range(2), loader.epochs(), strict=False):
                 for images, labels in loader:
-                    loader.update(made.get("criterion")(made.get("model")(images), labels))
+                    loader.update(values.get("criterion")(values.get("model")(images), labels))
             assert set(loader.metrics()) == listed
 
 
@@ -130,15 +130,15 @@ def test_the_fields_of_statistics_are_those_of_rest() -> None:
 
 def test_the_settings_of_each_policy_are_in_the_table() -> None:
     classes = {policy.__name__: policy for policy in POLICIES.values()}
-    own = {names(cells[0])[0]: set(names(cells[2])) for cells in rows("policies.md", "What each one prunes")}
-    assert set(own) == set(classes)
+    own_settings = {names(cells[0])[0]: set(names(cells[2])) for cells in rows("policies.md", "What each one prunes")}
+    assert set(own_settings) == set(classes)
     listed: dict[str, set[str]] = {name: set() for name in classes}
     for setting, policies, *_ in rows("policies.md", "Settings"):
         for policy in names(policies) or classes:
             listed[policy] |= set(names(setting))
     for name, policy in classes.items():
         assert listed[name] == {field.name for field in fields(policy)}
-        assert own[name] <= listed[name]
+        assert own_settings[name] <= listed[name]
 
 
 def test_the_api_reference_has_every_public_name() -> None:

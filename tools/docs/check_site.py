@@ -25,7 +25,7 @@ class Loads(HTMLParser):
 
     def __init__(self) -> None:
         super().__init__()
-        self.found: list[str] = []
+        self.targets: list[str] = []
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         """Looks at the attribute by which this kind of element loads, and at its style."""
@@ -33,8 +33,8 @@ class Loads(HTMLParser):
         target = values.get(LOADS.get(tag, ""), "")
         linked_only = tag == "link" and set(values.get("rel", "").split()) & NOT_LOADED
         if ELSEWHERE.match(target) and not linked_only:
-            self.found.append(f"<{tag}> {target}")
-        self.found += CSS.findall(values.get("style", ""))
+            self.targets.append(f"<{tag}> {target}")
+        self.targets += CSS.findall(values.get("style", ""))
 
 
 def loads_from_elsewhere(site: Path) -> Iterator[str]:
@@ -45,7 +45,7 @@ def loads_from_elsewhere(site: Path) -> Iterator[str]:
             text = path.read_text(encoding="utf-8")
             page.feed(text)
             styles = re.findall(r"<style[^>]*>(.*?)</style>", text, re.DOTALL)
-            yield from (f"{path.relative_to(site)}: {line}" for line in page.found + CSS.findall("\n".join(styles)))
+            yield from (f"{path.relative_to(site)}: {line}" for line in page.targets + CSS.findall("\n".join(styles)))
         elif path.suffix == ".css":
             yield from (f"{path.relative_to(site)}: {url}" for url in CSS.findall(path.read_text(encoding="utf-8")))
 
@@ -55,10 +55,10 @@ def main(site: Path) -> int:
     if not (site / "index.html").is_file():
         print(f"no site in {site}: build it first", file=sys.stderr)
         return 1
-    found = list(loads_from_elsewhere(site))
-    for line in found:
+    loads = list(loads_from_elsewhere(site))
+    for line in loads:
         print(f"loaded from another host: {line}", file=sys.stderr)
-    return 1 if found else 0
+    return 1 if loads else 0
 
 
 if __name__ == "__main__":

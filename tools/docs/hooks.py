@@ -42,7 +42,7 @@ def on_files(files: Files, config: Any) -> Files:
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str:
     """Turns links that leave docs/ into links that the site has."""
-    origins = {made: name for name, made in FROM_ROOT.items()}
+    origins = {site_page: name for name, site_page in FROM_ROOT.items()}
     return site_links(markdown, origins.get(page.file.src_uri, f"docs/{page.file.src_uri}"))
 
 

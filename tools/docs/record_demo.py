@@ -30,9 +30,9 @@ SHOWN_EPOCH = 6
 def main(shown: int) -> None:
     """Trains, and writes both files."""
     torch.set_num_threads(1)
-    with tempfile.TemporaryDirectory() as made:
-        shards = make_shards(Path(made))
-        dataset = InfoBatchStreamDataset(shards.train, epochs=EPOCHS, run="record", state_dir=Path(made) / "state")
+    with tempfile.TemporaryDirectory() as temporary:
+        shards = make_shards(Path(temporary))
+        dataset = InfoBatchStreamDataset(shards.train, epochs=EPOCHS, run="record", state_dir=Path(temporary) / "state")
         dataset = dataset.decode("pil").to_tuple("png", "cls").map_tuple(to_tensor, int)
         model = make_model(0)
         optimizer = torch.optim.SGD(model.parameters(), lr=PEAK_LR, momentum=0.9, nesterov=True, weight_decay=5e-4)

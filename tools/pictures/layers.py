@@ -59,15 +59,15 @@ def _moves(rows: Rows, graph: Graph) -> itertools.chain[Rows]:
     def of(node: str) -> list[Rows]:
         lowest = 1 + max((level[below] for below in graph[node]), default=-1)
         highest = min((level[above] for above in graph if node in graph[above]), default=len(rows)) - 1
-        found = []
+        others = []
         for target in range(lowest, highest + 1):
             if target == level[node] or len(rows[level[node]]) == 1:
                 continue
             left = [other for other in rows[level[node]] if other != node]
             for place in range(len(rows[target]) + 1):
                 joined = [*rows[target][:place], node, *rows[target][place:]]
-                found.append(_with(rows, {level[node]: left, target: joined}))
-        return found
+                others.append(_with(rows, {level[node]: left, target: joined}))
+        return others
 
     return itertools.chain.from_iterable(of(node) for node in sorted(level))
 
