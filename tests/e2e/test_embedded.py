@@ -16,6 +16,7 @@ from infobatch_client.embedded.server import EmbeddedServer
 from infobatch_client.rpc.client import ScoreClient
 from infobatch_stream import ConfigError, ServerError
 from infobatch_stream.v1 import score_service_pb2 as pb
+from tests.suspend import suspend
 
 
 def nonce(address: str) -> str:
@@ -74,7 +75,7 @@ def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
 def test_a_server_that_was_stopped_and_goes_on_is_still_the_one(tmp_path: Path) -> None:
     first = EmbeddedServer.start(tmp_path)
     pid = json.loads((tmp_path / "endpoint.json").read_text())["pid"]
-    os.kill(pid, signal.SIGSTOP)
+    suspend(pid)
     resume = threading.Timer(2.5, os.kill, (pid, signal.SIGCONT))
     resume.start()
     second = EmbeddedServer.start(tmp_path)

@@ -22,6 +22,7 @@ from infobatch_stream import ServerError, __version__
 from infobatch_stream.v1 import score_service_pb2 as pb
 from tests.e2e.conftest import make_shards
 from tests.e2e.embedded_lives import HOLD, Program, listens, servers_of, wait_until, wait_until_nothing_is_left
+from tests.suspend import suspend
 
 
 @pytest.fixture
@@ -142,7 +143,7 @@ def test_a_server_that_is_stopped_is_alive_and_one_that_cannot_be_seen_is_asked(
     monkeypatch.delattr(os, "pidfd_open")
     unseen = EmbeddedServer.start(tmp_path)
     assert unseen.alive
-    os.kill(seen.pid, signal.SIGSTOP)
+    suspend(seen.pid)
     assert seen.alive
     os.kill(seen.pid, signal.SIGKILL)
     wait_until(lambda: not seen.alive, "the end of the server was not noticed")
@@ -156,7 +157,7 @@ def test_a_server_that_keeps_silent_is_an_error_that_names_it_and_its_log(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = EmbeddedServer.start(tmp_path)
-    os.kill(first.pid, signal.SIGSTOP)
+    suspend(first.pid)
     monkeypatch.setattr("infobatch_client.embedded.server._START_TIMEOUT_S", 1.0)
     words = rf"of {tmp_path} \(pid {first.pid}\) runs, and has not answered .*end it, or pass another state_dir="
     with pytest.raises(ServerError, match=rf"(?s){words}.*{first.log}:.*infobatch score server: grpc"):

@@ -17,6 +17,7 @@ from infobatch_stream import InfoBatchLoader, InfoBatchStreamDataset, RunNotFoun
 from infobatch_stream.v1 import score_service_pb2 as pb
 from tests.e2e.conftest import SAMPLES, Server
 from tests.e2e.dataset_arguments import dataset_arguments
+from tests.suspend import suspend
 
 HASTY = Timeouts(connect_timeout_s=10, call_timeout_s=1.0, plan_timeout_s=3.0, flush_timeout_s=0.5)
 
@@ -60,7 +61,7 @@ def test_scores_of_an_outage_arrive_after_it_and_its_epoch_is_unpruned(own_serve
                 os.kill(own_server.process.pid, signal.SIGCONT)
             if epoch == 1:
                 assert len(seen) < SAMPLES
-                os.kill(own_server.process.pid, signal.SIGSTOP)
+                suspend(own_server.process.pid)
             if epoch == 3:
                 assert len(seen) < SAMPLES
         assert loader.flush(20)

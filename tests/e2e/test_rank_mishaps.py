@@ -20,6 +20,7 @@ from tests.e2e.conftest import SAMPLES, Server
 from tests.e2e.dataset_arguments import dataset_arguments
 from tests.e2e.rank_processes import start_ranks
 from tests.e2e.training import make_loader, number, score, train_pass
+from tests.suspend import suspend
 
 QUICK = Timeouts(connect_timeout_s=5, call_timeout_s=2, plan_timeout_s=5, flush_timeout_s=5, agree_timeout_s=20)
 
@@ -242,7 +243,7 @@ def without_a_pusher(answers: Connection, shards: str, url: str) -> list[str]:
 def test_an_outage_is_over_for_a_node_without_a_pusher_too(own_server: Server, shards: str) -> None:
     ranks = start_ranks(without_a_pusher, 4, shards, own_server.url, timeout_s=60)
     assert [rank.result() for rank in ranks] == ["trained 0"] * 4
-    own_server.process.send_signal(signal.SIGSTOP)
+    suspend(own_server.process.pid)
     for rank in ranks:
         rank.answers.send("go on")
     assert [rank.result() for rank in ranks] == ["trained 1"] * 4

@@ -14,6 +14,7 @@ from infobatch_stream import Timeouts
 from tests.e2e.conftest import SAMPLES, Server
 from tests.e2e.rank_processes import start_ranks
 from tests.e2e.training import make_loader, score, train_pass
+from tests.suspend import suspend
 
 IMPATIENT = Timeouts(connect_timeout_s=5, call_timeout_s=1, plan_timeout_s=3, flush_timeout_s=1, agree_timeout_s=60)
 
@@ -36,7 +37,7 @@ def train_through(answers: Connection, shards: str, url: str) -> dict[str, Any]:
 def test_all_ranks_train_an_epoch_unpruned_whose_plan_no_node_can_have(own_server: Server, shards: str) -> None:
     ranks = start_ranks(train_through, 2, shards, own_server.url, timeout_s=60)
     assert [rank.result() for rank in ranks] == ["trained 0"] * 2
-    own_server.process.send_signal(signal.SIGSTOP)
+    suspend(own_server.process.pid)
     for rank in ranks:
         rank.answers.send("go on")
     assert [rank.result() for rank in ranks] == ["trained 1"] * 2
