@@ -158,6 +158,7 @@ def test_two_ranks_go_on_where_one_stopped(
     assert (result["samples_trained"], result["steps"], len(result["accuracies"])) == (3 * NUM_TRAIN, 15, 3)
 
 
+@pytest.mark.long
 def test_one_rank_goes_on_where_two_stopped(run_example: Any, server: Any) -> None:
     options = ["--policy", "full", "--epochs", "3", "--url", server.url]
     Path("stopped.py").write_text(STOPPED_AT_STEP_8)

@@ -35,7 +35,7 @@ def demo(*options: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 SHORT = ("--epochs", "4", "--delta", "0.75", "--seed", "1")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def done(tmp_path_factory: pytest.TempPathFactory) -> subprocess.CompletedProcess[str]:
     """A demo of one process; its folder stays empty."""
     folder = tmp_path_factory.mktemp("demo")

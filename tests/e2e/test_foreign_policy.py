@@ -32,7 +32,7 @@ SETTINGS: dict[str, Any] = {
 }
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder into which pip has installed the distribution."""
     folder = tmp_path_factory.mktemp("installed")
@@ -47,7 +47,7 @@ def path_with(installed: Path) -> str:
     return os.pathsep.join(filter(None, [str(installed), os.environ.get("PYTHONPATH", "")]))
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def drift_server(installed: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A score server that has the distribution."""
     with pytest.MonkeyPatch.context() as patch:

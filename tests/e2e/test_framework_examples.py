@@ -39,7 +39,13 @@ def start(script: Path, *args: object, nproc: int, cwd: Path) -> str:
 
 
 @pytest.mark.parametrize(
-    ("example", "nproc"), [("accelerate_loop", 1), ("lightning_module", 1), ("hf_trainer", 1), ("fsdp2", 2)]
+    ("example", "nproc"),
+    [
+        ("accelerate_loop", 1),
+        pytest.param("lightning_module", 1, marks=pytest.mark.long),
+        pytest.param("hf_trainer", 1, marks=pytest.mark.long),
+        ("fsdp2", 2),
+    ],
 )
 def test_an_example_learns_and_finds_nothing_left_to_do(
     example: str, nproc: int, server: Server, tmp_path: Path

@@ -21,13 +21,13 @@ NEEDS = {"accelerate_loop": "accelerate", "lightning": "lightning", "hf_trainer"
 FRAMEWORKS = sorted(NEEDS)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def alone(server: Server, shards: str) -> torch.nn.Linear:
     """The model of one process that takes the batches of two ranks at once."""
     return plain_training(make_loader(server, shards, "ranks-alone"), ACCUMULATE)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def trained(server: Server, shards: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What every framework that is installed has written down: whole trainings, and one that stops and is resumed."""
     folder = tmp_path_factory.mktemp("frameworks")

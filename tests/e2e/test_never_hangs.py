@@ -214,8 +214,17 @@ def until_killed(answers: Connection, shards: str, url: str, run: str, phase: st
         return "trained to the end"
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize("phase", ["attach", "mid-epoch", "end of epoch"])
+@pytest.mark.parametrize(
+    ("phase", "workers"),
+    [
+        ("attach", 0),
+        ("mid-epoch", 2),
+        ("end of epoch", 2),
+        pytest.param("attach", 2, marks=pytest.mark.long),
+        pytest.param("mid-epoch", 0, marks=pytest.mark.long),
+        pytest.param("end of epoch", 0, marks=pytest.mark.long),
+    ],
+)
 def test_a_rank_is_killed(phase: str, workers: int, server: Server, shards: str) -> None:
     run = f"killed-{phase.replace(' ', '-')}-{workers}"
     ranks = start_ranks(until_killed, 3, shards, server.url, run, phase, workers, timeout_s=8)

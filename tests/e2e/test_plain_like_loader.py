@@ -60,13 +60,16 @@ def own(_: Connection, shards: str, url: str) -> list[Any]:
     return found
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def expected(server: Server, shards: str) -> list[Any]:
     """By rank, epoch and step."""
     return [rank.result() for rank in start_ranks(own, WORLD, shards, server.url)]
 
 
-@pytest.mark.parametrize(("workers", "context"), [(0, None), (1, "fork"), (2, "spawn"), (3, "forkserver")])
+@pytest.mark.parametrize(
+    ("workers", "context"),
+    [(0, None), (1, "fork"), (2, "spawn"), pytest.param(3, "forkserver", marks=pytest.mark.long)],
+)
 def test_ranks_have_the_batches_of_the_loader(
     workers: int, context: str | None, expected: list[Any], server: Server, shards: str
 ) -> None:
@@ -88,7 +91,9 @@ def validate(_: Connection, shards: str, workers: int, context: str | None) -> l
     return seen
 
 
-@pytest.mark.parametrize(("workers", "context"), [(0, None), (2, "fork"), (2, "spawn")])
+@pytest.mark.parametrize(
+    ("workers", "context"), [(0, None), (2, "fork"), pytest.param(2, "spawn", marks=pytest.mark.long)]
+)
 def test_validation_is_shared_by_the_ranks(workers: int, context: str | None, shards: str) -> None:
     first, second = (rank.result() for rank in start_ranks(validate, 2, shards, workers, context))
     assert sorted(first + second) == list(range(SAMPLES))

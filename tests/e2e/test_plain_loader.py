@@ -77,7 +77,7 @@ def train_epochs(dataset: Any, loader: Any, epochs: range) -> list[list[list[int
     return seen
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def expected(server: Server, shards: str) -> list[list[list[int]]]:
     """The indices of every batch of three epochs of a run, as InfoBatchLoader gives them."""
     seen = []
@@ -106,8 +106,17 @@ def test_the_batches_are_those_of_the_loader_for_any_number_of_workers(
         np.testing.assert_array_equal(server.scores(f"plain-order-{workers}")[real], score(torch.tensor(real)).numpy())
 
 
-@pytest.mark.parametrize("context", ["fork", "spawn", "forkserver"])
-@pytest.mark.parametrize("persistent", [False, True])
+@pytest.mark.parametrize(
+    ("context", "persistent"),
+    [
+        ("fork", False),
+        ("fork", True),
+        ("spawn", True),
+        ("forkserver", False),
+        pytest.param("spawn", False, marks=pytest.mark.long),
+        pytest.param("forkserver", True, marks=pytest.mark.long),
+    ],
+)
 def test_workers_of_every_kind_see_each_new_epoch(
     context: str, persistent: bool, server: Server, shards: str, expected: list[list[list[int]]]
 ) -> None:

@@ -17,7 +17,7 @@ JOB = Path(__file__).with_name("plain_ranks_job.py")
 STOP_AT = 5
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def given(server: Server, shards: str, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """(world, workers) → what each rank was given."""
     found = {}

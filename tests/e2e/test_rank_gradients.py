@@ -55,7 +55,7 @@ def step_gradients(_: Connection | None, shards: str, url: str, run: str, micro_
     return [gradient.tolist() for gradient in found]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def alone(server: Server, shards: str) -> list[list[float]]:
     """Those of one process that takes STEP_ROWS at once."""
     return step_gradients(None, shards, server.url, "gradients", 1)

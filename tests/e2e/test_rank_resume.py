@@ -61,8 +61,12 @@ def go_on(_: Connection, shards: str, url: str, run: str, batch_size: int, worke
 
 @pytest.mark.parametrize(
     ("before", "after", "stop"),
-    [((2, 8, 2), (3, 5, 0), 7), ((4, 4, 0), (1, 16, 3), 1), ((1, 24, 1), (4, 7, 2), 11), ((3, 8, 0), (2, 12, 2), 20)],
-    ids=["2 to 3 ranks", "4 to 1", "1 to 4", "3 to 2"],
+    [
+        pytest.param((2, 8, 2), (3, 5, 0), 7, id="2 to 3 ranks"),
+        pytest.param((4, 4, 0), (1, 16, 3), 1, id="4 to 1"),
+        pytest.param((1, 24, 1), (4, 7, 2), 11, id="1 to 4", marks=pytest.mark.long),
+        pytest.param((3, 8, 0), (2, 12, 2), 20, id="3 to 2", marks=pytest.mark.long),
+    ],
 )
 def test_an_epoch_goes_on_with_other_ranks_workers_and_batches(
     before: tuple[int, int, int], after: tuple[int, int, int], stop: int, server: Server, shards: str

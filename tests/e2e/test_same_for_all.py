@@ -16,22 +16,25 @@ from tests.e2e.same_for_all_job import CASES, EPOCHS, is_dropped, train_all
 from tests.e2e.torchrun import Ended, free_port, torchrun
 
 WORLDS = (1, 2, pytest.param(3, marks=pytest.mark.long), 4)
+QUICK = ("keep-10", "scored", "dropping-whole-batches")
+ALL_CASES = [case if case in QUICK else pytest.param(case, marks=pytest.mark.long) for case in CASES]
 JOB = Path(__file__).with_name("same_for_all_job.py")
 
 
 class Trained:
     """What every rank of every world was given."""
 
-    def __init__(self, folder: Path, train: Callable[[int], None] | None = None) -> None:
+    def __init__(self, folder: Path, train: Callable[[int, Iterable[str]], None] | None = None) -> None:
         self._folder = folder
         self._train = train
-        self._worlds: set[int] = set()
+        self._trained: set[tuple[int, bool]] = set()
 
     def ranks(self, case: str, world: int, workers: int) -> list[Any]:
-        """By rank; trains in a world that is not there yet."""
-        if self._train is not None and world not in self._worlds:
-            self._worlds.add(world)
-            self._train(world)
+        """By rank; trains the case, and its like, if it wasn't trained in this world yet."""
+        quick = case in QUICK
+        if self._train is not None and (world, quick) not in self._trained:
+            self._trained.add((world, quick))
+            self._train(world, [name for name in CASES if (name in QUICK) == quick])
         return [np.load(self._folder / f"{case}-{world}-{workers}-{rank}.npz") for rank in range(world)]
 
     def global_batches(self, case: str, world: int, workers: int, epoch: int) -> list[list[int]]:
@@ -46,10 +49,10 @@ class Trained:
         return batches
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def trained(server: Server, shards: str, tmp_path_factory: pytest.TempPathFactory) -> Trained:
     folder = tmp_path_factory.mktemp("same")
-    return Trained(folder, lambda world: train_on(world, shards, server, folder, None, CASES))
+    return Trained(folder, lambda world, cases: train_on(world, shards, server, folder, None, cases))
 
 
 def train_on(world: int, shards: str, server: Server, folder: Path, lanes: int | None, cases: Iterable[str]) -> None:
@@ -59,7 +62,7 @@ def train_on(world: int, shards: str, server: Server, folder: Path, lanes: int |
         rank.join()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def on_nodes(server: Server, shards: str, tmp_path_factory: pytest.TempPathFactory) -> Trained:
     """Two nodes of two ranks each, as torchrun starts them, and one process, in two lanes both."""
     folder = tmp_path_factory.mktemp("nodes")
@@ -86,7 +89,7 @@ def kept(trained: Trained, case: str, world: int, workers: int, epoch: int) -> l
 
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("world", WORLDS)
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", ALL_CASES)
 def test_every_kept_sample_comes_exactly_once_and_ranks_have_as_many_batches(
     case: str, world: int, trained: Trained
 ) -> None:
@@ -100,7 +103,7 @@ def test_every_kept_sample_comes_exactly_once_and_ranks_have_as_many_batches(
 
 
 @pytest.mark.parametrize("world", WORLDS)
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", ALL_CASES)
 def test_the_order_is_the_same_for_any_number_of_workers(case: str, world: int, trained: Trained) -> None:
     for epoch in range(EPOCHS):
         first = trained.global_batches(case, world, 0, epoch)
@@ -109,7 +112,7 @@ def test_the_order_is_the_same_for_any_number_of_workers(case: str, world: int, 
 
 
 @pytest.mark.parametrize("world", WORLDS[1:])
-@pytest.mark.parametrize("case", [case for case in CASES if CASES[case][0]])
+@pytest.mark.parametrize("case", [case for case in ALL_CASES if case != "dropping-whole-batches"])
 def test_global_batches_are_the_same_for_any_number_of_ranks(case: str, world: int, trained: Trained) -> None:
     for epoch in range(EPOCHS):
         assert trained.global_batches(case, world, 0, epoch) == trained.global_batches(case, 1, 0, epoch)
@@ -124,6 +127,7 @@ def test_two_nodes_have_the_global_batches_of_one_process(case: str, on_nodes: T
             assert sorted(number for batch in batches for number in batch) == kept(on_nodes, case, 4, workers, epoch)
 
 
+@pytest.mark.long
 def test_the_cases_are_what_they_say(trained: Trained) -> None:
     def share(case: str) -> float:
         return len(trained.ranks(case, 1, 0)[0]["plan-1"]) / SAMPLES

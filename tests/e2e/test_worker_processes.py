@@ -21,7 +21,7 @@ def train(_: Connection | None, shards: str, url: str, run: str, workers: int, c
             return [train_pass(loader) for _epoch in loader.epochs()]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def expected(server: Server, shards: str) -> list[list[int]]:
     return train(None, shards, server.url, "no-workers", 0, None)
 
