@@ -256,7 +256,12 @@ def write_endpoint(folder: Path, address: str, **fields: object) -> None:
 
 
 @pytest.mark.parametrize(
-    "says", [None, b"220 mail.example.org ESMTP\r\n" * 9, b"\0" * 99], ids=["silent", "mail", "zeros"]
+    "says",
+    [
+        pytest.param(None, id="silent"),
+        pytest.param(b"220 mail.example.org ESMTP\r\n" * 9, id="mail", marks=pytest.mark.long),
+        pytest.param(b"\0" * 99, id="zeros", marks=pytest.mark.long),
+    ],
 )
 def test_another_program_on_a_stale_port_is_left_alone(tmp_path: Path, says: bytes | None) -> None:
     with stranger(says) as address:
@@ -270,7 +275,13 @@ def test_another_program_on_a_stale_port_is_left_alone(tmp_path: Path, says: byt
     wait_until_nothing_is_left(tmp_path, own.address)
 
 
-@pytest.mark.parametrize("says", [None, b"HTTP/1.1 400 Bad Request\r\n\r\n"], ids=["silent", "http"])
+@pytest.mark.parametrize(
+    "says",
+    [
+        pytest.param(None, id="silent", marks=pytest.mark.long),
+        pytest.param(b"HTTP/1.1 400 Bad Request\r\n\r\n", id="http"),
+    ],
+)
 def test_a_stale_file_beside_a_server_that_is_starting_is_not_trusted(
     tmp_path: Path, programs: list[Program], says: bytes | None
 ) -> None:

@@ -130,8 +130,19 @@ class StopAt(transformers.TrainerCallback):  # type: ignore[misc]
         return control
 
 
-@pytest.mark.parametrize("accumulate", [1, 3])
-@pytest.mark.parametrize("step", [5, 16, 17, 21])
+@pytest.mark.parametrize(
+    ("step", "accumulate"),
+    [
+        (5, 1),
+        (16, 3),
+        (17, 1),
+        (21, 3),
+        pytest.param(5, 3, marks=pytest.mark.long),
+        pytest.param(16, 1, marks=pytest.mark.long),
+        pytest.param(17, 3, marks=pytest.mark.long),
+        pytest.param(21, 1, marks=pytest.mark.long),
+    ],
+)
 def test_a_checkpoint_goes_on_without_loss_or_repeat(
     step: int, accumulate: int, server: Server, shards: str, tmp_path: Path
 ) -> None:

@@ -71,8 +71,19 @@ def train(dataset: Any, loader: Any) -> list[int]:
     return seen
 
 
-@pytest.mark.parametrize("workers", [0, 1, 2, 3])
-@pytest.mark.parametrize("with_loader_state", [False, True])
+@pytest.mark.parametrize(
+    ("workers", "with_loader_state"),
+    [
+        (0, False),
+        (1, True),
+        (2, False),
+        (3, True),
+        pytest.param(0, True, marks=pytest.mark.long),
+        pytest.param(1, False, marks=pytest.mark.long),
+        pytest.param(2, True, marks=pytest.mark.long),
+        pytest.param(3, False, marks=pytest.mark.long),
+    ],
+)
 def test_an_epoch_goes_on_without_loss_or_repeat(
     workers: int, with_loader_state: bool, server: Server, shards: str
 ) -> None:
