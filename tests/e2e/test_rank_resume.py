@@ -1,4 +1,4 @@
-"""Stopped in the middle of an epoch on some ranks, and gone on with on others: nothing lost, nothing twice."""
+"""Stopped inside an epoch on some ranks, resumed on others: no sample is lost, none comes twice."""
 
 from __future__ import annotations
 

@@ -52,17 +52,17 @@ class PlanFiles:
         Raises:
             OSError: it can't be read.
         """
-        own = self._folder / plan_id.replace(":", "_")
-        if not own.exists():
+        link = self._folder / plan_id.replace(":", "_")
+        if not link.exists():
             try:
-                os.link(path, own)
+                os.link(path, link)
             except OSError:
-                draft = own.with_suffix(".part")
+                draft = link.with_suffix(".part")
                 shutil.copyfile(path, draft)
-                draft.rename(own)
-        if str(own) not in self._stored:
-            self._stored.append(str(own))
-        return str(own)
+                draft.rename(link)
+        if str(link) not in self._stored:
+            self._stored.append(str(link))
+        return str(link)
 
     def keep_newest(self) -> None:
         """Removes every plan but the last two: a worker may be about to map the one before the last."""

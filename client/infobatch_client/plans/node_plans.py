@@ -45,12 +45,12 @@ class NodePlans:
         def follow() -> tuple[EpochPlan, str]:
             if fetched is not None:
                 return fetched, leads[ranks.leader][1]
-            plan_id, path = leads[ranks.leader]
+            plan_id, leaders_path = leads[ranks.leader]
             try:
-                own = self._folder.adopt(path, plan_id)
+                path = self._folder.adopt(leaders_path, plan_id)
             except OSError:
-                own = self._folder.store(again(plan_id))
-            return map_plan(own), own
+                path = self._folder.store(again(plan_id))
+            return map_plan(path), path
 
         answers = ranks.together(f"fetch the plan of epoch {epoch}", lead)
         leads = [answer or ["", ""] for answer in answers]

@@ -82,9 +82,9 @@ class GlooExchange:
             ) from error
         return [part[: int(size)].numpy().tobytes().decode() for part, size in zip(parts, sizes, strict=True)]
 
-    def _gather(self, group: Any, own: torch.Tensor) -> list[torch.Tensor]:
-        parts = [torch.empty_like(own) for _ in self._members]
-        work = dist.all_gather(parts, own, group=group, async_op=True)
+    def _gather(self, group: Any, tensor: torch.Tensor) -> list[torch.Tensor]:
+        parts = [torch.empty_like(tensor) for _ in self._members]
+        work = dist.all_gather(parts, tensor, group=group, async_op=True)
         pause_s, deadline = 0.0002, time.monotonic() + self._timeout_s + _SLACK_S
         while not work.is_completed():  # instead of wait(), which blocks signals
             if time.monotonic() >= deadline:
@@ -162,11 +162,11 @@ class ReplicatedExchange:
 
     def gather(self, word: str) -> list[str]:
         """Words of all processes, set by set."""
-        own = "\n".join(self._replicas.gather(word))
+        words = "\n".join(self._replicas.gather(word))
         answer = ""
         if self._is_first:
             try:
-                answer = "+" + "\n".join(self._sets.gather(own))
+                answer = "+" + "\n".join(self._sets.gather(words))
             except RanksError as error:
                 answer = f"-{error}"
         answer = self._replicas.gather(answer)[0]

@@ -1,4 +1,4 @@
-"""Creating runs through a real channel: idempotent, and a word for each spec that can't be meant."""
+"""Creating runs through a real channel: idempotent, and an error for each invalid spec."""
 
 from __future__ import annotations
 
