@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -40,19 +40,19 @@ class Push:
     columns: Mapping[str, npt.NDArray[Any]]
 
 
-@dataclass(frozen=True, eq=False)
-class _Batch:
-    """A batch as it was put: its arrays are filled once `ready` says so."""
+class _Batch(NamedTuple):
+    """A batch as it was put: scores and columns are filled once `ready` says so."""
 
     epoch: int
-    index: npt.NDArray[np.int64]
-    values: tuple[npt.NDArray[Any], ...]
+    samples: npt.NDArray[np.int64]
+    scores: torch.Tensor
+    columns: Sequence[npt.NDArray[Any]]
     ready: Any
     since_s: float
 
     @property
     def records(self) -> int:
-        return int(np.count_nonzero(self.index >= 0))
+        return int(np.count_nonzero(self.samples >= 0))
 
 
 @dataclass
@@ -65,8 +65,8 @@ class _Segment:
     coalesced: int = 0
 
     def add(self, batch: _Batch) -> None:
-        is_real = batch.index >= 0
-        self.parts.append(tuple(values[is_real] for values in (batch.index, *batch.values)))
+        is_real = batch.samples >= 0
+        self.parts.append(tuple(values[is_real] for values in (batch.samples, batch.scores.numpy(), *batch.columns)))
         self.records += int(np.count_nonzero(is_real))
         if self.records > max(_RECORDS_PER_PUSH, 2 * self.coalesced):
             self._coalesce()
@@ -133,8 +133,8 @@ class Outbox:
         Raises:
             ConfigError: other columns than the policy's, or values that don't fit their dtype.
         """
-        values = (scores.numpy(), *self._column_arrays(columns or {}, len(index)))
-        self._arrivals.append(_Batch(epoch, index, values, ready, now_s))
+        arrays = self._column_arrays(columns or {}, len(index)) if columns or self._columns else ()
+        self._arrivals.append(_Batch(epoch, index, scores, arrays, ready, now_s))
 
     def put_message(self, message: ControlMessage) -> None:
         """Adds a control message behind everything that was put before it."""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -17,8 +17,7 @@ __all__ = ["HostScores", "Losses", "checked_losses", "host_scores", "weighted_me
 Losses = torch.Tensor | Mapping[str, torch.Tensor]
 
 
-@dataclass(frozen=True, eq=False)
-class HostScores:
+class HostScores(NamedTuple):
     """A batch's scores and columns for a push, in host memory that nobody else writes.
 
     Args:
@@ -29,7 +28,7 @@ class HostScores:
 
     scores: torch.Tensor
     ready: Any = None
-    columns: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    columns: Mapping[str, torch.Tensor] = MappingProxyType({})
 
 
 def checked_losses(losses: Losses, rows: int, name: str = "losses") -> torch.Tensor:
@@ -96,6 +95,8 @@ def host_scores(
 def _host_copy(values: torch.Tensor, dtype: torch.dtype, device: torch.device | None) -> torch.Tensor:
     """A copy in host memory; from CUDA one that is filled by `device`'s current stream."""
     values = values.detach()
+    if values.is_cpu:
+        return values.to(dtype, copy=True)
     if not values.is_cuda:
         return values.to("cpu", dtype, copy=True)
     host = torch.empty(values.shape, dtype=dtype, device="cpu", pin_memory=True)
