@@ -6,11 +6,14 @@ scores with the threshold by the one line in `pruning.policies.pruned_class.beyo
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import numpy as np
 import numpy.typing as npt
 
 from infobatch_stream.philox import Stream, WordStream
 from infobatch_stream.plan.epoch_plan import EpochPlan, PlanClass, kept_by_shard
+from infobatch_stream.pruning.answer import checked_classes
 from infobatch_stream.pruning.draw import CodesOf, Drawn, class_sizes, draw_bernoulli, draw_exact, exact_count
 from infobatch_stream.pruning.policies import KEPT, Classification, ClassRow, Policy, ScoreView, one_class
 from infobatch_stream.ratios import LANES
@@ -19,6 +22,8 @@ from infobatch_stream.scores.blocks import MaskedScores, count_scored
 from infobatch_stream.scores.table import ScoreTable
 
 __all__ = ["draw_plan"]
+
+T = TypeVar("T", bound=np.generic)
 
 _EXCLUDED = ClassRow(name="excluded", keep_65536=0)
 
@@ -48,7 +53,7 @@ def draw_plan(
     policy, position = spec.policy, spec.schedule.position(epoch)
     unpruned = spec.schedule.is_unpruned(epoch)
     view = _view(spec, table)
-    classified = Classification(codes=one_class, rows=(KEPT,)) if unpruned else policy.classes(view, position)
+    classified = Classification(codes=one_class, rows=(KEPT,)) if unpruned else checked_classes(policy, view, position)
     codes, rows = _with_mask(classified, spec.subset)
     words = WordStream(spec.seed, epoch, generation, Stream.DRAW)
     exact = policy.draw == "exact" or any(row.keep_count is not None for row in rows)
@@ -76,14 +81,27 @@ def draw_plan(
         never_scored=view.num_samples - num_scored,
         prune_requested=classified.prune_requested,
         journal_position=journal_position,
-        biased=policy.biased and not unpruned,
+        biased=not unpruned and (policy.biased or _drops_a_class(classified, drawn)),
         unpruned=unpruned,
     )
 
 
 def _view(spec: RunSpec, table: ScoreTable) -> ScoreView:
-    score = table.score if spec.subset is None else MaskedScores(table.score, spec.subset)
-    return ScoreView(score, table.stamp, table.visits, spec.subset_samples or spec.num_samples, table.extra)
+    score = _read_only(table.score)
+    return ScoreView(
+        score if spec.subset is None else MaskedScores(score, spec.subset),
+        _read_only(table.stamp),
+        _read_only(table.visits),
+        spec.subset_samples or spec.num_samples,
+        {name: _read_only(values) for name, values in table.extra.items()},
+    )
+
+
+def _read_only(values: npt.NDArray[T]) -> npt.NDArray[T]:
+    """A view that a policy can't change the table through."""
+    view: npt.NDArray[T] = values.view()
+    view.flags.writeable = False
+    return view
 
 
 def _with_mask(
@@ -128,10 +146,22 @@ def _cut_share(classified: Classification, drawn: Drawn, num_scored: int) -> flo
     return float(np.float32(cut_size / num_scored))
 
 
+def _drops_a_class(classified: Classification, drawn: Drawn) -> bool:
+    """Whether nothing is kept of a class that has samples, so that no weight makes up for them."""
+    kept = drawn.kept[: len(classified.rows)]
+    return bool(((kept == 0) & (drawn.sizes[: len(classified.rows)] > 0) & _dropping(classified.rows)).any())
+
+
+def _dropping(rows: tuple[ClassRow, ...]) -> npt.NDArray[np.bool_]:
+    return np.array([row.keep_65536 == 0 if row.keep_count is None else row.keep_count == 0 for row in rows])
+
+
 def _plan_class(row: ClassRow, size: int, kept: int, exact: bool, policy: Policy) -> PlanClass:
     decided = exact and (row.keep_count is not None or 0 < row.keep_65536 < LANES)
     if not size:
         weight = np.float32(1)
+    elif decided and not kept:
+        weight = np.float32(0)
     elif decided:
         weight = np.float32(size / kept)
     elif row.keep_65536:

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from infobatch_stream.errors import ConfigError
-from infobatch_stream.ratios import fraction
+from infobatch_stream.ratios import decimal_string, fraction
 
 __all__ = ["COLUMN_DTYPES", "ColumnSpec", "PushedColumn", "empty_arrays", "fold"]
 
@@ -89,7 +89,7 @@ compared: NaN meets no condition |
     source: str = "pushed"
 
     def __post_init__(self) -> None:
-        if not self.name.isidentifier() or self.name in _TABLES:
+        if not isinstance(self.name, str) or not self.name.isidentifier() or self.name in _TABLES:
             raise ConfigError(f"column name {self.name!r} is not a free identifier")
         if self.dtype not in COLUMN_DTYPES:
             raise ConfigError(f"column {self.name}: dtype={self.dtype!r} is none of {', '.join(COLUMN_DTYPES)}")
@@ -97,6 +97,9 @@ compared: NaN meets no condition |
             raise ConfigError(f"column {self.name}: fold={self.fold!r} is none of {', '.join(FOLDS)}")
         if self.source not in ("pushed", "score"):
             raise ConfigError(f"column {self.name}: source={self.source!r} is neither 'pushed' nor 'score'")
+        if self.ema_weight != "":
+            name = f"column {self.name}: ema_weight"
+            object.__setattr__(self, "ema_weight", decimal_string(self.ema_weight, name))
         self._check_dtype()
         self._check_settings()
 

@@ -70,6 +70,8 @@ def error_from_status(
         call: "RPC at HOST:PORT", for an error that the server may not have raised itself.
     """
     name = metadata.get(ERROR_KEY, "")
+    if not name and code is grpc.StatusCode.RESOURCE_EXHAUSTED and "larger than max" in details:
+        return errors.ConfigError(f"{call}: the request is too large for the server: {details}")  # gRPC's own answer
     kind: type[errors.InfoBatchError] = (
         getattr(errors, name) if name in errors.__all__ else _KINDS.get(code, errors.ServerError)
     )

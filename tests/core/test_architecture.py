@@ -26,7 +26,9 @@ ARROWS = {
         "client/plain client/reading client/run client/shards client/tie client/workers core/errors core/plan "
         "core/pruning core/ratios"
     ),
-    "client/demo": "client/dataset client/embedded client/loader client/progress_lr client/run core/errors",
+    "client/demo": (
+        "client/dataset client/embedded client/loader client/progress_lr client/run core/errors core/pruning"
+    ),
     "client/embedded": "client/rpc core/errors core/version",
     "client/epochs": (
         "client/plans client/ranks client/run client/tie core/errors core/manifest core/plan core/ratios "
@@ -149,6 +151,17 @@ def test_a_module_has_one_purpose_and_says_which(package, path):
         docstring = ast.get_docstring(ast.parse(text))
         assert docstring, "starts with a sentence that says what it is for"
         assert docstring.splitlines()[0].rstrip().endswith((".", ":", "?")) or "\n" in docstring
+
+
+@pytest.mark.parametrize(("package", "path"), MODULES)
+def test_no_class_is_longer_than_250_lines(package, path):
+    classes = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ClassDef)]
+    assert {node.name: node.end_lineno - node.lineno for node in classes if node.end_lineno - node.lineno >= 250} == {}
+
+
+def test_the_median_module_is_shorter_than_150_lines():
+    lengths = sorted(module.values[1].read_text().count("\n") for module in MODULES)
+    assert lengths[len(lengths) // 2] < 150
 
 
 @pytest.mark.parametrize(("package", "path"), [m for m in MODULES if m.values[0] == "infobatch_stream"])

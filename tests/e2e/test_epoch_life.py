@@ -234,7 +234,7 @@ def test_a_second_loader_of_a_run_in_one_process_is_told_at_once(server: Server,
         next(first.epochs())
         second = make_loader(server, shards, "twice")
         with pytest.raises(
-            RunBusyError, match=r"another InfoBatchLoader in this process is training run 'twice'.*close"
+            RunBusyError, match=r"another loader or dataset of this process is training run 'twice'.*close"
         ):
             next(second.epochs())
     with second:

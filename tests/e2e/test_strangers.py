@@ -57,9 +57,7 @@ def test_a_fork_is_told_that_the_loader_is_not_its_own(server: Server, shards: s
         os.waitpid(child, 0)
         said = (tmp_path / "said").read_text().splitlines()
         assert len(said) == 2
-        assert all(
-            f"this loader belongs to process {os.getpid()}, and {child} is a fork of it" in line for line in said
-        )
+        assert all(f"the run is open in process {os.getpid()}, and {child} is a fork of it" in line for line in said)
         loader.update(score(numbers))
     assert server.info("forked-stranger").stored_scores == 32
 

@@ -20,6 +20,7 @@ from infobatch_client.demo.shards import DigitShards
 from infobatch_client.loader import InfoBatchLoader
 from infobatch_client.progress_lr import ProgressLR, one_cycle
 from infobatch_client.run.options import Connection
+from infobatch_stream.pruning.policies import find_policy
 
 __all__ = ["BATCH_SIZE", "Outcome", "Settings", "train", "train_both"]
 
@@ -82,7 +83,7 @@ def train(policy: str, shards: DigitShards, settings: Settings) -> Outcome:
             run=f"demo-{policy}",
             policy=policy,
             epochs=settings.epochs,
-            prune_ratio=None if policy == "full" else settings.prune_ratio,
+            prune_ratio=None if find_policy(policy).never_prunes else settings.prune_ratio,
             delta=settings.delta,
             seed=settings.seed,
             connection=Connection(state_dir=settings.state_dir),

@@ -190,7 +190,7 @@ def _once_free(client: ScoreClient, run: str, attempt: Callable[[], T], patience
         except RunBusyError as error:
             if (os.getpid(), client.address, run) in _joined_runs:
                 raise RunBusyError(
-                    f"another InfoBatchLoader in this process is training run {run!r}: close() it first"
+                    f"another loader or dataset of this process is training run {run!r}: close() it first"
                 ) from None
             now_s = time.monotonic()
             if free_at_s is None and error.retry_after_s + _SLACK_S > patience_s:

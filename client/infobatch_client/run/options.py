@@ -44,6 +44,9 @@ class Timeouts:
     agree_timeout_s: float = 600.0
 
     def __post_init__(self) -> None:
+        for name, seconds in vars(self).items():
+            if isinstance(seconds, bool) or not isinstance(seconds, int | float) or seconds != seconds:
+                raise ConfigError(f"{name} must be a number of seconds, got {seconds!r}")
         if not 0 < self.call_timeout_s <= self.plan_timeout_s:
             raise ConfigError(
                 f"call_timeout_s={self.call_timeout_s} and plan_timeout_s={self.plan_timeout_s}: the one must be "

@@ -146,8 +146,8 @@ class TrainingRun:
     def _check_process(self) -> None:
         if os.getpid() != self._pid:
             raise ConfigError(
-                f"this loader belongs to process {self._pid}, and {os.getpid()} is a fork of it, whose scores nobody "
-                "would send: create another loader there"
+                f"the run is open in process {self._pid}, and {os.getpid()} is a fork of it, whose scores nobody would "
+                "send: make a loader or dataset of its own there"
             )
 
 

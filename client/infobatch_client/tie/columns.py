@@ -81,8 +81,8 @@ def _check_range(values: torch.Tensor, dtype: torch.dtype, name: str) -> None:
             f"{name} is {values.dtype} on {values.device}, and may not fit into the declared {dtype}: convert it with "
             f".to({dtype}) if you know that it does"
         )
-    wide = values.to(torch.int64)
-    low, high = int(wide.min()), int(wide.max())
+    array = values.numpy()  # torch's unsigned types have no minimum of their own
+    low, high = int(array.min()), int(array.max())
     if low < bounds.min or high > bounds.max:
         raise LossError(
             f"{name} has values from {low} to {high}; the declared {dtype} holds {bounds.min} to {bounds.max}"

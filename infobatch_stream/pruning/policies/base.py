@@ -19,7 +19,7 @@ from infobatch_stream.errors import ConfigError
 from infobatch_stream.pruning.draw import CodesOf
 from infobatch_stream.pruning.policies.settings import ParamValue, checked_setting, setting_types
 from infobatch_stream.pruning.prune_schedule import prune_schedule
-from infobatch_stream.ratios import LANES, Number, Pairs, anneal_epoch
+from infobatch_stream.ratios import LANES, Number, Pairs, anneal_epoch, whole_number
 from infobatch_stream.scores.blocks import Scores
 from infobatch_stream.scores.columns import ColumnSpec, PushedColumn
 
@@ -76,11 +76,21 @@ class ClassRow:
         name: for statistics.
         keep_65536: k: a sample is kept with probability k/65536 (Bernoulli), or m = ⌊k·n/65536 + ½⌋ of n (exact).
         keep_count: m itself, if the policy fixes it; `keep_65536` is ignored then.
+
+    Raises:
+        ConfigError: k outside [0, 65536], m below 0, or another type.
     """
 
     name: str
     keep_65536: int = LANES
     keep_count: int | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "keep_65536", whole_number(self.keep_65536, f"class {self.name!r}: keep_65536"))
+        if self.keep_65536 > LANES:
+            raise ConfigError(f"class {self.name!r}: keep_65536={self.keep_65536} is above {LANES}")
+        if self.keep_count is not None:
+            object.__setattr__(self, "keep_count", whole_number(self.keep_count, f"class {self.name!r}: keep_count"))
 
 
 KEPT = ClassRow(name="kept")
@@ -99,7 +109,7 @@ class Classification:
     Args:
         codes: slice → uint8, indices into `rows`, so that no policy has to hold N of them; of a policy that does, its
             array's `__getitem__`.
-        rows: at most 255 of them.
+        rows: 1 to 255 of them.
         num_scored: samples with a score, if the policy has counted them.
         threshold: for statistics, if there is one.
         cut_class: the code of the class that the threshold made.

@@ -99,7 +99,7 @@ def _registered(name: str) -> type[Policy]:
 def _loaded(entry: EntryPoint) -> Any:
     try:
         return entry.load()
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ConfigError(f"policy={entry.name!r}: {entry.value} can't be imported: {error!r}") from error
 
 

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from infobatch_stream.pruning.draw import CodesOf
 from infobatch_stream.pruning.policies.base import KEPT, Classification, ClassRow, Policy, Position, ScoreView
-from infobatch_stream.pruning.policies.pruned_class import check_threshold, cut_at_threshold, is_odd_share, lowest
+from infobatch_stream.pruning.policies.pruned_class import cut_at_threshold, is_odd_share, lowest, normal_threshold
 from infobatch_stream.pruning.policies.settings import ParamValue
 from infobatch_stream.ratios import Number, prune_count, round_half_up
 
@@ -39,7 +39,7 @@ class Hard(Policy):
         super().__post_init__()
         if self.prune_fraction:
             prune_count(self.prune_fraction, 1)
-        check_threshold(self.threshold)
+        object.__setattr__(self, "threshold", normal_threshold(self.threshold))
 
     def classes(self, view: ScoreView, position: Position) -> Classification:
         """Class 0 "kept", class 1 "low" (or "high"), of which nothing is kept."""

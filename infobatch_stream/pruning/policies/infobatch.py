@@ -13,10 +13,10 @@ from infobatch_stream.pruning.draw import CodesOf
 from infobatch_stream.pruning.policies.base import KEPT, Classification, ClassRow, Position, ScoreView
 from infobatch_stream.pruning.policies.pruned_class import (
     Cut,
-    check_threshold,
     cut_at_threshold,
     is_odd_share,
     lowest,
+    normal_threshold,
 )
 from infobatch_stream.pruning.policies.share import SharePolicy
 from infobatch_stream.ratios import fraction, keep_lanes, prune_count
@@ -50,7 +50,7 @@ class InfoBatch(SharePolicy):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_threshold(self.threshold)
+        object.__setattr__(self, "threshold", normal_threshold(self.threshold))
 
     def classes(self, view: ScoreView, position: Position) -> Classification:
         """Class 0 "kept", class 1 "low" (or "high")."""

@@ -16,7 +16,7 @@ from infobatch_stream.errors import ConfigError
 from infobatch_stream.pruning.draw import CodesOf, class_sizes
 from infobatch_stream.pruning.ranking import Ranking
 from infobatch_stream.pruning.threshold import mean_threshold, quantile_threshold
-from infobatch_stream.ratios import fraction
+from infobatch_stream.ratios import decimal_string, fraction
 from infobatch_stream.scores.blocks import Scores, blocks
 
 __all__ = [
@@ -27,6 +27,7 @@ __all__ = [
     "cut_at_threshold",
     "is_odd_share",
     "lowest",
+    "normal_threshold",
 ]
 
 
@@ -81,6 +82,17 @@ def check_threshold(threshold: str) -> Fraction | None:
         if 0 < value <= 1:
             return value
     raise ConfigError(f"threshold={threshold!r} is neither 'mean' nor 'quantile:q' with q in (0, 1]")
+
+
+def normal_threshold(threshold: str) -> str:
+    """One text for each threshold: "quantile:0.50" is "quantile:0.5".
+
+    Raises:
+        ConfigError: neither "mean" nor "quantile:q" with q in (0, 1].
+    """
+    if check_threshold(threshold) is None:
+        return threshold
+    return f"quantile:{decimal_string(threshold.partition(':')[2], 'threshold quantile')}"
 
 
 def cut_at_threshold(score: Scores, threshold: str, condition: str) -> Cut:

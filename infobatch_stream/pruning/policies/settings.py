@@ -45,6 +45,8 @@ def checked_setting(name: str, value: object, wanted: Any, *, unset: object) -> 
         ConfigError: a value of another type.
     """
     if wanted in (Number, Pairs):
+        if isinstance(value, np.ndarray):
+            value = value.tolist()
         if unset == "" == value:
             return value
         if wanted == Number:

@@ -120,3 +120,9 @@ def test_copies_from_a_gpu_are_filled_after_one_event() -> None:
     assert copies.columns["hits"].tolist() == [1] * 1000
     with pytest.raises(LossError, match=r"may not fit into the declared torch.uint8"):
         checked_columns({**values, "hits": torch.ones(1000, dtype=torch.int64, device="cuda")}, [MARGIN, HITS], 1000)
+
+
+def test_an_unsigned_integer_does_not_wrap_around() -> None:
+    large = torch.from_numpy(np.array([2**63 + 5], np.uint64))
+    with pytest.raises(LossError, match=rf"has values from {2**63 + 5} to {2**63 + 5}"):
+        checked_columns({"hits": large}, [ColumnSpec(name="hits", dtype="int64")], 1)

@@ -10,7 +10,7 @@ import pytest
 
 from infobatch_stream.errors import ConfigError
 from infobatch_stream.planner import draw_plan
-from infobatch_stream.pruning.policies import POLICIES, make_policy
+from infobatch_stream.pruning.policies import POLICIES, Hard, InfoBatch, Random, make_policy
 from tests.core.worlds import RUN_ID, make_spec, make_table
 
 EXAMPLES = [
@@ -104,3 +104,13 @@ def test_an_epoch_always_has_a_sample(policy):
     assert plan.kept >= 1
     assert plan.prune_requested == 10
     assert plan.pruned < 10
+
+
+def test_one_threshold_has_one_text() -> None:
+    assert InfoBatch(threshold="quantile:0.50") == InfoBatch(threshold="quantile:5e-1")
+    assert Hard(threshold="quantile:0.50").params()["threshold"] == "quantile:0.5"
+
+
+def test_a_schedule_may_be_a_numpy_array() -> None:
+    points = [[0, 0.5], [1, 0.25]]
+    assert Random(prune_schedule=np.array(points)) == Random(prune_schedule=points)  # type: ignore[arg-type]

@@ -229,3 +229,9 @@ def test_a_table_that_folds_scores_alone_takes_no_columns():
 def test_invalid_columns_are_refused(fields, message):
     with pytest.raises(ConfigError, match=re.escape(f"column a: {message}")):
         ColumnSpec(**{"name": "a", **fields})
+
+
+def test_a_weight_may_be_a_float() -> None:
+    assert ColumnSpec(name="mean", fold="ema", ema_weight=0.50).ema_weight == "0.5"  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="column mean: ema_weight"):
+        ColumnSpec(name="mean", fold="ema", ema_weight="much")
