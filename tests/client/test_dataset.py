@@ -79,3 +79,8 @@ def test_max_errors_is_a_whole_number() -> None:
 def test_shorthand_beside_an_object_says_where_to_put_it(shards: str) -> None:
     with pytest.raises(ConfigError, match=r"delta= beside a policy object: put it into .* Random\(delta=0.5, …\)"):
         InfoBatchStreamDataset(shards, epochs=10, policy=Random(), delta=0.5)
+
+
+def test_a_policys_class_is_told_to_be_called(shards: str) -> None:
+    with pytest.raises(ConfigError, match=r"policy=InfoBatch is a class; call it, as in policy=InfoBatch\(…\)"):
+        InfoBatchStreamDataset(shards, epochs=4, policy=InfoBatch)  # type: ignore[arg-type]

@@ -259,7 +259,7 @@ BAD_ARGUMENTS: list[tuple[dict[str, Any], str]] = [
     ({"policy": None, "epochs": None, "connection": Connection()}, "policy=None .*: leave out connection"),
     ({"policy": None, "epochs": None, "prune_ratio": 0.5, "delta": 1}, "policy=None .*: leave out delta, prune_ratio"),
     ({"policy": 0.5}, "policy=0.5 is a float; give a name, such as 'infobatch', or an object"),
-    ({"policy": InfoBatch}, "is a ABCMeta; give a name"),
+    ({"policy": InfoBatch}, "is a class; call it"),
     (
         {"policy": InfoBatch(), "prune_ratio": 0.5, "delta": "0.7"},
         r"prune_ratio= and delta= beside a policy object: put it into the object, InfoBatch\(prune_ratio=0.5, delta=",

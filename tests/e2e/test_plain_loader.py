@@ -502,7 +502,7 @@ def test_an_epoch_is_begun_at_its_start_without_a_state(server: Server, shards: 
 
 def test_a_state_is_loaded_before_the_first_epoch_or_not_at_all(server: Server, shards: str) -> None:
     with make_dataset(server, shards, "plain-late") as dataset:
-        with pytest.raises(StateError, match="no loader state"):
+        with pytest.raises(StateError, match="no resume state"):
             dataset.load_state_dict({})
         dataset.set_epoch(0)
         state = dataset.state_dict()

@@ -202,7 +202,7 @@ def test_a_state_that_belongs_elsewhere_is_refused_by_field(tmp_path: Path, serv
             state,
             "run: the state has mine, this dataset asks for yours",
         ),
-        (make_loader(server.url, shards, "mine", 64, 0), {}, "no loader state of format 1"),
+        (make_loader(server.url, shards, "mine", 64, 0), {}, "no resume state of format 1"),
         (make_loader(server.url, shards, "mine", 64, 0), {**state, "positions": "x"}, "positions is 'x'"),
         (
             make_loader(server.url, shards, "mine", 64, 0),

@@ -243,6 +243,8 @@ def _policy(policy: Policy | str, *, prune_ratio: Number | None, delta: Number |
     shorthand = {name: value for name, value in (("prune_ratio", prune_ratio), ("delta", delta)) if value is not None}
     if isinstance(policy, str):
         return make_policy(policy, **shorthand)
+    if isinstance(policy, type) and issubclass(policy, Policy):
+        raise ConfigError(f"policy={policy.__name__} is a class; call it, as in policy={policy.__name__}(…)")
     if not isinstance(policy, Policy):
         raise ConfigError(
             f"policy={policy!r} is a {type(policy).__name__}; give a name, such as 'infobatch', or an object, such as "

@@ -60,21 +60,22 @@ class ResumeState:
         if not isinstance(state, Mapping) or state.get("format") != FORMAT:
             other = state.get("format") if isinstance(state, Mapping) else type(state).__name__
             raise StateError(
-                f"this is no loader state of format {FORMAT} (found {other!r}); pass loader.state_dict()'s"
+                f"this is no resume state of format {FORMAT} (found {other!r}); pass what state_dict() of a loader or "
+                "dataset returned"
             )
         fields = cls.__dataclass_fields__
         if wrong := sorted(fields.keys() ^ state.keys()):
-            raise StateError(f"the loader state has other fields than format {FORMAT}: {', '.join(wrong)}")
+            raise StateError(f"the resume state has other fields than format {FORMAT}: {', '.join(wrong)}")
         for name, field in fields.items():
             kinds = {"str": (str,), "int": (int,), "bool": (bool,), "str | None": (str, type(None))}[str(field.type)]
             if not isinstance(state[name], kinds) or (kinds == (int,) and isinstance(state[name], bool)):
-                raise StateError(f"the loader state's {name} is {state[name]!r}, not of type {field.type}")
+                raise StateError(f"the resume state's {name} is {state[name]!r}, not of type {field.type}")
         resumed = cls(**state)
         if resumed.run_id is None and (resumed.epoch or resumed.positions):
-            raise StateError(f"the loader state is at epoch {resumed.epoch} and names no run_id; it is damaged")
+            raise StateError(f"the resume state is at epoch {resumed.epoch} and names no run_id; it is damaged")
         if resumed.epoch < 0 or not 0 <= resumed.positions <= resumed.epoch_positions:
             raise StateError(
-                f"the loader state is at epoch {resumed.epoch}, position {resumed.positions} of "
+                f"the resume state is at epoch {resumed.epoch}, position {resumed.positions} of "
                 f"{resumed.epoch_positions}"
             )
         return resumed
@@ -131,4 +132,4 @@ class ResumeState:
             if getattr(self, name) not in (value, None)
         ]
         if wrong:
-            raise StateError("the loader state belongs to another run or data set: " + "; ".join(wrong))
+            raise StateError("the resume state belongs to another run or data set: " + "; ".join(wrong))
