@@ -105,9 +105,10 @@ class PlanSource:
 def _warn_of_oddities(plan: EpochPlan, policy: Policy) -> None:
     if not plan.kept:
         warnings.warn(f"epoch {plan.epoch}: the plan keeps no sample at all; prune less", stacklevel=3)
+    side = "below" if policy.condition == "low" else "above"
     if not plan.unpruned and policy.finds_odd(plan.low_share):
         warnings.warn(
-            f"epoch {plan.epoch}: {plan.low_share:.0%} of the scored samples are on the pruned side of the mean "
-            f"{plan.threshold:g}: {ODD_SHARE_ADVICE}",
+            f"epoch {plan.epoch}: {plan.low_share:.0%} of the scored samples are {side} the threshold "
+            f"{plan.threshold:g}; expected 20–95 %. {ODD_SHARE_ADVICE}",
             stacklevel=3,
         )

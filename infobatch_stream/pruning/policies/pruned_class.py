@@ -60,7 +60,7 @@ class Cut:
 
 
 ODD_SHARE_ADVICE = (
-    "a few very large scores move a mean, and equal ones leave nothing below it; look at them, or use "
+    "A few very large scores move a mean, and equal ones leave nothing below it; look at them, or use "
     "threshold='quantile:0.5'"
 )
 _EXPECTED_SHARE = (0.2, 0.95)

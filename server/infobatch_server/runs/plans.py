@@ -211,7 +211,7 @@ class RunPlans:
             )
         if self._core.spec.policy.finds_odd(plan.low_share):
             log.warning(
-                "run %s: in epoch %d the pruned class is %.3g of the scored samples: %s",
+                "run %s: in epoch %d the pruned class is %.3g of the scored samples. %s",
                 *(run, plan.epoch, plan.low_share, ODD_SHARE_ADVICE),
             )
 
