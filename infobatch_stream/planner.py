@@ -62,16 +62,19 @@ def draw_plan(
     else:
         drawn = draw_bernoulli(codes, spec.num_samples, [row.keep_65536 for row in rows], words)
     num_scored = count_scored(view.score) if classified.num_scored is None else classified.num_scored
+    classes = tuple(
+        _plan_class(row, size, kept, exact, policy)
+        for row, size, kept in zip(rows, drawn.sizes.tolist(), drawn.kept.tolist(), strict=True)
+    )
+    # No weight makes up for a class of which nothing is kept, whatever the policy says of itself.
+    drops = any(row.size and not row.weight for row in classes[: len(classified.rows)])
     return EpochPlan(
         run_id=run_id,
         generation=generation,
         epoch=epoch,
         seed=spec.seed,
         num_samples=spec.num_samples,
-        classes=tuple(
-            _plan_class(row, size, kept, exact, policy)
-            for row, size, kept in zip(rows, drawn.sizes.tolist(), drawn.kept.tolist(), strict=True)
-        ),
+        classes=classes,
         keep_bits=drawn.keep_bits,
         class_plane=drawn.class_plane,
         shard_kept=kept_by_shard(drawn.keep_bits, spec.shard_sizes),
@@ -81,7 +84,7 @@ def draw_plan(
         never_scored=view.num_samples - num_scored,
         prune_requested=classified.prune_requested,
         journal_position=journal_position,
-        biased=not unpruned and (policy.biased or _drops_a_class(classified, drawn)),
+        biased=not unpruned and (policy.biased or drops),
         unpruned=unpruned,
     )
 
@@ -144,16 +147,6 @@ def _cut_share(classified: Classification, drawn: Drawn, num_scored: int) -> flo
         return None
     cut_size = int(drawn.sizes[classified.cut_class]) if classified.cut_size is None else classified.cut_size
     return float(np.float32(cut_size / num_scored))
-
-
-def _drops_a_class(classified: Classification, drawn: Drawn) -> bool:
-    """Whether nothing is kept of a class that has samples, so that no weight makes up for them."""
-    kept = drawn.kept[: len(classified.rows)]
-    return bool(((kept == 0) & (drawn.sizes[: len(classified.rows)] > 0) & _dropping(classified.rows)).any())
-
-
-def _dropping(rows: tuple[ClassRow, ...]) -> npt.NDArray[np.bool_]:
-    return np.array([row.keep_65536 == 0 if row.keep_count is None else row.keep_count == 0 for row in rows])
 
 
 def _plan_class(row: ClassRow, size: int, kept: int, exact: bool, policy: Policy) -> PlanClass:

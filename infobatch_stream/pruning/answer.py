@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import numpy.typing as npt
 
@@ -38,15 +40,7 @@ def checked_classes(policy: Policy, view: ScoreView, position: Position) -> Clas
     rows = tuple(answer.rows)
     if not 1 <= len(rows) <= _MAX_ROWS or not all(isinstance(row, ClassRow) for row in rows):
         raise ConfigError(f"{where}: classes() returned {len(rows)} rows; it must return 1 to {_MAX_ROWS} ClassRows")
-    return Classification(
-        codes=_checked_codes(answer.codes, len(rows), where),
-        rows=rows,
-        num_scored=answer.num_scored,
-        threshold=answer.threshold,
-        cut_class=answer.cut_class,
-        cut_size=answer.cut_size,
-        prune_requested=answer.prune_requested,
-    )
+    return replace(answer, codes=_checked_codes(answer.codes, len(rows), where), rows=rows)
 
 
 def _checked_codes(codes: CodesOf, num_rows: int, where: str) -> CodesOf:

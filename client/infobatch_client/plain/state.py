@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
@@ -27,7 +27,7 @@ __all__ = ["PlainState"]
 Self = TypeVar("Self", bound="PlainState")
 
 
-class PlainState:
+class PlainState(ABC):
     """The parts that a dataset's rows and calls share.
 
     A copy, as fluid methods make it, and a pickle or a fork in another process have no part in an epoch that is open
@@ -60,14 +60,9 @@ class PlainState:
         copy._epochs, copy._ranks = None, self._ranks.copy()
         return copy
 
-    @property
-    def stages(self) -> Sequence[Any]:
-        """The webdataset stages after the reader."""
-        raise NotImplementedError
-
+    @abstractmethod
     def sample_source(self) -> SampleSource:
         """The part of this dataset that workers receive."""
-        raise NotImplementedError
 
     def _check_not_closed(self) -> None:
         if self._control.closed:
