@@ -32,7 +32,7 @@ class HostScores(NamedTuple):
 
 
 def checked_losses(losses: Losses, rows: int, name: str = "losses") -> torch.Tensor:
-    """`losses` as one float tensor (B,); a dict's tensors are summed.
+    """`losses` as one float tensor (B,); a dict's tensors are summed, those of half precision in float32.
 
     Raises:
         LossError: not a tensor, not (B,), or not floating.
@@ -41,7 +41,7 @@ def checked_losses(losses: Losses, rows: int, name: str = "losses") -> torch.Ten
         if not losses:
             raise LossError(f"{name} is an empty dict")
         parts = [checked_losses(part, rows, f"{name}[{key!r}]") for key, part in losses.items()]
-        return torch.stack(parts).sum(0) if len(parts) > 1 else parts[0]
+        return torch.stack([_in_float32(part) for part in parts]).sum(0) if len(parts) > 1 else parts[0]
     if not isinstance(losses, torch.Tensor):
         raise LossError(f"{name} is a {type(losses).__name__}; pass a float tensor ({rows},), one loss per sample")
     if losses.shape != (rows,):
@@ -62,8 +62,7 @@ def weighted_mean(losses: torch.Tensor, weight: npt.NDArray[np.float32]) -> torc
         losses: float (B,), on any device. Half precision is summed in float32.
         weight: float32 (B,).
     """
-    if losses.dtype in (torch.float16, torch.bfloat16):
-        losses = losses.float()
+    losses = _in_float32(losses)
     low, high = float(weight.min()), float(weight.max())
     if low == high == 1.0:
         return losses.mean()
@@ -72,6 +71,11 @@ def weighted_mean(losses: torch.Tensor, weight: npt.NDArray[np.float32]) -> torc
     if low == 0.0:
         terms = torch.where(on_device > 0, terms, 0)
     return terms.sum() / len(weight)
+
+
+def _in_float32(losses: torch.Tensor) -> torch.Tensor:
+    """Losses of half precision or less as float32; others as they are."""
+    return losses.float() if losses.element_size() < 4 else losses
 
 
 def host_scores(
