@@ -130,7 +130,7 @@ class InfoBatchLoader(LossCalls):
 
     @property
     def plan(self) -> EpochPlan:
-        """The open epoch's plan: which samples are kept, and with which weights."""
+        """The open epoch's plan: which samples are kept, and with which weights. Each look at an array is a copy."""
         return self._epochs.plan
 
     @property

@@ -61,7 +61,7 @@ class AwaitedBatches:
     def settle(self, ticket: Ticket, rows: slice | None = None) -> None:
         """Counts a batch as updated or skipped; with `rows`, once all of its rows have been."""
         if rows is not None and ticket.step in self._awaiting:
-            left = self._rows_left.setdefault(ticket.step, np.ones(len(ticket.index), bool))
+            left = self._rows_left.setdefault(ticket.step, np.ones(len(ticket), bool))
             left[rows] = False
             if left.any():
                 return

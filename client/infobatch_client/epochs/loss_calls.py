@@ -56,8 +56,8 @@ class LossCalls:
         """
         ticket = self._epochs.for_scores().awaited.due(batch)
         part = ticket.part(rows)
-        checked = checked_losses(losses, len(part.weight))
-        pushed = checked if scores is None else checked_losses(scores, len(part.weight), "scores")
+        checked = checked_losses(losses, len(part))
+        pushed = checked if scores is None else checked_losses(scores, len(part), "scores")
         value = weighted_mean(checked, part.weight)
         self._epochs.push(part, pushed, columns)
         self._epochs.settle(ticket, rows)
@@ -78,7 +78,7 @@ class LossCalls:
         """
         ticket = self._epochs.for_scores().awaited.due(batch)
         part = ticket.part(rows)
-        self._epochs.push(part, checked_losses(scores, len(part.weight), "scores"), columns)
+        self._epochs.push(part, checked_losses(scores, len(part), "scores"), columns)
         self._epochs.settle(ticket, rows)
 
     def skip(self, batch: Ticket | None = None) -> None:
@@ -92,7 +92,7 @@ class LossCalls:
             self._epochs.settle(ticket)
 
     def weights(self, batch: Ticket | None = None, rows: slice | None = None) -> torch.Tensor:
-        """Weights float32 (B,) of a batch, or of its `rows`; 0 in rows that only fill it up.
+        """Weights float32 (B,) of a batch, or of its `rows`, as a new tensor; 0 in rows that only fill it up.
 
         Args:
             batch: the batch's ticket; by default the batch returned last.

@@ -53,7 +53,8 @@ class ReturnedBatches:
             payload, index, weight, keyed, counts = batch
             self.newest = ticket = epoch.awaited.add(epoch.num_consumed, index, weight)
             epoch.consume(counts)
-            tie = {"__index__": torch.from_numpy(index), "__weight__": torch.from_numpy(weight)}
+            # Tensors of their own: the ticket's arrays say whose scores are pushed, and nobody else may write them.
+            tie = {"__index__": torch.tensor(index), "__weight__": torch.tensor(weight)} if keyed else {}
             self._measure_gap(epoch)
             yield ticket, with_tie(payload, keyed, tie)
         epoch.exhausted = True

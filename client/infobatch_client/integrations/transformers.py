@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -159,7 +160,7 @@ class InfoBatchStateCallback(TrainerCallback, ExportableState):
 
     def state(self) -> dict[str, Any]:
         """The values that the Trainer writes."""
-        return {"args": {}, "attributes": {"saved": self.saved}}
+        return {"args": {}, "attributes": {"saved": copy.deepcopy(self.saved)}}
 
 
 class _Filling:

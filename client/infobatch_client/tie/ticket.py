@@ -8,14 +8,15 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
+from infobatch_stream.copies import GivesCopies
 from infobatch_stream.errors import LossError
 
 __all__ = ["Ticket", "checked_ticket"]
 
 
 @dataclass(frozen=True, eq=False)
-class Ticket:
-    """The tie of one batch's rows, which `update` needs.
+class Ticket(GivesCopies):
+    """The tie of one batch's rows, which `update` needs; its length is their number. Each look at an array is a copy.
 
     Args:
         epoch: of the pass that returned it.
@@ -31,6 +32,9 @@ class Ticket:
     weight: npt.NDArray[np.float32]
     pass_id: object = None
 
+    def __len__(self) -> int:
+        return len(vars(self)["index"])
+
     def part(self, rows: slice | None) -> Ticket:
         """The tie of some of its rows; all of them for None.
 
@@ -39,7 +43,7 @@ class Ticket:
         """
         if rows is None:
             return self
-        checked = _checked_rows(rows, len(self.index))
+        checked = _checked_rows(rows, len(self))
         return replace(self, index=self.index[checked], weight=self.weight[checked])
 
 
