@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from infobatch_client.plans.files import map_plan
 from infobatch_client.tie.chain import TiedChain
+from infobatch_client.tie.row_copy import row_copy
 from infobatch_client.tie.rows import BatchRows
 from infobatch_client.tie.spare_row import spare_row
 from infobatch_client.workers.pass_control import Pass
@@ -68,7 +69,7 @@ class PassBatches:
         self._steps: Sequence[int] = ()
         self._errors = 0
         self._unreadable: dict[int, int] = {}
-        self._last_row: list[Any] = []
+        self._spare: list[Any] = []  # one row that nobody else has, to fill batches that have no row of their own
         self._reader_error: Exception | None = None
 
     def batches(self, steps: Sequence[int]) -> Iterator[BatchRows]:
@@ -169,11 +170,11 @@ class PassBatches:
         weights = np.zeros(size, np.float32)
         indices[: len(rows)] = [tie.sample for tie, _ in rows]
         weights[: len(rows)] = [tie.weight for tie, _ in rows]
-        if payloads:
-            self._last_row = payloads[-1:]
+        if payloads and not self._spare:
+            self._spare = [row_copy(payloads[0], warn=False)]
         if len(payloads) < size:
-            real = payloads or self._last_row or [self._spare_row()]
-            payloads += itertools.islice(itertools.cycle(real), size - len(payloads))
+            real = payloads or self._spare or [self._spare_row()]
+            payloads += map(row_copy, itertools.islice(itertools.cycle(tuple(real)), size - len(payloads)))
         unreadable = self._unreadable.pop(step, 0)
         counts = RowCounts(len(rows), size - len(rows), end - first - len(rows) - unreadable, unreadable)
         return BatchRows(payloads, indices, weights, counts)
@@ -187,5 +188,5 @@ class PassBatches:
             ),
             self._note_unreadable if self._source.skips_errors else None,
         )
-        self._last_row = [spare_row(self._source.stages, samples, skip_errors=self._source.skips_errors)]
-        return self._last_row[0]
+        self._spare = [spare_row(self._source.stages, samples, skip_errors=self._source.skips_errors)]
+        return self._spare[0]
