@@ -35,9 +35,9 @@ class AwaitedBatches:
         """Of the batches that await their update, in the order in which they were returned."""
         return list(self._awaiting.values())
 
-    def add(self, step: int, index: npt.NDArray[np.int64], weight: npt.NDArray[np.float32]) -> Ticket:
-        """The ticket of a batch that is returned now."""
-        self.newest = self._awaiting[step] = Ticket(self._epoch, step, index, weight, self.pass_id)
+    def add(self, step: int, index: npt.NDArray[np.int64], weight: npt.NDArray[np.float32], batch_size: int) -> Ticket:
+        """The ticket of a batch that is returned now, with all of its rows or with those that are real."""
+        self.newest = self._awaiting[step] = Ticket(self._epoch, step, index, weight, self.pass_id, float(batch_size))
         return self.newest
 
     def due(self, ticket: Ticket | None) -> Ticket:

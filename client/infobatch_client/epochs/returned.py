@@ -51,7 +51,7 @@ class ReturnedBatches:
             if epoch.stopped or (batch := next(batches, None)) is None:
                 break
             payload, index, weight, keyed, counts = batch
-            self.newest = ticket = epoch.awaited.add(epoch.num_consumed, index, weight)
+            self.newest = ticket = epoch.awaited.add(epoch.num_consumed, index, weight, epoch.opening.batch_size)
             epoch.consume(counts)
             # Tensors of their own: the ticket's arrays say whose scores are pushed, and nobody else may write them.
             tie = {"__index__": torch.tensor(index), "__weight__": torch.tensor(weight)} if keyed else {}

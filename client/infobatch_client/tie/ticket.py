@@ -24,6 +24,8 @@ class Ticket(GivesCopies):
         index: int64 (B,), −1 in rows that fill.
         weight: float32 (B,), 0 in rows that fill.
         pass_id: the pass that returned it; None in a plain loop, which checks batches by their samples.
+        divisor: Σ wᵢ·lᵢ over its rows is divided by it: B, or with compact=True the `batch_size` of which these are the
+            real rows. By default the number of rows.
     """
 
     epoch: int
@@ -31,12 +33,17 @@ class Ticket(GivesCopies):
     index: npt.NDArray[np.int64]
     weight: npt.NDArray[np.float32]
     pass_id: object = None
+    divisor: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not self.divisor:
+            object.__setattr__(self, "divisor", float(len(self)))
 
     def __len__(self) -> int:
         return len(vars(self)["index"])
 
     def part(self, rows: slice | None) -> Ticket:
-        """The tie of some of its rows; all of them for None.
+        """The tie of some of its rows; all of them for None. The divisor of n of its b rows is n/b of this one's.
 
         Raises:
             LossError: `rows` is no slice of at least one row of this batch, in steps of one.
@@ -44,7 +51,8 @@ class Ticket(GivesCopies):
         if rows is None:
             return self
         checked = _checked_rows(rows, len(self))
-        return replace(self, index=self.index[checked], weight=self.weight[checked])
+        index, weight = self.index[checked], self.weight[checked]
+        return replace(self, index=index, weight=weight, divisor=len(index) * self.divisor / len(self))
 
 
 def checked_ticket(batch: object) -> Ticket:

@@ -58,10 +58,14 @@ class PassBatches:
         source: samples, and their pipeline.
         pass_: the pass.
         plan: the samples to keep; None: the plan in the pass's file, or without a file every sample in index order.
+        compact: batches have their real rows only, or one that fills if there is none.
     """
 
-    def __init__(self, source: SampleSource, pass_: Pass, plan: EpochPlan | None = None) -> None:
+    def __init__(
+        self, source: SampleSource, pass_: Pass, plan: EpochPlan | None = None, *, compact: bool = False
+    ) -> None:
         self._source = source
+        self._compact = compact
         self.plan = map_plan(pass_.plan_path) if plan is None and pass_.plan_path else plan
         self._positions = _Positions(self.plan, source.offsets)
         self._rank = pass_.rank
@@ -163,7 +167,7 @@ class PassBatches:
             _log.warning("skipped %s: %s: %s", where, type(error).__name__, error)
 
     def _batch(self, step: int, rows: list[tuple[_Tie, Any]]) -> BatchRows:
-        size = self.opening.batch_size
+        size = max(1, len(rows)) if self._compact else self.opening.batch_size
         first, end = self.opening.rows(step, self._rank)
         payloads = [payload for _, payload in rows]
         indices = np.full(size, -1, np.int64)
