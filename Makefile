@@ -38,6 +38,7 @@ lint: $(VENV)/dev.stamp
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 	cd examples/cifar10 && MYPYPATH=. ../../$(VENV)/bin/mypy --config-file ../../pyproject.toml *.py
+	cd examples/clip && MYPYPATH=. ../../$(VENV)/bin/mypy --config-file ../../pyproject.toml *.py
 	cd examples/frameworks && MYPYPATH=. ../../$(VENV)/bin/mypy --config-file ../../pyproject.toml *.py
 	$(VENV)/bin/python tools/generate_proto.py --check
 

@@ -141,14 +141,17 @@ class Manifest:
     @property
     def num_samples(self) -> int:
         """Number of samples in all shards, N."""
-        return int(self.offsets[-1])
+        return int(self._offsets[-1])
+
+    @property
+    def offsets(self) -> NDArray[np.int64]:
+        """int64 (S + 1,), a new copy: the first sample index of each shard, then N."""
+        return np.array(self._offsets)
 
     @cached_property
-    def offsets(self) -> NDArray[np.int64]:
-        """int64 (S + 1,), read-only: the first sample index of each shard, then N."""
+    def _offsets(self) -> NDArray[np.int64]:
         offsets = np.zeros(len(self.counts) + 1, dtype=np.int64)
         np.cumsum(np.array(self.counts, dtype=np.int64), out=offsets[1:])
-        offsets.flags.writeable = False
         return offsets
 
     @cached_property
@@ -183,8 +186,8 @@ class Manifest:
                 f"(0 to {self.num_samples - 1}); was it drawn for another data set?"
             )
         dense = array.astype(np.int64, copy=False)
-        shards = np.searchsorted(self.offsets, dense, side="right").astype(np.int64, copy=False) - 1
-        return shards, dense - self.offsets[shards]
+        shards = np.searchsorted(self._offsets, dense, side="right").astype(np.int64, copy=False) - 1
+        return shards, dense - self._offsets[shards]
 
     def __getstate__(self) -> dict[str, object]:
         """The state without cached properties."""

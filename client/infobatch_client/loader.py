@@ -30,15 +30,18 @@ __all__ = ["InfoBatchLoader"]
 class InfoBatchLoader(LossCalls):
     """Batches of exactly `batch_size` rows, in plan order, from `num_workers` processes.
 
-    Repeats of weight 0 fill a batch that lacks rows: the last one of an epoch, or one of which a stage dropped samples
-    or some can't be read. The server is contacted when the first epoch is opened, not before. For one thread; after a
-    fork the child must make its own.
+    Copies of weight 0 fill a batch that lacks rows: the last one of an epoch, or one of which a stage dropped samples
+    or some can't be read; with `compact=True` it stays short. The server is contacted when the first epoch is opened,
+    not before. For one thread; after a fork the child must make its own.
 
     Args:
         dataset: shards, run and pipeline.
         batch_size: B, rows by batch.
         num_workers: processes that read and decode; 0 does it in this one. The order is the same for any number.
         collate_fn: list of B payloads → batch; torch's default_collate by default. It never sees the tie.
+        compact: batches come with their real rows only, from 1 to B of them: for losses that compare rows with each
+            other, such as CLIP's. Weights stay the plan's, and `update` divides by B all the same. A batch without any
+            real row, which a rank needs to keep step with the others, has one row of weight 0.
         pin_memory: as in torch's DataLoader.
         prefetch_factor: batches that each worker makes ahead.
         remainder: "fill", or "drop": leaves out the last samples that don't fill a batch.
@@ -74,6 +77,7 @@ class InfoBatchLoader(LossCalls):
         pin_memory: bool = False,
         prefetch_factor: int = 2,
         remainder: str = "fill",
+        compact: bool = False,
         multiprocessing_context: str | None = None,
         worker_init_fn: Callable[[int], None] | None = None,
         process_group: Any = None,
@@ -82,7 +86,7 @@ class InfoBatchLoader(LossCalls):
         replicas: Any = None,
         agree: Agree | None = None,
     ) -> None:
-        _check(dataset, remainder)
+        _check(dataset, remainder, compact)
         self.batch_size = batch_size = whole_number(batch_size, "batch_size", 1)
         if dataset.batch_size not in (None, batch_size):
             raise ConfigError(
@@ -102,6 +106,7 @@ class InfoBatchLoader(LossCalls):
             multiprocessing_context=multiprocessing_context,
             worker_init_fn=worker_init_fn,
             seed=dataset.seed,
+            compact=compact,
         )
         self._epochs = EpochLoop(
             _source(dataset, self._ranks, batch_size, remainder),
@@ -130,7 +135,7 @@ class InfoBatchLoader(LossCalls):
 
     @property
     def plan(self) -> EpochPlan:
-        """The open epoch's plan: which samples are kept, and with which weights."""
+        """The open epoch's plan: which samples are kept, and with which weights. Each look at an array is a copy."""
         return self._epochs.plan
 
     @property
@@ -251,8 +256,10 @@ def _source(dataset: InfoBatchStreamDataset, ranks: Ranks, batch_size: int, rema
     return TrainingEpochs(dataset.options, manifest, ranks=ranks, batch_size=batch_size, remainder=remainder)
 
 
-def _check(dataset: object, remainder: str) -> None:
+def _check(dataset: object, remainder: str, compact: object) -> None:
     if not isinstance(dataset, InfoBatchStreamDataset):
         raise ConfigError(f"dataset is a {type(dataset).__name__}; InfoBatchLoader reads an InfoBatchStreamDataset")
     if remainder not in ("fill", "drop"):
         raise ConfigError(f"remainder={remainder!r} is neither 'fill' nor 'drop'")
+    if not isinstance(compact, bool):
+        raise ConfigError(f"compact={compact!r} is a {type(compact).__name__}; give True or False")

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
+from infobatch_stream.copies import GivesCopies
 from infobatch_stream.errors import PlanError
 from infobatch_stream.plan.order_params import ORDER_VERSION, OrderParams
 
@@ -48,7 +49,7 @@ class PlanClass:
 class EpochPlan:
     """The kept samples of one epoch of one run, and their weights.
 
-    Immutable; its arrays may be views of a file that several processes map.
+    Immutable; its arrays may be views of a file that several processes map. Only `for_callers` gives them to a user.
 
     Args:
         plan_id: `<run id>-<generation>-<epoch>-<digest>`, or `full:<run id>:<epoch>`; "" before it is sealed.
@@ -106,27 +107,39 @@ class EpochPlan:
         """The same plan with the id that follows from its digest."""
         return replace(self, plan_id=f"{self.run_id.hex()}-{self.generation}-{self.epoch}-{digest.hex()}")
 
+    def for_callers(self) -> EpochPlan:
+        """The same plan, each of whose arrays comes as a new copy, so that nobody can write into this one's."""
+        plan = object.__new__(_PlanOfCopies)
+        vars(plan).update(vars(self))
+        return plan
+
     def kept_between(self, start: int, stop: int) -> npt.NDArray[np.int64]:
         """Indices of the kept samples in [start, stop), ascending, int64."""
         first = start // 8
-        bits = np.unpackbits(self.keep_bits[first : -(-stop // 8)], bitorder="little")
+        keep_bits: npt.NDArray[np.uint8] = vars(self)["keep_bits"]
+        bits = np.unpackbits(keep_bits[first : -(-stop // 8)], bitorder="little")
         return np.flatnonzero(bits[start - 8 * first : stop - 8 * first]) + start
 
     def codes(self, indices: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
         """Class codes (n,) of samples (n,), uint8."""
-        if self.class_plane is None:
+        plane: npt.NDArray[np.uint8] | None = vars(self)["class_plane"]
+        if plane is None:
             return np.zeros(len(indices), np.uint8)
         if len(self.classes) == 2:
             shift = (indices & 7).astype(np.uint8)
-            codes: npt.NDArray[np.uint8] = (self.class_plane[indices >> 3] >> shift) & np.uint8(1)
+            codes: npt.NDArray[np.uint8] = (plane[indices >> 3] >> shift) & np.uint8(1)
         else:
-            codes = self.class_plane[indices]
+            codes = plane[indices]
         return codes
 
     def weights(self, indices: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
         """Weights (n,) of kept samples (n,), float32."""
         table = np.array([row.weight for row in self.classes], np.float32)
         return table[self.codes(indices)]
+
+
+class _PlanOfCopies(GivesCopies, EpochPlan):
+    """A plan as a user has it."""
 
 
 def plane_bytes(num_samples: int, num_classes: int) -> int:

@@ -45,7 +45,7 @@ class PlanOrder:
                 f"{len(shard_offsets) - 1} and {int(shard_offsets[-1])}"
             )
         self._plan = plan
-        self._offsets = shard_offsets
+        self._offsets = shard_offsets.copy()
         self.num_positions = plan.kept
         num_shards = len(plan.shard_kept)
         words = WordStream(plan.seed, plan.epoch, plan.generation, Stream.SHARD_ORDER).words(0, num_shards)

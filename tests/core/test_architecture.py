@@ -49,11 +49,11 @@ ARROWS = {
     "client/reading": "client/shards core/errors core/manifest",
     "client/rpc": "core/errors core/wire",
     "client/run": (
-        "client/embedded client/plans client/ranks client/rpc client/tie core/errors core/manifest core/plan "
-        "core/pruning core/ratios core/row_counts core/run_spec core/wire"
+        "client/embedded client/plans client/ranks client/rpc client/tie core/copies core/errors core/manifest "
+        "core/plan core/pruning core/ratios core/row_counts core/run_spec core/wire"
     ),
     "client/shards": "core/errors core/manifest",
-    "client/tie": "core/errors core/plan core/row_counts",
+    "client/tie": "core/copies core/errors core/plan core/row_counts",
     "client/workers": "client/plans client/reading client/tie core/errors core/plan core/ratios core/row_counts",
     "server/__main__": "core/errors server/serve_command",
     "server/process": "core/errors",
@@ -67,10 +67,11 @@ ARROWS = {
     "server/state": "core/errors core/plan core/row_counts",
     "server/store": "core/plan core/run_spec core/scores server/state",
     "server/web": "core/errors server/process server/runs server/state",
+    "core/copies": "",
     "core/errors": "",
     "core/manifest": "core/errors",
     "core/philox": "core/errors",
-    "core/plan": "core/errors core/philox",
+    "core/plan": "core/copies core/errors core/philox",
     "core/planner": "core/philox core/plan core/pruning core/ratios core/run_spec core/scores",
     "core/pruning": "core/errors core/philox core/ratios core/scores",
     "core/ratios": "core/errors",

@@ -81,13 +81,14 @@ def test_manifest_fingerprint_depends_only_on_shard_fingerprints_and_counts() ->
     assert Manifest(("a", "b"), (3, 4), prints[::-1]).fingerprint != expected
 
 
-def test_offsets_are_running_sums_and_read_only() -> None:
+def test_offsets_are_running_sums_and_a_copy() -> None:
     data_set = manifest(2, 3, 1)
     assert data_set.offsets.dtype == np.int64
     assert data_set.offsets.tolist() == [0, 2, 5, 6]
     assert (data_set.num_shards, data_set.num_samples) == (3, 6)
-    with pytest.raises(ValueError, match="read-only"):
-        data_set.offsets[0] = 1
+    data_set.offsets[:] = 7
+    assert data_set.offsets.tolist() == [0, 2, 5, 6]
+    assert [part.tolist() for part in data_set.locate([4])] == [[1], [2]]
 
 
 @given(st.lists(st.integers(1, 50), min_size=1, max_size=30), st.data())

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from torch.utils.data import DataLoader
 
 from infobatch_stream import (
@@ -18,7 +19,7 @@ from infobatch_stream import (
     LossError,
 )
 from tests.e2e.conftest import SAMPLES, Server
-from tests.e2e.test_plain_loader import B, make_dataset, score, train_epochs
+from tests.e2e.test_plain_loader import B, make_dataset, score, to_number, train_epochs
 
 
 class Held:
@@ -174,3 +175,75 @@ def test_another_process_shares_no_epoch(context: Any, shards: str) -> None:
     other.join(60)
     assert other.exitcode == 0
     assert validation.epoch == 1
+
+
+def to_named(sample: dict[str, Any]) -> dict[str, Any]:
+    return {"number": int(sample["txt"])}
+
+
+def parts_of(batch: Any) -> tuple[Any, Any, Any]:
+    """Numbers, index and weight of a batch of any kind."""
+    return (batch["number"], batch["__index__"], batch["__weight__"]) if isinstance(batch, dict) else tuple(batch)
+
+
+@pytest.mark.parametrize(("stage", "workers"), [(to_number, 0), (to_number, 2), (to_named, 0), (to_named, 1)])
+def test_a_batch_of_another_dataset_of_the_same_size_and_seed_is_refused(
+    stage: Any, workers: int, server: Server, shards: str
+) -> None:
+    run = f"plain-whose-{stage.__name__}-{workers}"
+    one, other = (make_dataset(server, shards, f"{run}-{name}", stage) for name in "ab")
+    with one, other:
+        one.set_epoch(0)
+        other.set_epoch(0)
+        loaders = [DataLoader(dataset, batch_size=B, num_workers=workers) for dataset in (one, other)]
+        for mine, theirs in zip(*loaders, strict=True):
+            numbers, index, weight = parts_of(theirs)
+            assert torch.equal(index, parts_of(mine)[1]), "nothing but the mark tells them apart"
+            for given in (index, index[:], index.view(B)):
+                with pytest.raises(LossError, match="this batch is another dataset's, or of an earlier iterator"):
+                    one.update(score(numbers) + 1, given, weight)
+                with pytest.raises(LossError, match="another dataset's"):
+                    one.push(score(numbers) + 1, given)
+            numbers, index, weight = parts_of(mine)
+            assert (type(index), index.dtype, tuple(index.shape)) == (torch.Tensor, torch.int64, (B,))
+            one.update(score(numbers), index, weight)
+            with pytest.raises(LossError, match="another dataset's"):
+                one.update(score(numbers) + 1, parts_of(theirs)[1], weight)  # of the batch that was just updated
+            other.skip()
+        assert one.flush()
+    np.testing.assert_array_equal(server.scores(f"{run}-a"), score(torch.arange(SAMPLES)).numpy())
+
+
+def test_a_batch_of_a_copy_or_of_an_earlier_start_is_refused(server: Server, shards: str) -> None:
+    dataset = make_dataset(server, shards, "plain-copied")
+    with dataset, make_dataset(server, shards, "plain-copied-too") as other:
+        start = copy.copy(other)
+        start.set_epoch(0)
+        batch = next(iter(DataLoader(start, batch_size=B)))
+        dataset.set_epoch(0)
+        with pytest.raises(LossError, match="another dataset's"):
+            dataset.update(score(batch[0]), *batch[1:])
+        start.close()
+
+
+def test_a_batch_without_a_mark_is_taken_by_its_samples(server: Server, shards: str) -> None:
+    def collate(rows: list[Any]) -> Any:
+        numbers, index, weight = zip(*rows, strict=True)
+        return torch.tensor(numbers), torch.tensor(index), torch.tensor([float(w) for w in weight])
+
+    with make_dataset(server, shards, "plain-markless") as dataset:
+        dataset.set_epoch(0)
+        for step, (numbers, index, weight) in enumerate(DataLoader(dataset, batch_size=B, collate_fn=collate)):
+            dataset.update(score(numbers), index, weight)
+            if step == 3:
+                break
+        dataset.set_epoch(1)
+        for numbers, index, weight in DataLoader(dataset, batch_size=B):
+            dataset.update(score(numbers), index.clone(), weight.clone())
+        dataset.set_epoch(2)
+        rows = list(DataLoader(dataset, batch_size=None))
+        for at in range(0, len(rows), B):
+            parts = zip(*rows[at : at + B], strict=True)
+            numbers, index, weight = (torch.as_tensor(np.array(part)) for part in parts)
+            dataset.update(score(numbers), index, weight)
+        assert dataset.progress() == 3

@@ -35,9 +35,9 @@ class AwaitedBatches:
         """Of the batches that await their update, in the order in which they were returned."""
         return list(self._awaiting.values())
 
-    def add(self, step: int, index: npt.NDArray[np.int64], weight: npt.NDArray[np.float32]) -> Ticket:
-        """The ticket of a batch that is returned now."""
-        self.newest = self._awaiting[step] = Ticket(self._epoch, step, index, weight, self.pass_id)
+    def add(self, step: int, index: npt.NDArray[np.int64], weight: npt.NDArray[np.float32], batch_size: int) -> Ticket:
+        """The ticket of a batch that is returned now, with all of its rows or with those that are real."""
+        self.newest = self._awaiting[step] = Ticket(self._epoch, step, index, weight, self.pass_id, float(batch_size))
         return self.newest
 
     def due(self, ticket: Ticket | None) -> Ticket:
@@ -61,7 +61,7 @@ class AwaitedBatches:
     def settle(self, ticket: Ticket, rows: slice | None = None) -> None:
         """Counts a batch as updated or skipped; with `rows`, once all of its rows have been."""
         if rows is not None and ticket.step in self._awaiting:
-            left = self._rows_left.setdefault(ticket.step, np.ones(len(ticket.index), bool))
+            left = self._rows_left.setdefault(ticket.step, np.ones(len(ticket), bool))
             left[rows] = False
             if left.any():
                 return

@@ -80,12 +80,12 @@ class EpochLoop:
 
     @property
     def plan(self) -> EpochPlan:
-        """The open epoch's plan.
+        """The open epoch's plan, for the user.
 
         Raises:
             LossError: no epoch is open.
         """
-        return self.current().plan
+        return self.current().plan.for_callers()
 
     @property
     def num_batches(self) -> int:

@@ -1,4 +1,4 @@
-"""The calls by which a loader's losses find their samples: update, push, skip, weights."""
+"""The calls by which a loader's losses find their samples: update, push, skip, weights, valid."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ class LossCalls:
     ) -> torch.Tensor:
         """The weighted mean of a batch's losses, to be differentiated; queues their values for the server.
 
-        Σ wᵢ·lᵢ / B: over an epoch its sum is in expectation that of the unpruned losses (paper Eq. 6–8). Returns
-        within microseconds: nothing is sent here, and a GPU isn't waited for. Another update of the same batch (SAM,
-        LBFGS) replaces its scores.
+        Σ wᵢ·lᵢ / B, B being the loader's `batch_size`: over an epoch its sum is in expectation that of the unpruned
+        losses (paper Eq. 6–8). Returns within microseconds: nothing is sent here, and a GPU isn't waited for. Another
+        update of the same batch (SAM, LBFGS) replaces its scores.
 
         Args:
             losses: float tensor (B,) on any device (`reduction="none"`), or a dict of them, which are summed.
@@ -41,7 +41,7 @@ class LossCalls:
             batch: the batch's ticket; by default the batch returned last.
             rows: only these rows of it, a micro-batch: `losses`, `scores` and `columns` are of its length n, and the
                 mean is Σ wᵢ·lᵢ / n. With A equal micro-batches, divide by A as always. The batch counts as updated
-                once all of its rows are.
+                once all of its rows are. With `compact=True`, of a batch of b rows, it is Σ wᵢ·lᵢ / (n·B/b).
             columns: tensor (B,) by name, of exactly the columns that the run's policy declares as pushed: floats for
                 a float column, integers or bools for an integer one; converted to the declared dtype.
 
@@ -56,9 +56,9 @@ class LossCalls:
         """
         ticket = self._epochs.for_scores().awaited.due(batch)
         part = ticket.part(rows)
-        checked = checked_losses(losses, len(part.weight))
-        pushed = checked if scores is None else checked_losses(scores, len(part.weight), "scores")
-        value = weighted_mean(checked, part.weight)
+        checked = checked_losses(losses, len(part))
+        pushed = checked if scores is None else checked_losses(scores, len(part), "scores")
+        value = weighted_mean(checked, part.weight, part.divisor)
         self._epochs.push(part, pushed, columns)
         self._epochs.settle(ticket, rows)
         return value
@@ -78,7 +78,7 @@ class LossCalls:
         """
         ticket = self._epochs.for_scores().awaited.due(batch)
         part = ticket.part(rows)
-        self._epochs.push(part, checked_losses(scores, len(part.weight), "scores"), columns)
+        self._epochs.push(part, checked_losses(scores, len(part), "scores"), columns)
         self._epochs.settle(ticket, rows)
 
     def skip(self, batch: Ticket | None = None) -> None:
@@ -92,13 +92,27 @@ class LossCalls:
             self._epochs.settle(ticket)
 
     def weights(self, batch: Ticket | None = None, rows: slice | None = None) -> torch.Tensor:
-        """Weights float32 (B,) of a batch, or of its `rows`; 0 in rows that only fill it up.
+        """Weights float32 (B,) of a batch, or of its `rows`, as a new tensor; 0 in rows that only fill it up.
 
         Args:
             batch: the batch's ticket; by default the batch returned last.
             rows: only these rows of it.
         """
+        return torch.from_numpy(self._ticket(batch, "weights").part(rows).weight)
+
+    def valid(self, batch: Ticket | None = None, rows: slice | None = None) -> torch.Tensor:
+        """Which rows of a batch are samples of their own, bool (B,), as a new tensor; False in rows that only fill it.
+
+        For losses that compare the rows of a batch with each other, and for logs: a row that fills is another's copy.
+
+        Args:
+            batch: the batch's ticket; by default the batch returned last.
+            rows: only these rows of it.
+        """
+        return torch.from_numpy(self._ticket(batch, "valid").part(rows).index >= 0)
+
+    def _ticket(self, batch: Ticket | None, call: str) -> Ticket:
         ticket = self._returned.newest if batch is None else checked_ticket(batch)
         if ticket is None:
-            raise LossError("weights() before the first batch")
-        return torch.from_numpy(ticket.part(rows).weight)
+            raise LossError(f"{call}() before the first batch")
+        return ticket

@@ -51,9 +51,10 @@ class ReturnedBatches:
             if epoch.stopped or (batch := next(batches, None)) is None:
                 break
             payload, index, weight, keyed, counts = batch
-            self.newest = ticket = epoch.awaited.add(epoch.num_consumed, index, weight)
+            self.newest = ticket = epoch.awaited.add(epoch.num_consumed, index, weight, epoch.opening.batch_size)
             epoch.consume(counts)
-            tie = {"__index__": torch.from_numpy(index), "__weight__": torch.from_numpy(weight)}
+            # Tensors of their own: the ticket's arrays say whose scores are pushed, and nobody else may write them.
+            tie = {"__index__": torch.tensor(index), "__weight__": torch.tensor(weight)} if keyed else {}
             self._measure_gap(epoch)
             yield ticket, with_tie(payload, keyed, tie)
         epoch.exhausted = True

@@ -32,13 +32,18 @@ class BatchTicket:
         last: no batch of its epoch comes after it.
     """
 
-    __slots__ = ("last", "progress", "state", "ticket")
+    __slots__ = ("_state", "last", "progress", "ticket")
 
     def __init__(self, ticket: Ticket, *, state: Mapping[str, Any], progress: float, last: bool) -> None:
         self.ticket = ticket
-        self.state = state
+        self._state = dict(state)
         self.progress = progress
         self.last = last
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """The loader's state once this batch is trained; a new dict at every look."""
+        return dict(self._state)
 
     def __repr__(self) -> str:
         return f"BatchTicket(epoch={self.ticket.epoch}, step={self.ticket.step})"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -159,7 +160,7 @@ class InfoBatchStateCallback(TrainerCallback, ExportableState):
 
     def state(self) -> dict[str, Any]:
         """The values that the Trainer writes."""
-        return {"args": {}, "attributes": {"saved": self.saved}}
+        return {"args": {}, "attributes": {"saved": copy.deepcopy(self.saved)}}
 
 
 class _Filling:
@@ -193,17 +194,17 @@ class _Windows:
         return self.longest * self._accumulate
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        count, last = 0, None
+        count, last, rows = 0, None, 0
         for ticket, batch in self.batches:
             if not isinstance(batch, Mapping):
                 raise ConfigError(
                     f"the loader's batches are of type {type(batch).__name__}; a Trainer's model takes dicts: let the "
                     "pipeline, or collate_fn=, make them, such as {'input_ids': …, 'labels': …}"
                 )
-            count, last = count + 1, batch
+            count, last, rows = count + 1, batch, len(ticket.ticket)
             yield {**batch, _TICKET: ticket}
         for _ in range(-count % self._accumulate):
-            yield {**last, _TICKET: _Filling(self.batches.loader.batch_size)}  # type: ignore[dict-item]
+            yield {**last, _TICKET: _Filling(rows)}  # type: ignore[dict-item]
 
 
 def _by_progress(factor: Callable[[Any], float], batches: TicketedBatches, num_steps: int) -> Callable[[int], float]:

@@ -132,6 +132,7 @@ class PlainEpochs:
         if not order.is_newest(samples):
             order.check_not_over()
             order.check_next(samples, loaded_state=self._readers.loaded_state)
+        self._readers.check_mark(index)
         return order, samples
 
     def _push(

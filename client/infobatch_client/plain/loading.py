@@ -56,7 +56,7 @@ class PlainLoading(PlainRows):
 
     @property
     def plan(self) -> EpochPlan:
-        """The open epoch's plan: which samples are kept, and with which weights."""
+        """The open epoch's plan: which samples are kept, and with which weights. Each look at an array is a copy."""
         return self._live().loop.plan
 
     def set_epoch(self, epoch: int) -> None:

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import secrets
+
+import torch
+
 from infobatch_client.epochs.open_epoch import OpenEpoch
+from infobatch_client.plain.pass_mark import mark_of
 from infobatch_client.plain.row_stream import RowStream
 from infobatch_client.ranks.ranks import Ranks
 from infobatch_client.workers.pass_control import Pass, PassControl
+from infobatch_stream.errors import LossError
 
 __all__ = ["EpochReaders"]
 
@@ -22,6 +28,7 @@ class EpochReaders:
         self._control = control
         self._ranks = ranks
         self._announced: OpenEpoch | None = None
+        self._mark = 0
         self._rows: RowStream | None = None
 
     @property
@@ -38,11 +45,26 @@ class EpochReaders:
         """The pass over an epoch, which is written for the workers once."""
         if epoch is not self._announced:
             self.retire()
+            self._mark = 1 + secrets.randbits(62)
             self._control.write(
-                Pass.over(epoch.opening, epoch=epoch.number, plan_path=epoch.plan_path, rank=self._ranks.rank)
+                Pass.over(
+                    epoch.opening,
+                    epoch=epoch.number,
+                    plan_path=epoch.plan_path,
+                    rank=self._ranks.rank,
+                    mark=self._mark,
+                )
             )
             self._announced = epoch
         return self._control.read()
+
+    def check_mark(self, index: torch.Tensor) -> None:
+        """Raises LossError if a batch's index has the mark of another pass, of this dataset or of another one."""
+        if mark_of(index) not in (None, self._mark):
+            raise LossError(
+                "this batch is another dataset's, or of an earlier iterator of this one: update each dataset with the "
+                "batches of its own DataLoader, and before its next set_epoch()"
+            )
 
     def begin(self, rows: RowStream) -> None:
         """An iterator of this process has begun; an earlier one is over."""

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from infobatch_client.epochs.holder import DATASET
+from infobatch_client.plain.pass_mark import marked_row
 from infobatch_client.tie.rows import tied_row
 from infobatch_client.workers.pass_batches import PassBatches
 from infobatch_client.workers.pass_control import Pass, PassControl
@@ -115,8 +116,11 @@ class RowStream(Iterator[Any]):
         for batch in self._batches.batches(self._steps()):
             if self._control.closed:
                 raise DATASET.closed()
+            mark = self._pass.mark
             for payload, index, weight in zip(batch.payloads, batch.indices.tolist(), list(batch.weights), strict=True):
-                yield tied_row(payload, index, weight)
+                row = tied_row(payload, index, weight)
+                yield marked_row(row, mark) if mark else row
+                mark = 0  # default_collate asks the first row of a batch how to collate it
         self.ended = True
 
     def _steps(self) -> Sequence[int]:

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from infobatch_client.rpc.address import check_url
+from infobatch_stream.copies import GivesCopies
 from infobatch_stream.errors import ConfigError
 from infobatch_stream.manifest import Manifest
 from infobatch_stream.plan.order_params import OrderChoice, OrderParams
@@ -97,7 +98,7 @@ class Connection:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class RunOptions:
+class RunOptions(GivesCopies):
     """A run as the user wants it; `spec` makes the run's spec of it once the shards are known.
 
     Args:
@@ -110,7 +111,7 @@ class RunOptions:
         score_name: the name of the pushed number.
         order: the numbers of the plan order that the user set.
         connection: how to reach the server.
-        subset: bool (N,), or None.
+        subset: bool (N,), or None; each look at it is a copy.
     """
 
     run: str
@@ -205,7 +206,7 @@ class RunOptions:
         if subset.dtype == bool:
             if subset.shape != (num_samples,):
                 raise ConfigError(f"subset is bool {subset.shape}; as a mask it must be ({num_samples},)")
-            return replace(self, subset=subset)
+            return replace(self, subset=subset.copy())
         if subset.ndim != 1 or not np.issubdtype(subset.dtype, np.integer):
             raise ConfigError(f"subset is {subset.dtype} {subset.shape}; give bool (N,) or int64 indices (n,)")
         if len(subset) and not 0 <= int(subset.min()) <= int(subset.max()) < num_samples:

@@ -35,7 +35,7 @@ class BatchRows(NamedTuple):
     """The rows of one batch before they are collated.
 
     Args:
-        payloads: B of them; those that fill are repeats.
+        payloads: B of them; those that fill are copies of others.
         indices, weights, counts: as in `TiedBatch`.
     """
 

@@ -8,14 +8,15 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
+from infobatch_stream.copies import GivesCopies
 from infobatch_stream.errors import LossError
 
 __all__ = ["Ticket", "checked_ticket"]
 
 
 @dataclass(frozen=True, eq=False)
-class Ticket:
-    """The tie of one batch's rows, which `update` needs.
+class Ticket(GivesCopies):
+    """The tie of one batch's rows, which `update` needs; its length is their number. Each look at an array is a copy.
 
     Args:
         epoch: of the pass that returned it.
@@ -23,6 +24,8 @@ class Ticket:
         index: int64 (B,), −1 in rows that fill.
         weight: float32 (B,), 0 in rows that fill.
         pass_id: the pass that returned it; None in a plain loop, which checks batches by their samples.
+        divisor: Σ wᵢ·lᵢ over its rows is divided by it: B, or with compact=True the `batch_size` of which these are the
+            real rows. By default the number of rows.
     """
 
     epoch: int
@@ -30,17 +33,26 @@ class Ticket:
     index: npt.NDArray[np.int64]
     weight: npt.NDArray[np.float32]
     pass_id: object = None
+    divisor: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not self.divisor:
+            object.__setattr__(self, "divisor", float(len(self)))
+
+    def __len__(self) -> int:
+        return len(vars(self)["index"])
 
     def part(self, rows: slice | None) -> Ticket:
-        """The tie of some of its rows; all of them for None.
+        """The tie of some of its rows; all of them for None. The divisor of n of its b rows is n/b of this one's.
 
         Raises:
             LossError: `rows` is no slice of at least one row of this batch, in steps of one.
         """
         if rows is None:
             return self
-        checked = _checked_rows(rows, len(self.index))
-        return replace(self, index=self.index[checked], weight=self.weight[checked])
+        checked = _checked_rows(rows, len(self))
+        index, weight = self.index[checked], self.weight[checked]
+        return replace(self, index=index, weight=weight, divisor=len(index) * self.divisor / len(self))
 
 
 def checked_ticket(batch: object) -> Ticket:

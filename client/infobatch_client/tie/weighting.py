@@ -32,7 +32,7 @@ class HostScores(NamedTuple):
 
 
 def checked_losses(losses: Losses, rows: int, name: str = "losses") -> torch.Tensor:
-    """`losses` as one float tensor (B,); a dict's tensors are summed.
+    """`losses` as one float tensor (B,); a dict's tensors are summed, those of half precision in float32.
 
     Raises:
         LossError: not a tensor, not (B,), or not floating.
@@ -41,7 +41,7 @@ def checked_losses(losses: Losses, rows: int, name: str = "losses") -> torch.Ten
         if not losses:
             raise LossError(f"{name} is an empty dict")
         parts = [checked_losses(part, rows, f"{name}[{key!r}]") for key, part in losses.items()]
-        return torch.stack(parts).sum(0) if len(parts) > 1 else parts[0]
+        return torch.stack([_in_float32(part) for part in parts]).sum(0) if len(parts) > 1 else parts[0]
     if not isinstance(losses, torch.Tensor):
         raise LossError(f"{name} is a {type(losses).__name__}; pass a float tensor ({rows},), one loss per sample")
     if losses.shape != (rows,):
@@ -52,7 +52,7 @@ def checked_losses(losses: Losses, rows: int, name: str = "losses") -> torch.Ten
     return losses
 
 
-def weighted_mean(losses: torch.Tensor, weight: npt.NDArray[np.float32]) -> torch.Tensor:
+def weighted_mean(losses: torch.Tensor, weight: npt.NDArray[np.float32], divisor: float | None = None) -> torch.Tensor:
     """Σ wᵢ·lᵢ / B (Eq. 6 with the weights of Eq. 5), with its graph.
 
     Divides by the rows, those of weight 0 included, never by Σ w: that would not be unbiased. Rows of weight 0 enter
@@ -61,17 +61,27 @@ def weighted_mean(losses: torch.Tensor, weight: npt.NDArray[np.float32]) -> torc
     Args:
         losses: float (B,), on any device. Half precision is summed in float32.
         weight: float32 (B,).
+        divisor: in place of B, for a batch without the rows of weight 0 that would fill it up: the value is to the bit
+            what it is with them.
     """
-    if losses.dtype in (torch.float16, torch.bfloat16):
-        losses = losses.float()
+    rows = len(weight)
+    divisor = rows if divisor is None else divisor
+    losses = _in_float32(losses)
     low, high = float(weight.min()), float(weight.max())
-    if low == high == 1.0:
+    if low == high == 1.0 and divisor == rows:
         return losses.mean()
     on_device = torch.from_numpy(weight).to(losses, non_blocking=True)
     terms = losses * on_device
     if low == 0.0:
         terms = torch.where(on_device > 0, terms, 0)
-    return terms.sum() / len(weight)
+    if divisor > rows:  # a sum's last bit depends on its number of terms
+        terms = torch.nn.functional.pad(terms, (0, round(divisor) - rows))
+    return terms.sum() / divisor
+
+
+def _in_float32(losses: torch.Tensor) -> torch.Tensor:
+    """Losses of half precision or less as float32; others as they are."""
+    return losses.float() if losses.element_size() < 4 else losses
 
 
 def host_scores(

@@ -19,7 +19,7 @@ __all__ = ["BatchStream"]
 
 @dataclass(eq=False)
 class BatchStream(IterableDataset[TiedBatch]):
-    """Yields this worker's batches of the pass that `control` names, each of exactly batch_size rows.
+    """Yields this worker's batches of the pass that `control` names, each of batch_size rows unless they are compact.
 
     Picklable into workers; holds no thread, lock or channel. Worker w of n makes the batches w, w + n, …
 
@@ -27,18 +27,20 @@ class BatchStream(IterableDataset[TiedBatch]):
         source: samples, and their pipeline.
         collate_fn: list of payloads → batch; None: torch's default_collate.
         control: names the pass.
+        compact: batches have their real rows only.
     """
 
     source: SampleSource
     collate_fn: Callable[[list[Any]], Any] | None
     control: PassControl
+    compact: bool = False
 
     def __iter__(self) -> Iterator[TiedBatch]:
         worker = get_worker_info()
         if worker:
             end_with_parent()
         number, workers = (worker.id, worker.num_workers) if worker else (0, 1)
-        batches = PassBatches(self.source, self.control.read())
+        batches = PassBatches(self.source, self.control.read(), compact=self.compact)
         return (self._collated(rows) for rows in batches.batches(range(number, batches.opening.num_steps, workers)))
 
     def _collated(self, rows: BatchRows) -> TiedBatch:

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from infobatch_client.plans.files import map_plan
 from infobatch_client.tie.chain import TiedChain
+from infobatch_client.tie.row_copy import row_copy
 from infobatch_client.tie.rows import BatchRows
 from infobatch_client.tie.spare_row import spare_row
 from infobatch_client.workers.pass_control import Pass
@@ -57,10 +58,14 @@ class PassBatches:
         source: samples, and their pipeline.
         pass_: the pass.
         plan: the samples to keep; None: the plan in the pass's file, or without a file every sample in index order.
+        compact: batches have their real rows only, or one that fills if there is none.
     """
 
-    def __init__(self, source: SampleSource, pass_: Pass, plan: EpochPlan | None = None) -> None:
+    def __init__(
+        self, source: SampleSource, pass_: Pass, plan: EpochPlan | None = None, *, compact: bool = False
+    ) -> None:
         self._source = source
+        self._compact = compact
         self.plan = map_plan(pass_.plan_path) if plan is None and pass_.plan_path else plan
         self._positions = _Positions(self.plan, source.offsets)
         self._rank = pass_.rank
@@ -68,7 +73,7 @@ class PassBatches:
         self._steps: Sequence[int] = ()
         self._errors = 0
         self._unreadable: dict[int, int] = {}
-        self._last_row: list[Any] = []
+        self._spare: list[Any] = []  # one row that nobody else has, to fill batches that have no row of their own
         self._reader_error: Exception | None = None
 
     def batches(self, steps: Sequence[int]) -> Iterator[BatchRows]:
@@ -162,18 +167,18 @@ class PassBatches:
             _log.warning("skipped %s: %s: %s", where, type(error).__name__, error)
 
     def _batch(self, step: int, rows: list[tuple[_Tie, Any]]) -> BatchRows:
-        size = self.opening.batch_size
+        size = max(1, len(rows)) if self._compact else self.opening.batch_size
         first, end = self.opening.rows(step, self._rank)
         payloads = [payload for _, payload in rows]
         indices = np.full(size, -1, np.int64)
         weights = np.zeros(size, np.float32)
         indices[: len(rows)] = [tie.sample for tie, _ in rows]
         weights[: len(rows)] = [tie.weight for tie, _ in rows]
-        if payloads:
-            self._last_row = payloads[-1:]
+        if payloads and not self._spare:
+            self._spare = [row_copy(payloads[0], warn=False)]
         if len(payloads) < size:
-            real = payloads or self._last_row or [self._spare_row()]
-            payloads += itertools.islice(itertools.cycle(real), size - len(payloads))
+            real = payloads or self._spare or [self._spare_row()]
+            payloads += map(row_copy, itertools.islice(itertools.cycle(tuple(real)), size - len(payloads)))
         unreadable = self._unreadable.pop(step, 0)
         counts = RowCounts(len(rows), size - len(rows), end - first - len(rows) - unreadable, unreadable)
         return BatchRows(payloads, indices, weights, counts)
@@ -187,5 +192,5 @@ class PassBatches:
             ),
             self._note_unreadable if self._source.skips_errors else None,
         )
-        self._last_row = [spare_row(self._source.stages, samples, skip_errors=self._source.skips_errors)]
-        return self._last_row[0]
+        self._spare = [spare_row(self._source.stages, samples, skip_errors=self._source.skips_errors)]
+        return self._spare[0]

@@ -35,6 +35,7 @@ class Pass:
         rank: of this process.
         world_size: ranks.
         drop_remainder: leaves out the last positions that don't fill a step.
+        mark: of the pass on its batches in a plain DataLoader, in [1, 2⁶³); 0: they have none.
     """
 
     epoch: int
@@ -44,9 +45,10 @@ class Pass:
     rank: int = 0
     world_size: int = 1
     drop_remainder: bool = False
+    mark: int = 0
 
     @classmethod
-    def over(cls, opening: Opening, *, epoch: int, plan_path: str, rank: int) -> Pass:
+    def over(cls, opening: Opening, *, epoch: int, plan_path: str, rank: int, mark: int = 0) -> Pass:
         """A pass over the steps of an opening."""
         return cls(
             epoch=epoch,
@@ -56,6 +58,7 @@ class Pass:
             rank=rank,
             world_size=opening.world_size,
             drop_remainder=opening.drop_remainder,
+            mark=mark,
         )
 
     def opening(self, num_positions: int) -> Opening:

@@ -25,6 +25,7 @@ class WorkerPool:
         collate_fn: list of payloads → batch; None for torch's.
         pin_memory, prefetch_factor, multiprocessing_context, worker_init_fn: as in torch's DataLoader.
         seed: of the workers' random numbers, in [0, 2⁶⁴).
+        compact: batches have their real rows only.
     """
 
     def __init__(
@@ -38,6 +39,7 @@ class WorkerPool:
         multiprocessing_context: str | None,
         worker_init_fn: Callable[[int], None] | None,
         seed: int,
+        compact: bool = False,
     ) -> None:
         self._control = PassControl()
         workers: dict[str, Any] = {}
@@ -49,7 +51,7 @@ class WorkerPool:
                 "worker_init_fn": worker_init_fn,
             }
         self._data_loader: DataLoader[TiedBatch] = DataLoader(
-            BatchStream(source, collate_fn, self._control),
+            BatchStream(source, collate_fn, self._control, compact),
             batch_size=None,
             num_workers=num_workers,
             collate_fn=_as_it_is,

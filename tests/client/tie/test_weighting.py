@@ -83,3 +83,20 @@ def test_host_scores_are_a_copy_without_a_graph() -> None:
     assert pushed.scores.tolist() == [1.0, 2.0]
     assert not pushed.scores.requires_grad
     assert pushed.ready is None
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_dicts_losses_of_half_precision_are_summed_in_float32(dtype: torch.dtype) -> None:
+    losses = {"box": torch.full((2,), 2048.0, dtype=dtype), "class": torch.ones(2, dtype=dtype, requires_grad=True)}
+    summed = checked_losses(losses, 2)
+    assert summed.dtype == torch.float32
+    assert summed.tolist() == [2049.0, 2049.0], "float16 would say 2048"
+    weighted_mean(summed, weights(1, 4)).backward()
+    assert losses["class"].grad.tolist() == [0.5, 2.0]  # type: ignore[union-attr]
+    huge = {"a": torch.full((2,), 60_000.0, dtype=dtype), "b": torch.full((2,), 60_000.0, dtype=dtype)}
+    assert checked_losses(huge, 2).isfinite().all()
+
+
+def test_a_dicts_float64_losses_stay_float64() -> None:
+    losses = {"a": torch.ones(2, dtype=torch.float64), "b": torch.full((2,), 1e-9, dtype=torch.float64)}
+    assert checked_losses(losses, 2).tolist() == [1 + 1e-9] * 2
