@@ -16,7 +16,7 @@ from infobatch_client.reading.reader import ShardReader
 from infobatch_client.run.options import Connection, RunOptions
 from infobatch_client.shards.index_store import IndexedShards, index_shards
 from infobatch_client.shards.urls import expand_shards
-from infobatch_client.tie.stages import refuse_if_tie_breaks
+from infobatch_client.tie.refusals import refuse_if_tie_breaks
 from infobatch_client.workers.sample_source import SampleSource
 from infobatch_client.workers.skip_errors import SkipErrors, error_rule
 from infobatch_stream.errors import ConfigError
