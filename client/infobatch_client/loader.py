@@ -17,6 +17,7 @@ from infobatch_client.ranks.exchange import Agree
 from infobatch_client.ranks.place import RankChoice
 from infobatch_client.ranks.ranks import Ranks
 from infobatch_client.run.options import Timeouts
+from infobatch_client.tie.collate import TiedCollate
 from infobatch_client.tie.ticket import Ticket
 from infobatch_client.workers.pass_control import Pass
 from infobatch_client.workers.pool import WorkerPool
@@ -38,7 +39,8 @@ class InfoBatchLoader(LossCalls):
         dataset: shards, run and pipeline.
         batch_size: B, rows by batch.
         num_workers: processes that read and decode; 0 does it in this one. The order is the same for any number.
-        collate_fn: list of B payloads → batch; torch's default_collate by default. It never sees the tie.
+        collate_fn: list of B payloads → batch; torch's default_collate by default. It never sees the tie, and its batch
+            comes back as it is. A dict of the default one has `__index__` and `__weight__` too.
         pin_memory: as in torch's DataLoader.
         prefetch_factor: batches that each worker makes ahead.
         remainder: "fill", or "drop": leaves out the last samples that don't fill a batch.
@@ -83,6 +85,10 @@ class InfoBatchLoader(LossCalls):
         agree: Agree | None = None,
     ) -> None:
         _check(dataset, remainder)
+        if isinstance(collate_fn, TiedCollate):
+            raise ConfigError(
+                "dataset.collate(…) is for a plain DataLoader: InfoBatchLoader takes collate_fn= as it is"
+            )
         self.batch_size = batch_size = whole_number(batch_size, "batch_size", 1)
         if dataset.batch_size not in (None, batch_size):
             raise ConfigError(
