@@ -11,6 +11,7 @@ import numpy.typing as npt
 from webdataset.compat import FluidInterface
 from webdataset.pipeline import DataPipeline
 
+from infobatch_client.foreign_options import WEBDATASET, refusing
 from infobatch_client.plain.loading import PlainLoading
 from infobatch_client.reading.reader import ShardReader
 from infobatch_client.run.options import Connection, RunOptions
@@ -71,6 +72,7 @@ class InfoBatchStreamDataset(PlainLoading, DataPipeline, FluidInterface):  # typ
         >>> dataset = dataset.decode("pil").to_tuple("jpg", "cls")                       # doctest: +SKIP
     """
 
+    @refusing(WEBDATASET)
     def __init__(
         self,
         shards: Shards,

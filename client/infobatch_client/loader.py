@@ -13,6 +13,7 @@ from infobatch_client.epochs.returned import ReturnedBatches
 from infobatch_client.epochs.source import EpochSource
 from infobatch_client.epochs.training import TrainingEpochs
 from infobatch_client.epochs.validation import ValidationEpochs
+from infobatch_client.foreign_options import DATA_LOADER, WithoutFluidMethods, refusing
 from infobatch_client.ranks.exchange import Agree
 from infobatch_client.ranks.place import RankChoice
 from infobatch_client.ranks.ranks import Ranks
@@ -28,7 +29,7 @@ from infobatch_stream.ratios import whole_number
 __all__ = ["InfoBatchLoader"]
 
 
-class InfoBatchLoader(LossCalls):
+class InfoBatchLoader(LossCalls, WithoutFluidMethods):
     """Batches of exactly `batch_size` rows, in plan order, from `num_workers` processes.
 
     Repeats of weight 0 fill a batch that lacks rows: the last one of an epoch, or one of which a stage dropped samples
@@ -66,6 +67,7 @@ class InfoBatchLoader(LossCalls):
         ...         optimizer.zero_grad(); loss.backward(); optimizer.step()
     """
 
+    @refusing(DATA_LOADER)
     def __init__(
         self,
         dataset: InfoBatchStreamDataset,
@@ -88,6 +90,10 @@ class InfoBatchLoader(LossCalls):
         if isinstance(collate_fn, TiedCollate):
             raise ConfigError(
                 "dataset.collate(…) is for a plain DataLoader: InfoBatchLoader takes collate_fn= as it is"
+            )
+        if batch_size is None:
+            raise ConfigError(
+                "batch_size=None is for a dataset that makes batches itself; here the loader makes them: batch_size=B"
             )
         self.batch_size = batch_size = whole_number(batch_size, "batch_size", 1)
         if dataset.batch_size not in (None, batch_size):
