@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from infobatch_client.loader import InfoBatchLoader
     from infobatch_client.progress_lr import ProgressLR, cosine, one_cycle
     from infobatch_client.run.options import Connection, Timeouts
+    from infobatch_client.tie.declared import may_drop
     from infobatch_client.workers.skip_errors import SkipErrors
     from infobatch_stream.plan.order_params import OrderChoice
     from infobatch_stream.pruning.policies import Full, Hard, InfoBatch, Levels, Random
@@ -79,6 +80,7 @@ __all__ = [
     "TryAgainError",
     "__version__",
     "cosine",
+    "may_drop",
     "one_cycle",
 ]
 
@@ -97,6 +99,7 @@ _LAZY = {
     "SkipErrors": "infobatch_client.workers.skip_errors",
     "Timeouts": "infobatch_client.run.options",
     "cosine": "infobatch_client.progress_lr",
+    "may_drop": "infobatch_client.tie.declared",
     "one_cycle": "infobatch_client.progress_lr",
 }
 

@@ -11,12 +11,13 @@ import numpy.typing as npt
 from webdataset.compat import FluidInterface
 from webdataset.pipeline import DataPipeline
 
+from infobatch_client.foreign_options import WEBDATASET, refusing
 from infobatch_client.plain.loading import PlainLoading
 from infobatch_client.reading.reader import ShardReader
 from infobatch_client.run.options import Connection, RunOptions
 from infobatch_client.shards.index_store import IndexedShards, index_shards
 from infobatch_client.shards.urls import expand_shards
-from infobatch_client.tie.stages import refuse_if_tie_breaks
+from infobatch_client.tie.refusals import refuse_if_tie_breaks
 from infobatch_client.workers.sample_source import SampleSource
 from infobatch_client.workers.skip_errors import SkipErrors, error_rule
 from infobatch_stream.errors import ConfigError
@@ -71,6 +72,7 @@ class InfoBatchStreamDataset(PlainLoading, DataPipeline, FluidInterface):  # typ
         >>> dataset = dataset.decode("pil").to_tuple("jpg", "cls")                       # doctest: +SKIP
     """
 
+    @refusing(WEBDATASET)
     def __init__(
         self,
         shards: Shards,

@@ -13,10 +13,12 @@ from infobatch_client.epochs.returned import ReturnedBatches
 from infobatch_client.epochs.source import EpochSource
 from infobatch_client.epochs.training import TrainingEpochs
 from infobatch_client.epochs.validation import ValidationEpochs
+from infobatch_client.foreign_options import DATA_LOADER, WithoutFluidMethods, refusing
 from infobatch_client.ranks.exchange import Agree
 from infobatch_client.ranks.place import RankChoice
 from infobatch_client.ranks.ranks import Ranks
 from infobatch_client.run.options import Timeouts
+from infobatch_client.tie.collate import TiedCollate
 from infobatch_client.tie.ticket import Ticket
 from infobatch_client.workers.pass_control import Pass
 from infobatch_client.workers.pool import WorkerPool
@@ -27,7 +29,7 @@ from infobatch_stream.ratios import whole_number
 __all__ = ["InfoBatchLoader"]
 
 
-class InfoBatchLoader(LossCalls):
+class InfoBatchLoader(LossCalls, WithoutFluidMethods):
     """Batches of exactly `batch_size` rows, in plan order, from `num_workers` processes.
 
     Copies of weight 0 fill a batch that lacks rows: the last one of an epoch, or one of which a stage dropped samples
@@ -38,7 +40,8 @@ class InfoBatchLoader(LossCalls):
         dataset: shards, run and pipeline.
         batch_size: B, rows by batch.
         num_workers: processes that read and decode; 0 does it in this one. The order is the same for any number.
-        collate_fn: list of B payloads → batch; torch's default_collate by default. It never sees the tie.
+        collate_fn: list of B payloads → batch; torch's default_collate by default. It never sees the tie, and its batch
+            comes back as it is. A dict of the default one has `__index__` and `__weight__` too.
         compact: batches come with their real rows only, from 1 to B of them: for losses that compare rows with each
             other, such as CLIP's. Weights stay the plan's, and `update` divides by B all the same. A batch without any
             real row, which a rank needs to keep step with the others, has one row of weight 0.
@@ -67,6 +70,7 @@ class InfoBatchLoader(LossCalls):
         ...         optimizer.zero_grad(); loss.backward(); optimizer.step()
     """
 
+    @refusing(DATA_LOADER)
     def __init__(
         self,
         dataset: InfoBatchStreamDataset,
@@ -87,6 +91,14 @@ class InfoBatchLoader(LossCalls):
         agree: Agree | None = None,
     ) -> None:
         _check(dataset, remainder, compact)
+        if isinstance(collate_fn, TiedCollate):
+            raise ConfigError(
+                "dataset.collate(…) is for a plain DataLoader: InfoBatchLoader takes collate_fn= as it is"
+            )
+        if batch_size is None:
+            raise ConfigError(
+                "batch_size=None is for a dataset that makes batches itself; here the loader makes them: batch_size=B"
+            )
         self.batch_size = batch_size = whole_number(batch_size, "batch_size", 1)
         if dataset.batch_size not in (None, batch_size):
             raise ConfigError(

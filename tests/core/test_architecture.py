@@ -23,8 +23,8 @@ SIDES = {"infobatch_stream": "core", "infobatch_server": "server", "infobatch_cl
 ARROWS = {
     "client/commands": "client/rpc client/shards core/errors",
     "client/dataset": (
-        "client/plain client/reading client/run client/shards client/tie client/workers core/errors core/plan "
-        "core/pruning core/ratios"
+        "client/foreign_options client/plain client/reading client/run client/shards client/tie client/workers "
+        "core/errors core/plan core/pruning core/ratios"
     ),
     "client/demo": (
         "client/dataset client/embedded client/loader client/progress_lr client/run core/errors core/pruning"
@@ -34,10 +34,11 @@ ARROWS = {
         "client/plans client/ranks client/run client/tie core/errors core/manifest core/plan core/ratios "
         "core/row_counts"
     ),
+    "client/foreign_options": "core/errors",
     "client/integrations": "client/loader client/tie core/errors",
     "client/loader": (
-        "client/dataset client/epochs client/ranks client/run client/tie client/workers core/errors core/plan "
-        "core/ratios"
+        "client/dataset client/epochs client/foreign_options client/ranks client/run client/tie client/workers "
+        "core/errors core/plan core/ratios"
     ),
     "client/plain": (
         "client/epochs client/plans client/ranks client/run client/shards client/tie client/workers "

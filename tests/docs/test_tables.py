@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import inspect
 import itertools
 import re
 from collections.abc import Callable
@@ -11,10 +12,12 @@ from typing import Any
 
 import pytest
 import webdataset as wds
+from torch.utils.data import DataLoader
 from webdataset import filters
 from webdataset.compat import FluidInterface
 
 import infobatch_stream
+from infobatch_client.foreign_options import DATA_LOADER, WEBDATASET
 from infobatch_server import serve_command
 from infobatch_server.web.api import RunDetails
 from infobatch_stream import InfoBatchLoader, InfoBatchStreamDataset, PipelineError, errors
@@ -65,6 +68,12 @@ REFUSED: dict[str, Callable[[Any], Any]] = {
     "mcached": lambda d: d.mcached(),
     "lmdb_cached": lambda d: d.append(filters.LMDBCached.__new__(filters.LMDBCached)),  # its constructor needs lmdb
     "slice": lambda d: d.slice(5),
+    "SimpleShardList": lambda d: d.compose(wds.SimpleShardList(["a.tar"])),
+    "ResampledShards": lambda d: d.compose(wds.ResampledShards(["a.tar"])),
+    "tarfile_to_samples": lambda d: d.compose(wds.tarfile_to_samples()),
+    "split_by_node": lambda d: d.compose(wds.split_by_node),
+    "split_by_worker": lambda d: d.compose(wds.split_by_worker),
+    "single_node_only": lambda d: d.compose(wds.single_node_only),
     "with_epoch": lambda d: d.with_epoch(5),
     "repeat": lambda d: d.repeat(2),
     "with_length": lambda d: d.with_length(5),
@@ -74,8 +83,8 @@ REFUSED: dict[str, Callable[[Any], Any]] = {
 def listed_stages() -> dict[str, bool]:
     """Stage → whether the table says that it works."""
     stages = {}
-    for script, here in rows("pipelines.md", "What moves from webdataset, line by line"):
-        for stage in re.findall(r"(?:`|, )(?:\.|wds\.)([a-z_]+)\(", script):
+    for script, here in rows("pipelines.md", "Stages"):
+        for stage in re.findall(r"(?:`|, )(?:\.|wds\.)([A-Za-z_]+)(?:\(|`)", script):
             stages[stage] = not here.startswith("leave it out")
     return stages
 
@@ -100,6 +109,27 @@ def test_a_stage_that_the_table_leaves_out_is_refused(name: str, stage: Stage) -
         dataset = InfoBatchStreamDataset("data/val-{0000..0001}.tar", policy=None)
         with pytest.raises(PipelineError, match="leave it out"):
             REFUSED[name](dataset)
+
+
+@pytest.mark.parametrize(
+    ("heading", "theirs", "ours", "refused"),
+    [
+        ("Arguments of the dataset", wds.WebDataset, InfoBatchStreamDataset, WEBDATASET),
+        ("Arguments of the loader", DataLoader, InfoBatchLoader, DATA_LOADER),
+    ],
+)
+def test_the_tables_of_arguments_have_every_one_that_moves(
+    heading: str, theirs: type, ours: type, refused: dict[str, str]
+) -> None:
+    listed = {
+        name[:-1]: here for script, here in rows("pipelines.md", heading) for name in names(script) if name[-1] == "="
+    }
+    known = inspect.signature(theirs).parameters.keys() - {"dataset", "batch_size", "num_workers", "seed"}
+    assert listed.keys() == known
+    for name in known:
+        assert (name in refused) == (name not in inspect.signature(ours).parameters)
+        if name in refused:
+            assert listed[name].startswith("leave it out") == refused[name].startswith("leave it out")
 
 
 def test_the_table_of_metrics_has_every_key(stage: Stage) -> None:

@@ -277,6 +277,9 @@ def as_list(rows: list[Any]) -> list[Any]:
     return rows
 
 
+as_list.tied = True  # type: ignore[attr-defined]
+
+
 def test_a_collate_function_gets_rows_with_their_ties(server: Server, shards: str) -> None:
     with make_dataset(server, shards, "plain-collate") as dataset:
         dataset.set_epoch(0)

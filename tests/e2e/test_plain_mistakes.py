@@ -181,9 +181,16 @@ def to_named(sample: dict[str, Any]) -> dict[str, Any]:
     return {"number": int(sample["txt"])}
 
 
+def to_list(sample: dict[str, Any]) -> list[int]:
+    return [int(sample["txt"])]
+
+
 def parts_of(batch: Any) -> tuple[Any, Any, Any]:
     """Numbers, index and weight of a batch of any kind."""
-    return (batch["number"], batch["__index__"], batch["__weight__"]) if isinstance(batch, dict) else tuple(batch)
+    if isinstance(batch, dict):
+        return batch["number"], batch["__index__"], batch["__weight__"]
+    numbers, index, weight = batch
+    return numbers[0] if isinstance(numbers, list) else numbers, index, weight
 
 
 @pytest.mark.parametrize(("stage", "workers"), [(to_number, 0), (to_number, 2), (to_named, 0), (to_named, 1)])
@@ -214,6 +221,25 @@ def test_a_batch_of_another_dataset_of_the_same_size_and_seed_is_refused(
     np.testing.assert_array_equal(server.scores(f"{run}-a"), score(torch.arange(SAMPLES)).numpy())
 
 
+@pytest.mark.parametrize("stage", [to_number, to_named, to_list])
+def test_a_tied_collate_function_says_whose_a_batch_is(stage: Any, server: Server, shards: str) -> None:
+    run = f"plain-tied-whose-{stage.__name__}"
+    one, other = (make_dataset(server, shards, f"{run}-{name}", stage) for name in "ab")
+    with one, other:
+        one.set_epoch(0)
+        other.set_epoch(0)
+        loaders = [DataLoader(dataset, batch_size=B, collate_fn=dataset.collate()) for dataset in (one, other)]
+        for mine, theirs in zip(*loaders, strict=True):
+            index, weight = parts_of(theirs)[1:]
+            with pytest.raises(LossError, match="another dataset's"):
+                one.update(torch.zeros(B), index, weight)
+            numbers, index, weight = parts_of(mine)
+            one.update(score(numbers), index, weight)
+            other.skip()
+        assert one.flush()
+    np.testing.assert_array_equal(server.scores(f"{run}-a"), score(torch.arange(SAMPLES)).numpy())
+
+
 def test_a_batch_of_a_copy_or_of_an_earlier_start_is_refused(server: Server, shards: str) -> None:
     dataset = make_dataset(server, shards, "plain-copied")
     with dataset, make_dataset(server, shards, "plain-copied-too") as other:
@@ -231,6 +257,7 @@ def test_a_batch_without_a_mark_is_taken_by_its_samples(server: Server, shards: 
         numbers, index, weight = zip(*rows, strict=True)
         return torch.tensor(numbers), torch.tensor(index), torch.tensor([float(w) for w in weight])
 
+    collate.tied = True  # type: ignore[attr-defined]
     with make_dataset(server, shards, "plain-markless") as dataset:
         dataset.set_epoch(0)
         for step, (numbers, index, weight) in enumerate(DataLoader(dataset, batch_size=B, collate_fn=collate)):

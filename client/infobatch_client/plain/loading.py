@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
@@ -10,6 +10,7 @@ from torch.utils.data import get_worker_info
 
 from infobatch_client.plain.rows import PlainRows
 from infobatch_client.ranks.place import RankChoice
+from infobatch_client.tie.collate import TiedCollate
 from infobatch_stream.errors import ConfigError
 from infobatch_stream.plan.epoch_plan import EpochPlan
 from infobatch_stream.ratios import whole_number
@@ -99,6 +100,32 @@ class PlainLoading(PlainRows):
         self._ranks = self._among(
             RankChoice(process_group=process_group, rank=rank, world_size=world_size, replicas=replicas, agree=agree)
         )
+
+    def collate(self, collate_fn: Callable[[list[Any]], Any] | None = None) -> Callable[[Sequence[Any]], Any]:
+        """A collate function for a plain DataLoader, made of one that knows payloads alone.
+
+        It calls `collate_fn` with the list of B payloads, as InfoBatchLoader does, and adds index, int64 (B,), and
+        weight, float32 (B,), to its batch as to a row: two more items of a tuple, two more keys (`__index__`,
+        `__weight__`) of a dict or another mutable mapping, and (batch, index, weight) of anything else, such as a list
+        or a named tuple.
+
+        Args:
+            collate_fn: list of B payloads → batch; None: torch's default_collate.
+
+        Returns:
+            A callable for `DataLoader(dataset, collate_fn=…)`; picklable if `collate_fn` is.
+
+        Raises:
+            ConfigError: `collate_fn` can't be called.
+
+        Example:
+            >>> loader = DataLoader(dataset, batch_size=64, collate_fn=dataset.collate(pad))    # doctest: +SKIP
+            >>> for inputs, lengths, index, weight in loader:                                   # doctest: +SKIP
+            ...     loss = dataset.update(losses_of(model, inputs, lengths), index, weight)
+        """
+        if collate_fn is not None and not callable(collate_fn):
+            raise ConfigError(f"collate_fn={collate_fn!r} can't be called; pass a function of a list of payloads")
+        return collate_fn if isinstance(collate_fn, TiedCollate) else TiedCollate(collate_fn)
 
     def update(
         self,

@@ -7,9 +7,9 @@ import secrets
 import torch
 
 from infobatch_client.epochs.open_epoch import OpenEpoch
-from infobatch_client.plain.pass_mark import mark_of
 from infobatch_client.plain.row_stream import RowStream
 from infobatch_client.ranks.ranks import Ranks
+from infobatch_client.tie.pass_mark import mark_of
 from infobatch_client.workers.pass_control import Pass, PassControl
 from infobatch_stream.errors import LossError
 

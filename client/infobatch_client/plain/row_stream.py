@@ -10,7 +10,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from infobatch_client.epochs.holder import DATASET
-from infobatch_client.plain.pass_mark import marked_row
+from infobatch_client.tie.collate import warn_if_untied
+from infobatch_client.tie.pass_mark import marked_row
 from infobatch_client.tie.rows import tied_row
 from infobatch_client.workers.pass_batches import PassBatches
 from infobatch_client.workers.pass_control import Pass, PassControl
@@ -57,6 +58,7 @@ class RowStream(Iterator[Any]):
     ) -> None:
         self.ended = False
         self.over = False
+        self._returned = False
         self._control = control
         self._pass = pass_
         self._batches = PassBatches(source, pass_, plan)
@@ -71,6 +73,9 @@ class RowStream(Iterator[Any]):
         if self.over:
             raise DATASET.closed() if self._control.closed else DATASET.pass_over()
         row = next(self._rows)
+        if not self._returned:
+            self._returned = True
+            warn_if_untied()
         self._num_rows += 1
         return row
 

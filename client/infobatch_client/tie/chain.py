@@ -6,21 +6,18 @@ pulled last. A tap watches each stage that isn't known to keep this rule, and ra
 
 from __future__ import annotations
 
-import threading
-from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import Any, Generic, TypeVar
 
 from webdataset.pipeline import DataPipeline
 
-from infobatch_client.tie.stages import keeps_tie, may_drop, stage_name
+from infobatch_client.tie.stages import keeps_tie, stage_name
+from infobatch_client.tie.tap import Tap, two_for_one
 from infobatch_stream.errors import PipelineError
 
 __all__ = ["TiedChain"]
 
 Tie = TypeVar("Tie")
-
-_REMEMBERED = 8  # a stage without keys that holds back up to so many samples is still detected
 
 
 class TiedChain(Generic[Tie]):
@@ -31,13 +28,17 @@ class TiedChain(Generic[Tie]):
     Args:
         stages: webdataset pipeline stages.
         samples: (tie, sample) pairs.
+        shuffled: off for index order.
 
     Raises:
         PipelineError: while iterating: a stage returns two outputs for one sample, holds samples back, or stops early.
     """
 
-    def __init__(self, stages: Iterable[Any], samples: Iterable[tuple[Tie, dict[str, Any]]]) -> None:
+    def __init__(
+        self, stages: Iterable[Any], samples: Iterable[tuple[Tie, dict[str, Any]]], *, shuffled: bool = True
+    ) -> None:
         self._stages = list(stages)
+        self._shuffled = shuffled
         self._samples = samples
         self.tie: Tie
         self.key: object = None
@@ -52,11 +53,10 @@ class TiedChain(Generic[Tie]):
             if keeps_tie(stage):
                 chain = iter(invoke(stage, chain))
             else:
-                tap = _Tap(stage)
-                chain = tap.watch_output(iter(invoke(stage, tap.watch_input(chain))))
+                chain = Tap(stage, shuffled=self._shuffled).outputs(invoke, chain)
         for payload in chain:
             if not self._fresh:
-                raise PipelineError(_two_for_one(" → ".join(map(stage_name, self._stages))))
+                raise PipelineError(two_for_one(" → ".join(map(stage_name, self._stages))))
             self._fresh = False
             yield self.tie, payload
         if not self._exhausted:
@@ -72,81 +72,3 @@ class TiedChain(Generic[Tie]):
             self.num_pulled += 1
             yield sample
         self._exhausted = True
-
-
-class _Tap:
-    """Watches a stage that isn't known to return at most one output for each input."""
-
-    def __init__(self, stage: object) -> None:
-        self._name = stage_name(stage)
-        self._may_drop = may_drop(stage)
-        self._pulls = 0
-        self._key: object = None
-        self._item: Any = None
-        self._earlier: deque[Any] = deque(maxlen=_REMEMBERED)
-        self._consumer: int | None = None
-        self._other_thread = False
-
-    def watch_input(self, source: Iterator[Any]) -> Iterator[Any]:
-        for item in source:
-            if self._consumer != threading.get_ident():
-                self._other_thread = True
-            self._pulls += 1
-            self._earlier.append(self._item)
-            self._item, self._key = item, _key(item)
-            yield item
-
-    def watch_output(self, outputs: Iterator[Any]) -> Iterator[Any]:
-        while True:
-            self._pulls, self._consumer = 0, threading.get_ident()
-            try:
-                item = next(outputs)
-            except StopIteration:
-                return
-            finally:
-                self._consumer = None
-            self._check(item)
-            yield item
-
-    def _check(self, item: Any) -> None:
-        if self._other_thread:
-            raise PipelineError(
-                f"stage {self._name} pulls samples ahead or in another thread, so that an output can't be tied to its "
-                "sample; let DataLoader workers (num_workers=…) work ahead instead"
-            )
-        if self._pulls == 0:
-            raise PipelineError(_two_for_one(self._name))
-        key = _key(item)
-        if key is None and _parts(item) & set().union(*map(_parts, self._earlier)) - _parts(self._item):
-            raise PipelineError(
-                f"stage {self._name} gave parts of a sample that it had pulled earlier: it holds samples back, and "
-                "scores would go to the wrong sample; make it one output for one input"
-            )
-        if key is not None and self._key is not None:
-            if key != self._key:
-                raise PipelineError(
-                    f"stage {self._name} gave sample {key!r} after it pulled {self._key!r}: it holds samples back or "
-                    "changes __key__, and scores would go to the wrong sample; make it one output for one input"
-                )
-        elif self._pulls > 1 and not self._may_drop:
-            raise PipelineError(
-                f"stage {self._name} pulled {self._pulls} samples for one output without a __key__; if it drops "
-                "samples, say so by `stage.may_drop = True`; if it holds them back, make it one output for one input"
-            )
-
-
-def _key(item: Any) -> object:
-    return item.get("__key__") if isinstance(item, dict) else None
-
-
-def _parts(item: Any) -> set[int]:
-    """Identities of a payload's parts; small values are left out, for samples share them."""
-    parts = item.values() if isinstance(item, dict) else item if isinstance(item, (tuple, list)) else [item]
-    return {id(part) for part in parts if not isinstance(part, (type(None), bool, int, float, str, bytes))}
-
-
-def _two_for_one(name: str) -> str:
-    return (
-        f"{name} gave two outputs for one sample: a sample has one score, so a stage gives one output or none; "
-        "put the crops or views of a sample into one tuple"
-    )

@@ -11,6 +11,8 @@ from infobatch_stream.plan.epoch_plan import EpochPlan
 
 __all__ = ["checked_index", "checked_weights"]
 
+_TIED = "; in a DataLoader with a collate_fn, collate_fn=dataset.collate(collate_fn) adds both to its batches"
+
 
 def checked_index(index: torch.Tensor, plan: EpochPlan, rows: int) -> npt.NDArray[np.int64]:
     """The samples of a batch: a copy, int64 (rows,), in host memory.
@@ -20,7 +22,7 @@ def checked_index(index: torch.Tensor, plan: EpochPlan, rows: int) -> npt.NDArra
         ConfigError: its length isn't `rows`, the dataset's batch_size.
     """
     if not isinstance(index, torch.Tensor) or index.dtype != torch.int64 or index.ndim != 1:
-        raise LossError(f"index is {_described(index)}; it must be the batch's own: an int64 tensor ({rows},)")
+        raise LossError(f"index is {_described(index)}; it must be the batch's own: an int64 tensor ({rows},){_TIED}")
     if len(index) != rows:
         raise ConfigError(
             f"this batch has {len(index)} rows and the dataset has batch_size={rows}: set both to the same, "
@@ -48,7 +50,7 @@ def checked_weights(weight: torch.Tensor, samples: npt.NDArray[np.int64], plan: 
     """
     shape = (len(samples),)
     if not isinstance(weight, torch.Tensor) or weight.dtype != torch.float32 or weight.shape != shape:
-        raise LossError(f"weight is {_described(weight)}; it must be the batch's own: a float32 tensor {shape}")
+        raise LossError(f"weight is {_described(weight)}; it must be the batch's own: a float32 tensor {shape}{_TIED}")
     values: npt.NDArray[np.float32] = weight.detach().cpu().numpy()
     real = samples >= 0
     expected = np.zeros(len(samples), np.float32)

@@ -1,15 +1,15 @@
-"""Pipeline stages: those of webdataset that keep the tie of sample and score, and those that break it."""
+"""Pipeline stages: those of webdataset that keep the tie of sample and score, and the names of all in messages."""
 
 from __future__ import annotations
 
-import itertools
-from typing import Any
+import functools
 
 from webdataset import filters
 
-from infobatch_stream.errors import PipelineError
+from infobatch_client.tie.declared import DeclaredStage
+from infobatch_client.tie.layers import layers
 
-__all__ = ["keeps_tie", "may_drop", "refuse_if_tie_breaks", "stage_name"]
+__all__ = ["declared_drops", "keeps_tie", "stage_name"]
 
 # Generators that give at most one output for each input, before they pull the next.
 _KEEPS_TIE = frozenset(
@@ -32,37 +32,6 @@ _KEEPS_TIE = frozenset(
     )
 )
 
-_USE_ORDER = "leave it out: the plan order shuffles, over all shards at once by default (see order=OrderChoice(…))"
-_USE_LOADER = "leave it out: InfoBatchLoader(dataset, batch_size=…) makes the batches"
-_USE_EPOCHS = "leave it out: the plan decides the epoch's samples, and loader.epochs() yields all epochs"
-_NO_CACHE = "leave it out: shards are read by position, and a cache of samples would hold the wrong ones"
-
-_REFUSED: dict[Any, tuple[str, str]] = {
-    filters.shuffle.f: (".shuffle()", _USE_ORDER),
-    filters.detshuffle: ("detshuffle", _USE_ORDER),
-    filters.batched.f: (".batched() or .listed()", _USE_LOADER),
-    filters.unbatched.f: (".unbatched()", _USE_LOADER),
-    filters.unlisted.f: (".unlisted()", _USE_LOADER),
-    itertools.islice: (".slice()", _USE_EPOCHS),
-    filters.Cached: (".mcached()", _NO_CACHE),
-    filters.LMDBCached: (".lmdb_cached()", _NO_CACHE),
-    "with_epoch": (".with_epoch()", _USE_EPOCHS),
-    "repeat": (".repeat()", _USE_EPOCHS),
-    "with_length": (".with_length()", "leave it out: len(loader) is the number of batches"),
-}
-
-
-def refuse_if_tie_breaks(stage: object) -> None:
-    """Raises PipelineError for a stage that would break the tie, with a way to do without it.
-
-    Args:
-        stage: a pipeline stage, or the name of a method that adds none.
-    """
-    for kind in (stage, getattr(stage, "f", None), type(stage)):
-        if _hashable(kind) and kind in _REFUSED:
-            name, advice = _REFUSED[kind]
-            raise PipelineError(f"{name} can't stand in an InfoBatchStreamDataset: {advice}")
-
 
 def keeps_tie(stage: object) -> bool:
     """True for webdataset's own one-to-at-most-one stages, which need no watching."""
@@ -70,13 +39,22 @@ def keeps_tie(stage: object) -> bool:
     return isinstance(stage, filters.FilterFunction) and _hashable(function) and function in _KEEPS_TIE
 
 
-def may_drop(stage: object) -> bool:
-    """True for a user's stage that declares, by an attribute `may_drop = True`, that it drops samples."""
-    return bool(getattr(stage, "may_drop", False))
+def declared_drops(stage: object) -> bool | None:
+    """Whether a stage declares, by `may_drop(stage)` or an attribute of that name, that it drops samples.
+
+    Returns:
+        None without a declaration.
+    """
+    for layer in layers(stage):
+        if isinstance(declared := getattr(layer, "may_drop", None), bool):
+            return declared
+    return None
 
 
 def stage_name(stage: object) -> str:
     """The name of a stage in a message."""
+    while isinstance(stage, (DeclaredStage, functools.partial)):
+        stage = stage.stage if isinstance(stage, DeclaredStage) else stage.func
     function = getattr(stage, "f", stage)
     name = getattr(function, "__name__", type(function).__name__).lstrip("_")
     args = getattr(stage, "args", ())

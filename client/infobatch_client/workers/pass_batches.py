@@ -97,7 +97,7 @@ class PassBatches:
         """Pipeline outputs with their ties; if errors are skipped, a stage that raises is started again."""
         samples = self._tied_samples()
         while True:
-            chain: TiedChain[_Tie] = TiedChain(self._source.stages, samples)
+            chain: TiedChain[_Tie] = TiedChain(self._source.stages, samples, shuffled=self.plan is not None)
             try:
                 yield from chain
                 if self._reader_error is not None:

@@ -2,9 +2,10 @@
 
 Two data sets of one size and seed have equal indices and weights, so a batch needs something else to say whose it is.
 The first row of a batch is of a type that `default_collate` collates by a function of ours, through torch's extension
-point `default_collate_fn_map`. It writes the mark into the memory behind the index tensor's last element, where it
-stays through worker queues, views and slices; the tensor is a plain one. A batch that another collate function has
-made, or that `pin_memory`, `.to` or `.clone` has copied, has no mark, and can't be told from another's.
+point `default_collate_fn_map`; `dataset.collate` knows it too. The mark is written into the memory behind the index
+tensor's last element, where it stays through worker queues, views and slices; the tensor is a plain one. A batch that
+another collate function has made, or that `pin_memory`, `.to` or `.clone` has copied, has no mark, and can't be told
+from another's.
 """
 
 from __future__ import annotations
@@ -16,13 +17,19 @@ import torch
 from torch.utils.data import default_collate
 from torch.utils.data._utils.collate import default_collate_fn_map
 
-__all__ = ["mark_of", "marked_row"]
+from infobatch_client.tie.rows import Beside
+
+__all__ = ["mark_of", "marked_row", "with_mark_of"]
 
 _SIGN = 0x1B57A64D5EED0A11  # no tensor of samples has it by chance
 
 
 class _MarkedTuple(tuple[Any, ...]):
     mark: int
+
+
+class _MarkedBeside(_MarkedTuple, Beside):
+    """A row (payload, index, weight)."""
 
 
 class _MarkedDict(dict[str, Any]):
@@ -36,7 +43,11 @@ def marked_row(row: tuple[Any, ...] | dict[str, Any], mark: int) -> tuple[Any, .
         row: (…, index, weight), or a dict with `__index__`.
         mark: in [1, 2⁶³).
     """
-    made = _MarkedDict(row) if isinstance(row, dict) else _MarkedTuple(row)
+    made: _MarkedDict | _MarkedTuple
+    if isinstance(row, dict):
+        made = _MarkedDict(row)
+    else:
+        made = _MarkedBeside(row) if isinstance(row, Beside) else _MarkedTuple(row)
     made.mark = mark
     return made
 
@@ -50,6 +61,11 @@ def mark_of(index: torch.Tensor) -> int | None:
         return None
     sign, mark = index.detach().as_strided((2,), (1,), elements - 2).tolist()
     return int(mark) if sign == _SIGN else None
+
+
+def with_mark_of(row: object, index: torch.Tensor) -> torch.Tensor:
+    """A batch's index, int64 (B,), with the mark of its first row, if that has one."""
+    return _marked(index, row.mark) if isinstance(row, (_MarkedTuple, _MarkedDict)) else index
 
 
 def _marked(index: Any, mark: int) -> Any:
