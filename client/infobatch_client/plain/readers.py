@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import torch
+
 from infobatch_client.epochs.open_epoch import OpenEpoch
 from infobatch_client.plain.row_stream import RowStream
 from infobatch_client.ranks.ranks import Ranks
@@ -39,7 +41,14 @@ class EpochReaders:
         if epoch is not self._announced:
             self.retire()
             self._control.write(
-                Pass.over(epoch.opening, epoch=epoch.number, plan_path=epoch.plan_path, rank=self._ranks.rank)
+                Pass.over(
+                    epoch.opening,
+                    epoch=epoch.number,
+                    plan_path=epoch.plan_path,
+                    rank=self._ranks.rank,
+                    generation=epoch.generation,
+                    base_seed=torch.initial_seed() if epoch.base_seed is None else epoch.base_seed,
+                )
             )
             self._announced = epoch
         return self._control.read()
