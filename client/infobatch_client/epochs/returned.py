@@ -23,12 +23,11 @@ class ReturnedBatches:
     Args:
         sequence: the loader's epochs.
 
-    `newest` is the ticket of the batch returned last, and `gap_s` the seconds from an epoch's last batch to the next
+    `gap_s` is the seconds from an epoch's last batch to the next
     one's first, once there were two epochs.
     """
 
     def __init__(self, sequence: EpochSequence) -> None:
-        self.newest: Ticket | None = None
         self.gap_s: float | None = None
         self._sequence = sequence
         self._returned: tuple[int, float] | None = None
@@ -51,12 +50,13 @@ class ReturnedBatches:
             if epoch.stopped or (batch := next(batches, None)) is None:
                 break
             payload, index, weight, keyed, counts = batch
-            self.newest = ticket = epoch.awaited.add(epoch.num_consumed, index, weight)
+            ticket = epoch.awaited.add(epoch.num_consumed, index, weight)
             epoch.consume(counts)
             tie = {"__index__": torch.from_numpy(index), "__weight__": torch.from_numpy(weight)}
             self._measure_gap(epoch)
             yield ticket, with_tie(payload, keyed, tie)
         epoch.exhausted = True
+        epoch.awaited.end()
         sequence.end_if_settled(epoch)
 
     def _measure_gap(self, epoch: OpenEpoch) -> None:
