@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, SupportsIndex
 
+import torch
+
 from infobatch_client.dataset import InfoBatchStreamDataset
 from infobatch_client.epochs.holder import LOADER
 from infobatch_client.epochs.loop import EpochLoop
@@ -49,7 +51,7 @@ class InfoBatchLoader(LossCalls, WithoutFluidMethods):
         prefetch_factor: batches that each worker makes ahead.
         remainder: "fill", or "drop": leaves out the last samples that don't fill a batch.
         multiprocessing_context: "fork", "spawn" or "forkserver"; torch's default by default.
-        worker_init_fn: as in torch's DataLoader.
+        worker_init_fn: as in torch's DataLoader. torch, numpy and `random` are seeded anew for each batch after it.
         process_group: the torch.distributed group whose ranks train together, each on batches of its own (the
             data-parallel group); the world by default. Every rank gets as many batches as the others.
         rank, world_size: instead of it.
@@ -117,7 +119,6 @@ class InfoBatchLoader(LossCalls, WithoutFluidMethods):
             prefetch_factor=whole_number(prefetch_factor, "prefetch_factor", 1),
             multiprocessing_context=multiprocessing_context,
             worker_init_fn=worker_init_fn,
-            seed=dataset.seed,
             compact=compact,
         )
         self._epochs = EpochLoop(
@@ -180,7 +181,7 @@ class InfoBatchLoader(LossCalls, WithoutFluidMethods):
         """Opens an epoch, and ends the open one; for loops that count their epochs themselves.
 
         Calling it again before anything is updated changes nothing. With validation (policy None) the number chooses
-        the order.
+        the order of shuffled samples for all passes until the next call; without a call, each pass has another one.
 
         Args:
             epoch: the next one, as `loader.epoch` says. Before the first epoch, if no state was loaded, a number above
@@ -255,16 +256,22 @@ class InfoBatchLoader(LossCalls, WithoutFluidMethods):
 
     def _begin_pass(self) -> Iterator[tuple[Ticket, Any]]:
         epoch = self._epochs.sequence.for_pass()
-        batches = self._workers.batches(
-            Pass.over(epoch.opening, epoch=epoch.number, plan_path=epoch.plan_path, rank=self._ranks.rank)
+        pass_ = Pass.over(
+            epoch.opening,
+            epoch=epoch.number if epoch.pass_number is None else epoch.pass_number,
+            plan_path=epoch.plan_path,
+            rank=self._ranks.rank,
+            generation=epoch.generation,
+            base_seed=torch.initial_seed() if epoch.base_seed is None else epoch.base_seed,
         )
-        return self._returned.of_pass(epoch, batches)
+        return self._returned.of_pass(epoch, self._workers.batches(pass_))
 
 
 def _source(dataset: InfoBatchStreamDataset, ranks: Ranks, batch_size: int, remainder: str) -> EpochSource:
     manifest = dataset.indexed.manifest
     if dataset.options is None:
-        return ValidationEpochs(manifest, seed=dataset.seed, shuffle=dataset.shuffled)
+        base_seed = dataset.seed if ranks.has_replicas else None
+        return ValidationEpochs(manifest, seed=dataset.seed, shuffle=dataset.shuffled, ranks=ranks, base_seed=base_seed)
     return TrainingEpochs(dataset.options, manifest, ranks=ranks, batch_size=batch_size, remainder=remainder)
 
 

@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import torch.distributed as dist
 
 from infobatch_client.ranks.place import RankChoice
 from infobatch_client.ranks.ranks import Ranks
-from infobatch_stream import ConfigError, RanksError
+from infobatch_stream import ConfigError, InfoBatchLoader, InfoBatchStreamDataset, RanksError
 from tests.e2e.conftest import SAMPLES, Server
 from tests.e2e.rank_processes import start_ranks
 from tests.e2e.training import make_loader, score, train_pass
@@ -24,18 +25,36 @@ def with_replicas(_: Connection, shards: str, url: str) -> dict[str, Any]:
     data = [dist.new_group([0, 2]), dist.new_group([1, 3])]
     tensor = [dist.new_group([0, 1]), dist.new_group([2, 3])]
     rank = dist.get_rank()
+    torch.manual_seed(rank)
+    dataset = InfoBatchStreamDataset(shards, url=url, run="replicas-draw", epochs=1).map(drawn)
+    with InfoBatchLoader(dataset, 64, process_group=data[rank % 2], replicas=tensor[rank // 2]) as drawing:
+        noise = [batch.tolist() for _ in drawing.epochs() for batch in drawing if drawing.skip() is None]
     with make_loader(
         shards, url, "replicas", 16, epochs=2, process_group=data[rank % 2], replicas=tensor[rank // 2]
     ) as loader:
         found = {"seen": [train_pass(loader) for _epoch in loader.epochs()]}
-        found["state"] = loader.state_dict()
-        return found
+        found |= {"state": loader.state_dict(), "noise": noise}
+    with InfoBatchLoader(
+        InfoBatchStreamDataset(shards, policy=None).map(drawn),
+        16,
+        replicas=tensor[rank // 2],
+        process_group=data[rank % 2],
+    ) as validation:
+        found["validation"] = [batch.tolist() for batch in validation]
+    return found
+
+
+def drawn(sample: dict[str, Any]) -> float:
+    """A random augmentation."""
+    return torch.rand(()).item()
 
 
 def test_replicas_have_the_same_batches_and_one_of_them_pushes(server: Server, shards: str) -> None:
     found = [rank.result() for rank in start_ranks(with_replicas, 4, shards, server.url)]
     assert found[0] == found[1]
     assert found[2] == found[3]
+    assert found[0]["validation"] != found[2]["validation"]
+    assert found[0]["noise"] != found[2]["noise"]
     assert sorted(found[0]["seen"][0] + found[2]["seen"][0]) == list(range(SAMPLES))
     kept = sum(len(seen) for rank in (found[0], found[2]) for seen in rank["seen"])
     info = server.info("replicas")

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import numpy.typing as npt
 
+from infobatch_client.epochs.holder import user_stacklevel
 from infobatch_client.tie.ticket import Ticket, checked_ticket
 from infobatch_stream.errors import LossError
 
@@ -18,14 +21,18 @@ class AwaitedBatches:
         epoch: of the pass.
 
     `newest` is the ticket of the batch returned last; the length is the number of batches that await their update.
+    `ended` is whether the caller has asked for a batch behind the last one.
     """
 
     def __init__(self, epoch: int) -> None:
         self.newest: Ticket | None = None
+        self.ended = False
         self.pass_id = object()
         self._epoch = epoch
         self._awaiting: dict[int, Ticket] = {}
         self._rows_left: dict[int, npt.NDArray[np.bool_]] = {}
+        self._left_behind = False
+        self._may_repeat = False
 
     def __len__(self) -> int:
         return len(self._awaiting)
@@ -44,18 +51,47 @@ class AwaitedBatches:
         """The batch that an update is for: the ticket's, or the one returned last if no other awaits its update.
 
         Raises:
-            LossError: no batch was returned yet, the ticket is of another pass, or the batch is ambiguous.
+            LossError: no batch was returned yet, the ticket is of another pass, the batch is ambiguous, or the caller
+                has gone past the last batch, so that something returns batches a second time.
         """
         if ticket is not None:
             if checked_ticket(ticket).epoch != self._epoch:
                 raise LossError(f"the ticket is of epoch {ticket.epoch}; epoch {self._epoch} is open")
             if ticket.pass_id is not self.pass_id:
                 raise LossError("the ticket is another loader's, or of a pass that was begun again")
+            if self._left_behind:
+                raise self._over()
+            self.allow_repeats()
             return ticket
         if self.newest is None:
             raise LossError("update() before the first batch: call it once for every batch that the loader returned")
         if len(self._awaiting) > 1 or (self._awaiting and self.newest.step not in self._awaiting):
             raise self._ambiguous()
+        if not self._awaiting:
+            if self.ended:
+                raise self._over()
+            self._note_repeat(self.newest)
+        return self.newest
+
+    def end(self) -> None:
+        """The caller has asked for a batch behind the last one.
+
+        If a batch awaits its update, the caller takes batches ahead or holds them, and may update one again by its
+        ticket. If none does, the pass lies behind it.
+        """
+        self.ended = True
+        self._left_behind = not self._awaiting
+
+    def shown(self, *, trains: bool) -> Ticket:
+        """The batch returned last.
+
+        Raises:
+            LossError: none was returned yet, or the pass is over.
+        """
+        if self.newest is None:
+            raise LossError("weights() before the first batch")
+        if self.ended and not (trains and self._awaiting):
+            raise self._over()
         return self.newest
 
     def settle(self, ticket: Ticket, rows: slice | None = None) -> None:
@@ -67,6 +103,29 @@ class AwaitedBatches:
                 return
         self._rows_left.pop(ticket.step, None)
         self._awaiting.pop(ticket.step, None)
+
+    def allow_repeats(self) -> None:
+        """The loop names batches, or has skipped one: it needs no warning when it updates one again."""
+        self._may_repeat = True
+
+    def _note_repeat(self, newest: Ticket) -> None:
+        """SAM and LBFGS update every batch again; a cycle over some batches of a pass looks like one that is."""
+        if newest.step and not self._may_repeat:
+            warnings.warn(
+                f"batch {newest.step} of epoch {self._epoch} is updated again, as none before it was, and its scores "
+                "are replaced: if these are the losses of another batch (itertools.cycle over a part of a pass), take "
+                "batches from the loader only; if they are this batch's, pass its ticket (batch=, loader.ticketed())",
+                stacklevel=user_stacklevel(),
+            )
+        self._may_repeat = True
+
+    def _over(self) -> LossError:
+        return LossError(
+            f"the pass over epoch {self._epoch} is over, and all of its batches are updated: this is none that comes "
+            "next. If something returns batches again (itertools.cycle, a list), loop over the loader instead: "
+            "`for epoch in loader.epochs(): for batch in loader`. To use a batch after its pass, keep its ticket "
+            "(loader.ticketed())"
+        )
 
     def _ambiguous(self) -> LossError:
         count = len(self._awaiting)

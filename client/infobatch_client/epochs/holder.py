@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from infobatch_stream.errors import ConfigError, LossError
 
-__all__ = ["DATASET", "LOADER", "Holder"]
+__all__ = ["DATASET", "LOADER", "Holder", "user_stacklevel"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +81,7 @@ class Holder:
         warnings.warn(
             f"{batches} updated, so their samples have no new scores; call {self.update} for every batch, or "
             f"{self.name}.skip() for one that is deliberately not trained",
-            stacklevel=_user_stacklevel(),
+            stacklevel=user_stacklevel(),
         )
 
     @property
@@ -89,7 +89,7 @@ class Holder:
         return f"no epoch is open: {self.open_epoch}"
 
 
-def _user_stacklevel() -> int:
+def user_stacklevel() -> int:
     """The stack level of the first frame outside this package, as `warnings.warn` in the calling function counts it."""
     level, frame = 1, sys._getframe(1)
     while frame.f_back is not None and frame.f_globals["__name__"].startswith("infobatch_client."):

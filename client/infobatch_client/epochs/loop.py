@@ -19,6 +19,7 @@ from infobatch_client.ranks.ranks import Ranks
 from infobatch_client.tie.columns import checked_columns
 from infobatch_client.tie.ticket import Ticket
 from infobatch_client.tie.weighting import host_scores
+from infobatch_stream.errors import LossError
 from infobatch_stream.plan.epoch_plan import EpochPlan
 from infobatch_stream.plan.opening import Opening
 
@@ -123,6 +124,16 @@ class EpochLoop:
         if self.sequence.closed:
             raise self._holder.takes_no_scores()
         return self.current()
+
+    def shown(self) -> Ticket:
+        """The batch returned last.
+
+        Raises:
+            LossError: there is none yet, or the pass is over.
+        """
+        if self.open is None:
+            raise LossError("weights() before the first batch of an epoch")
+        return self.open.awaited.shown(trains=self.trains)
 
     def push(self, ticket: Ticket, scores: torch.Tensor, columns: Mapping[str, torch.Tensor] | None) -> None:
         """Queues the scores (n,) of a ticket's rows, and the policy's columns (n,) beside them; `for_scores` before.

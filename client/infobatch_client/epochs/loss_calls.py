@@ -10,7 +10,6 @@ from infobatch_client.epochs.loop import EpochLoop
 from infobatch_client.epochs.returned import ReturnedBatches
 from infobatch_client.tie.ticket import Ticket, checked_ticket
 from infobatch_client.tie.weighting import Losses, checked_losses, weighted_mean
-from infobatch_stream.errors import LossError
 
 __all__ = ["LossCalls"]
 
@@ -49,8 +48,8 @@ class LossCalls:
             A scalar with its graph, float32 or float64.
 
         Raises:
-            LossError: wrong shape or dtype, rows outside the batch, missing or unknown columns, or it isn't clear
-                which batch is meant.
+            LossError: wrong shape or dtype, rows outside the batch, missing or unknown columns, it isn't clear which
+                batch is meant, or the pass is over.
             ConfigError: a validation loader, or closed.
             ServerError: the pusher has stopped: another job has taken over the run, or the run was deleted.
         """
@@ -90,6 +89,7 @@ class LossCalls:
         awaited = self._epochs.for_scores().awaited
         for ticket in awaited.tickets if batch is None else [awaited.due(batch)]:
             self._epochs.settle(ticket)
+        awaited.allow_repeats()
 
     def weights(self, batch: Ticket | None = None, rows: slice | None = None) -> torch.Tensor:
         """Weights float32 (B,) of a batch, or of its `rows`, as a new tensor; 0 in rows that only fill it up.
@@ -97,8 +97,11 @@ class LossCalls:
         Args:
             batch: the batch's ticket; by default the batch returned last.
             rows: only these rows of it.
+
+        Raises:
+            LossError: before the first batch, or after the last: a pass that is over has no present batch.
         """
-        return torch.from_numpy(self._ticket(batch, "weights").part(rows).weight)
+        return torch.from_numpy(self._ticket(batch).part(rows).weight)
 
     def valid(self, batch: Ticket | None = None, rows: slice | None = None) -> torch.Tensor:
         """Which rows of a batch are samples of their own, bool (B,), as a new tensor; False in rows that only fill it.
@@ -108,11 +111,11 @@ class LossCalls:
         Args:
             batch: the batch's ticket; by default the batch returned last.
             rows: only these rows of it.
-        """
-        return torch.from_numpy(self._ticket(batch, "valid").part(rows).index >= 0)
 
-    def _ticket(self, batch: Ticket | None, call: str) -> Ticket:
-        ticket = self._returned.newest if batch is None else checked_ticket(batch)
-        if ticket is None:
-            raise LossError(f"{call}() before the first batch")
-        return ticket
+        Raises:
+            LossError: before the first batch, or after the last: a pass that is over has no present batch.
+        """
+        return torch.from_numpy(self._ticket(batch).part(rows).index >= 0)
+
+    def _ticket(self, batch: Ticket | None) -> Ticket:
+        return self._epochs.shown() if batch is None else checked_ticket(batch)

@@ -23,6 +23,9 @@ class OpenEpoch:
         opening: the steps from the position at which it began.
         explicit: opened by `epochs()` or `set_epoch()`, so that a second pass over it is a mistake.
         max_steps: a pass returns at most so many batches.
+        generation: of the run; 0 without one.
+        base_seed: of the random numbers of stages, if it isn't this process's own.
+        pass_number: in validation, of the pass; None in training.
         num_consumed: batches that a loader returned to its caller, or that a plain loop updated or skipped.
         updated: a batch, or some of its rows, was updated or skipped.
         exhausted: the pass over it has returned its last batch.
@@ -37,6 +40,9 @@ class OpenEpoch:
     opening: Opening
     explicit: bool
     max_steps: int | None = None
+    generation: int = 0
+    base_seed: int | None = None
+    pass_number: int | None = None
     num_consumed: int = 0
     updated: bool = False
     exhausted: bool = False

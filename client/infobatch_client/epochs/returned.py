@@ -23,12 +23,11 @@ class ReturnedBatches:
     Args:
         sequence: the loader's epochs.
 
-    `newest` is the ticket of the batch returned last, and `gap_s` the seconds from an epoch's last batch to the next
+    `gap_s` is the seconds from an epoch's last batch to the next
     one's first, once there were two epochs.
     """
 
     def __init__(self, sequence: EpochSequence) -> None:
-        self.newest: Ticket | None = None
         self.gap_s: float | None = None
         self._sequence = sequence
         self._returned: tuple[int, float] | None = None
@@ -51,13 +50,14 @@ class ReturnedBatches:
             if epoch.stopped or (batch := next(batches, None)) is None:
                 break
             payload, index, weight, keyed, counts = batch
-            self.newest = ticket = epoch.awaited.add(epoch.num_consumed, index, weight, epoch.opening.batch_size)
+            ticket = epoch.awaited.add(epoch.num_consumed, index, weight, epoch.opening.batch_size)
             epoch.consume(counts)
             # Tensors of their own: the ticket's arrays say whose scores are pushed, and nobody else may write them.
             tie = {"__index__": torch.tensor(index), "__weight__": torch.tensor(weight)} if keyed else {}
             self._measure_gap(epoch)
             yield ticket, with_tie(payload, keyed, tie)
         epoch.exhausted = True
+        epoch.awaited.end()
         sequence.end_if_settled(epoch)
 
     def _measure_gap(self, epoch: OpenEpoch) -> None:

@@ -71,9 +71,10 @@ class EpochSequence:
         epoch = self.open
         if epoch is not None and epoch.updated and epoch.explicit:
             raise self._holder.second_pass(epoch.number)
-        if epoch is not None and not epoch.explicit and (epoch.updated or epoch.exhausted):
+        if epoch is not None and self._source.passes_on(epoch):
             self.end()
-        epoch = self.open or self._begin(explicit=False)
+        max_steps = None if epoch is None else epoch.max_steps
+        epoch = self.open or self._begin(explicit=False, max_steps=max_steps)
         epoch.restart()
         return epoch
 
@@ -123,8 +124,18 @@ class EpochSequence:
 
     def _begin(self, *, explicit: bool, max_steps: int | None = None) -> OpenEpoch:
         self._check_not_closed()
-        number, plan, path, start = self._source.open(max_steps)
-        self.open = OpenEpoch(number, plan, path, self._opening(plan.kept, start), explicit, max_steps)
+        following = self._source.open(max_steps)
+        self.open = OpenEpoch(
+            following.number,
+            following.plan,
+            following.plan_path,
+            self._opening(following.plan.kept, following.start),
+            explicit,
+            max_steps,
+            following.generation,
+            following.base_seed,
+            following.pass_number,
+        )
         return self.open
 
     def _begin_again(self) -> OpenEpoch | None:

@@ -23,12 +23,18 @@ class NextEpoch(NamedTuple):
         plan: the samples that are trained or validated.
         plan_path: the plan's file; "" for all samples in index order.
         start: the position at which it begins.
+        generation: of the run; 0 without one.
+        base_seed: of the random numbers of stages, if it isn't this process's own: replicas have equal batches.
+        pass_number: in validation, of the pass: it chooses order and random numbers. None in training.
     """
 
     number: int
     plan: EpochPlan
     plan_path: str
     start: int
+    generation: int = 0
+    base_seed: int | None = None
+    pass_number: int | None = None
 
 
 class EpochSource(ABC):
@@ -57,6 +63,10 @@ class EpochSource(ABC):
     def start_over(self) -> None:
         """`epochs()` was called: a source that can repeat its epochs begins with the first one again."""
         return
+
+    def passes_on(self, epoch: OpenEpoch) -> bool:
+        """Whether another pass over `epoch` is one over the epoch after it, so that `epoch` ends."""
+        return not epoch.explicit and (epoch.updated or epoch.exhausted)
 
     @abstractmethod
     def begin_at(self, epoch: int) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 
 from infobatch_client.epochs.open_epoch import OpenEpoch
 from infobatch_client.epochs.source import NextEpoch, TrainingSource
@@ -105,7 +106,11 @@ class TrainingEpochs(TrainingSource):
             raise StateError(
                 f"epoch_positions: the state has {state.epoch_positions}, its plan keeps {plan.kept} samples"
             )
-        return NextEpoch(self.next_epoch, plan, path, state.positions if state and inside else 0)
+        base_seed = None
+        if self._ranks.has_replicas:
+            base_seed = self._ranks.from_first_replica("share the seed of random augmentations", torch.initial_seed)
+        start = state.positions if state and inside else 0
+        return NextEpoch(self.next_epoch, plan, path, start, self._joined.generation, base_seed)
 
     def push(self, ticket: Ticket, scores: HostScores) -> None:
         """Queues scores."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from infobatch_client.epochs.open_epoch import OpenEpoch
 from infobatch_client.epochs.source import EpochSource, NextEpoch
 from infobatch_client.plans.files import PlanFiles
 from infobatch_client.plans.validation import validation_plan
+from infobatch_client.ranks.ranks import Ranks
 from infobatch_stream.manifest import Manifest
 
 __all__ = ["ValidationEpochs"]
@@ -13,41 +15,59 @@ __all__ = ["ValidationEpochs"]
 class ValidationEpochs(EpochSource):
     """Every sample in each pass; any number of passes.
 
+    Each pass has another number, and with it another order, until one is set. On several ranks a pass counts once it
+    has returned its last batch: one of them may look at a first batch without the others, and still agree with them.
+
     Args:
         manifest: the shards'.
         seed: of the order of shuffled samples.
         shuffle: off reads in index order.
+        ranks: of the job.
+        base_seed: of the random numbers of stages, if it isn't this process's own: replicas have equal batches.
     """
 
     num_epochs = 1
 
-    def __init__(self, manifest: Manifest, *, seed: int, shuffle: bool) -> None:
+    def __init__(
+        self, manifest: Manifest, *, seed: int, shuffle: bool, ranks: Ranks, base_seed: int | None = None
+    ) -> None:
         self._manifest = manifest
-        self._seed, self._shuffle = seed, shuffle
+        self._seed, self._shuffle, self._base_seed = seed, shuffle, base_seed
+        self._ranks = ranks
         self._files: PlanFiles | None = None
-        self._number = 0
+        self._number, self._is_set = 0, False
         self.num_samples = self._manifest.num_samples
 
     def begin_at(self, epoch: int) -> None:
-        """The number chooses the order of shuffled samples."""
-        self._number = epoch
+        """The number chooses the order of shuffled samples, from now on."""
+        self._number, self._is_set = epoch, True
 
     def start_over(self) -> None:
         """There is always another pass."""
         self.next_epoch = 0
 
-    def open(self, max_steps: int | None = None) -> NextEpoch:
-        """The samples in index order, or in the order of the number that was set.
+    def passes_on(self, epoch: OpenEpoch) -> bool:
+        """After a pass, or the beginning of one, there is another order to begin, unless one is set."""
+        return not self._is_set and self._counts(epoch)
 
-        Every pass has the same order: otherwise ranks with different numbers of passes would read samples twice.
-        """
+    def advance(self, epoch: OpenEpoch) -> None:
+        """The next pass has another number."""
+        super().advance(epoch)
+        if not self._is_set and self._counts(epoch):
+            self._number += 1
+
+    def open(self, max_steps: int | None = None) -> NextEpoch:
+        """The samples in index order, or in the order of the pass's number."""
         plan = validation_plan(self._manifest, seed=self._seed, number=self._number)
-        if not self._shuffle:
-            return NextEpoch(0, plan, "", 0)
-        self._files = self._files or PlanFiles()
-        path = self._files.store(plan)
-        self._files.keep_newest()
-        return NextEpoch(0, plan, path, 0)
+        path = ""
+        if self._shuffle:
+            self._files = self._files or PlanFiles()
+            path = self._files.store(plan)
+            self._files.keep_newest()
+        return NextEpoch(0, plan, path, 0, base_seed=self._base_seed, pass_number=self._number)
+
+    def _counts(self, epoch: OpenEpoch) -> bool:
+        return epoch.finished if self._ranks.world_size > 1 else epoch.num_consumed > 0
 
     def close(self, timeout_s: float | None) -> None:
         """Removes the plan files."""

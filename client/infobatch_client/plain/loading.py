@@ -47,7 +47,7 @@ class PlainLoading(PlainRows):
     def epoch(self) -> int:
         """The open epoch, or the next one; a loop begins there, as `for epoch in range(dataset.epoch, …)`."""
         if self.options is None:
-            return self._validation_pass().epoch
+            return self._control.read().epoch if self._control.written else 0
         return self._live().loop.epoch
 
     @property
@@ -66,7 +66,8 @@ class PlainLoading(PlainRows):
         The first call contacts the server. An epoch that is open, and of which nothing was updated, stays as it is;
         otherwise `epoch` must be the next one, and the one before it ends here at the latest. Before the first epoch,
         without a loaded state, `epoch` > 0 resumes an existing run at the start of that epoch. With policy=None it
-        chooses the order of shuffled samples, and need not be called.
+        chooses the order of shuffled samples, for all passes until the next call, and need not be called: each pass
+        then has another order, except on several ranks.
 
         Raises:
             ConfigError: `epoch` isn't the next one, or has been updated already; there is no `batch_size`; or closed.
@@ -97,6 +98,7 @@ class PlainLoading(PlainRows):
         """
         if self._epochs is not None:
             raise ConfigError("set_ranks() comes before the first epoch")
+        self._pickled_place = None
         self._ranks = self._among(
             RankChoice(process_group=process_group, rank=rank, world_size=world_size, replicas=replicas, agree=agree)
         )

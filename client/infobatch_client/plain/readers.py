@@ -53,6 +53,8 @@ class EpochReaders:
                     plan_path=epoch.plan_path,
                     rank=self._ranks.rank,
                     mark=self._mark,
+                    generation=epoch.generation,
+                    base_seed=torch.initial_seed() if epoch.base_seed is None else epoch.base_seed,
                 )
             )
             self._announced = epoch

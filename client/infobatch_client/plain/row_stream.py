@@ -6,8 +6,11 @@ its round over the workers return every batch whole and in order.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
+
+import numpy as np
 
 from infobatch_client.epochs.holder import DATASET
 from infobatch_client.tie.collate import warn_if_untied
@@ -40,7 +43,7 @@ class RowStream(Iterator[Any]):
         source: samples, and their pipeline.
         control: carries loaded states between workers.
         pass_: the pass.
-        plan: the samples to read, if the pass has no file.
+        plan_of: the plan of a pass's number, if the pass has no file; None reads by the file, or in index order.
         worker, workers: this one's number, and how many there are.
         trains: the pass is an epoch of a run.
     """
@@ -51,7 +54,7 @@ class RowStream(Iterator[Any]):
         control: PassControl,
         pass_: Pass,
         *,
-        plan: EpochPlan | None,
+        plan_of: Callable[[int], EpochPlan] | None,
         worker: int,
         workers: int,
         trains: bool,
@@ -61,7 +64,8 @@ class RowStream(Iterator[Any]):
         self._returned = False
         self._control = control
         self._pass = pass_
-        self._batches = PassBatches(source, pass_, plan)
+        self._source, self._plan_of = source, plan_of
+        self._batches = self._batches_of(pass_)
         self._worker, self._workers = worker, workers
         self._trains = trains
         self._num_rows = 0
@@ -110,14 +114,34 @@ class RowStream(Iterator[Any]):
         if self._trains:
             self._rounds_before = state["turns"]
             self._control.note_loaded(self._worker, state["rows"] // state["batch_size"], state["turns"])
-        else:
-            self._num_rows = state["rows"]
+            return
+        self._num_rows = state["rows"]
+        if not self._control.written:  # by set_epoch(), which chooses the pass
+            self._pass = replace(self._pass, epoch=state["epoch"])
+            self._batches = self._batches_of(self._pass)
+            self._control.resume_pass(state["epoch"])
 
     @property
     def _plan_id(self) -> str:
         return self._batches.plan.plan_id if self._batches.plan is not None else ""
 
+    def _batches_of(self, pass_: Pass) -> PassBatches:
+        return PassBatches(self._source, pass_, None if self._plan_of is None else self._plan_of(pass_.epoch))
+
     def _read(self) -> Iterator[Any]:
+        rows = self._filled_rows() if self._pass.fills else self._unfilled_rows()
+        yield from rows
+        self.ended = True
+
+    def _unfilled_rows(self) -> Iterator[Any]:
+        steps, closed = self._steps(), self._control.closed_flag()
+        for step, sample, weight, payload in self._batches.rows(steps):
+            if closed[0]:
+                raise DATASET.closed()
+            self._num_rows = (step - self._worker) // self._workers  # and this one: a dropped row counts as well
+            yield tied_row(payload, sample, np.float32(weight))
+
+    def _filled_rows(self) -> Iterator[Any]:
         for batch in self._batches.batches(self._steps()):
             if self._control.closed:
                 raise DATASET.closed()
@@ -126,9 +150,8 @@ class RowStream(Iterator[Any]):
                 row = tied_row(payload, index, weight)
                 yield marked_row(row, mark) if mark else row
                 mark = 0  # default_collate asks the first row of a batch how to collate it
-        self.ended = True
 
-    def _steps(self) -> Sequence[int]:
+    def _steps(self) -> range:
         """This worker's. Called at the first row: by then all workers of a loader have loaded their states."""
         steps = self._batches.opening.num_steps
         if (saved := self._loaded) is None:

@@ -50,28 +50,29 @@ class PlainRows(PlainState):
         """Rows that a DataLoader gets of the open epoch, those that fill included; before it, of an unpruned one.
 
         With it `len(DataLoader(dataset, batch_size=B))` is the epoch's number of batches, for any number of workers.
-        Without a `batch_size` it is the number of samples.
+        Without a `batch_size` it is the number of samples, or on several ranks of this rank's.
         """
         if self.batch_size is None:
-            return self.indexed.manifest.num_samples
+            rank, world_size = self._place
+            return len(range(rank, self.indexed.manifest.num_samples, world_size))
         if self.options is None:
             per_step = self.batch_size * self._place[1]
             return -(-self.indexed.manifest.num_samples // per_step) * self.batch_size
         return self._live().loop.num_batches * self.batch_size
 
     def _rows(self, pass_: Pass, worker: int, workers: int) -> RowStream:
-        plan: EpochPlan | None = None
-        if self.options is None and self.shuffled:
-            plan = validation_plan(self.indexed.manifest, seed=self.seed, number=pass_.epoch)
         return RowStream(
             self.sample_source(),
             self._control,
             pass_,
-            plan=plan,
+            plan_of=self._validation_plan if self.options is None and self.shuffled else None,
             worker=worker,
             workers=workers,
             trains=self.options is not None,
         )
+
+    def _validation_plan(self, number: int) -> EpochPlan:
+        return validation_plan(self.indexed.manifest, seed=self.seed, number=number)
 
     def _workers_pass(self) -> Pass:
         """The pass over the epoch that the loop's process has opened, in a worker."""

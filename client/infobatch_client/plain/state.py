@@ -10,6 +10,7 @@ import torch
 from torch.utils.data import get_worker_info
 
 from infobatch_client.epochs.holder import DATASET
+from infobatch_client.plain.pass_numbers import PassNumbers
 from infobatch_client.ranks.place import RankChoice
 from infobatch_client.ranks.ranks import Ranks
 from infobatch_client.run.options import RunOptions, Timeouts
@@ -48,16 +49,18 @@ class PlainState(ABC):
         self._epochs: PlainEpochs | None = None
         self._ranks = self._among(RankChoice())
         self._read_by = 0
-        self._worker_place = (0, 1)
+        self._pickled_place: tuple[int, int] | None = None
+        self._pass_numbers = PassNumbers()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_epochs": None, "_worker_place": (self._ranks.rank, self._ranks.world_size)}
+        return {**self.__dict__, "_epochs": None, "_pickled_place": (self._ranks.rank, self._ranks.world_size)}
 
     def __copy__(self: Self) -> Self:
         copy = type(self).__new__(type(self))
         copy.__dict__.update(self.__dict__)
         copy._control, copy._owner = PassControl(), os.getpid()
         copy._epochs, copy._ranks = None, self._ranks.copy()
+        copy._pass_numbers = PassNumbers()
         return copy
 
     @abstractmethod
@@ -83,23 +86,39 @@ class PlainState(ABC):
     @property
     def _place(self) -> tuple[int, int]:
         """Rank and world size. A worker has them from its loop's process, by a fork or in the pickle."""
-        if get_worker_info() is not None and not torch.distributed.is_initialized():
-            return self._worker_place
+        pickled = self._pickled_place
+        if pickled is not None and get_worker_info() is not None and not torch.distributed.is_initialized():
+            return pickled
         return self._ranks.rank, self._ranks.world_size
 
     def _validation_pass(self) -> Pass:
-        return self._control.read() if self._control.written else self._validation(0)
+        """The pass that begins now: of the number that was set, or of the next one."""
+        if self._control.written:
+            return self._control.read()
+        _, world_size = self._place
+        number, begun = self._pass_numbers.begin(self._control, agree=self.shuffled, world_size=world_size)
+        return self._validation(number, begun)
 
-    def _validation(self, number: int) -> Pass:
+    def _validation(self, number: int, begun: int = 0) -> Pass:
         rank, world_size = self._place
         return Pass(
             epoch=number,
             plan_path="",
             start=0,
             batch_size=self.batch_size or 1,
+            fills=self.batch_size is not None,
             rank=rank,
             world_size=world_size,
+            base_seed=self._base_seed + begun,
         )
+
+    @property
+    def _base_seed(self) -> int:
+        """torch's base seed: in a worker, the one by which its DataLoader seeds all workers of a pass."""
+        if self._ranks.has_replicas:
+            return self.seed
+        worker = get_worker_info()
+        return torch.initial_seed() if worker is None else worker.seed - worker.id
 
     def _live(self) -> PlainEpochs:
         """The part that talks to the server, made at its first use, in the loop's process."""

@@ -72,6 +72,11 @@ class Ranks:
         return self._place.replica == 0
 
     @property
+    def has_replicas(self) -> bool:
+        """Whether other processes may have the same batches; does not communicate."""
+        return self._choice.replicas is not None
+
+    @property
     def is_first(self) -> bool:
         """Whether this process speaks for all."""
         return self.rank == 0 and self.pushes
@@ -135,6 +140,12 @@ class Ranks:
             RanksError: it failed there. There: its own error.
         """
         return self.together(doing, lambda: act() if self.is_first else None)[0]  # type: ignore[return-value]
+
+    def from_first_replica(self, doing: str, act: Callable[[], T]) -> T:
+        """The result of `act` on the first of this process's replicas; every process calls it."""
+        answers = self.together(doing, act)
+        whose = zip(self._members, answers, strict=True)
+        return next(answer for member, answer in whose if member[:2] == (self.rank, 0))
 
     def compare(self, doing: str, look: Callable[[], Mapping[str, Any]], advice: str) -> None:
         """Checks that all processes have the same values.

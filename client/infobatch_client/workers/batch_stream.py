@@ -40,8 +40,11 @@ class BatchStream(IterableDataset[TiedBatch]):
         if worker:
             end_with_parent()
         number, workers = (worker.id, worker.num_workers) if worker else (0, 1)
-        batches = PassBatches(self.source, self.control.read(), compact=self.compact)
-        return (self._collated(rows) for rows in batches.batches(range(number, batches.opening.num_steps, workers)))
+        draws = self.collate_fn is not None
+        batches = PassBatches(
+            self.source, self.control.read(), finish=self._collated, draws=draws, compact=self.compact
+        )
+        return batches.batches(range(number, batches.opening.num_steps, workers))
 
     def _collated(self, rows: BatchRows) -> TiedBatch:
         payloads = rows.payloads

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
+from torch.utils.data import get_worker_info
 
 from infobatch_client.plans.files import map_plan
 from infobatch_client.tie.chain import TiedChain
 from infobatch_client.tie.row_copy import row_copy
 from infobatch_client.tie.rows import BatchRows
 from infobatch_client.tie.spare_row import spare_row
+from infobatch_client.workers.batch_seeds import BatchSeeds
 from infobatch_client.workers.pass_control import Pass
 from infobatch_client.workers.sample_source import SampleSource
 from infobatch_stream.errors import PipelineError, ShardError
@@ -25,7 +28,11 @@ from infobatch_stream.row_counts import RowCounts
 __all__ = ["PassBatches"]
 
 _CHUNK_SAMPLES = 512
+_ROWS_BY_SEED = 32  # of a pass that isn't read by batches
 _log = logging.getLogger(__name__)
+
+
+T = TypeVar("T")
 
 
 class _Tie(NamedTuple):
@@ -58,40 +65,92 @@ class PassBatches:
         source: samples, and their pipeline.
         pass_: the pass.
         plan: the samples to keep; None: the plan in the pass's file, or without a file every sample in index order.
+        finish: of a batch's rows, the batch; None gives the rows themselves.
+        draws: `finish` runs user code, which may draw random numbers, as stages do.
         compact: batches have their real rows only, or one that fills if there is none.
     """
 
     def __init__(
-        self, source: SampleSource, pass_: Pass, plan: EpochPlan | None = None, *, compact: bool = False
+        self,
+        source: SampleSource,
+        pass_: Pass,
+        plan: EpochPlan | None = None,
+        *,
+        finish: Callable[[BatchRows], Any] | None = None,
+        draws: bool = False,
+        compact: bool = False,
     ) -> None:
         self._source = source
         self._compact = compact
         self.plan = map_plan(pass_.plan_path) if plan is None and pass_.plan_path else plan
         self._positions = _Positions(self.plan, source.offsets)
         self._rank = pass_.rank
+        self._fills = pass_.fills
         self.opening = pass_.opening(self._positions.count)
         self._steps: Sequence[int] = ()
         self._errors = 0
         self._unreadable: dict[int, int] = {}
         self._spare: list[Any] = []  # one row that nobody else has, to fill batches that have no row of their own
         self._reader_error: Exception | None = None
+        self._finish = finish
+        self._steps_by_seed = 1
+        self._seeds: BatchSeeds | None = None
+        if source.stages or draws:
+            fingerprint = source.reader.manifest.fingerprint
+            self._seeds = BatchSeeds(pass_, fingerprint, keeps_own=get_worker_info() is None)
 
-    def batches(self, steps: Sequence[int]) -> Iterator[BatchRows]:
-        """The batches of these steps, ascending. To be called once."""
+    def batches(self, steps: Sequence[int]) -> Iterator[Any]:
+        """The batches of these steps, ascending: `finish`'s, or their `BatchRows`. To be called once."""
         self._steps = steps
+        made = self._made(steps)
+        return made if self._seeds is None else self._seeds.around(made, steps[0] if steps else 0)
+
+    def rows(self, steps: range) -> Iterator[tuple[int, int, float, Any]]:
+        """(step, sample, weight, payload) of all that comes out, where a step is one row. To be called once."""
+        self._steps = steps
+        self._steps_by_seed = _ROWS_BY_SEED * steps.step
+        outputs = ((*tie, payload) for tie, payload in self._outputs())
+        if self._seeds is None:
+            return outputs
+        parts = self._seeds.around(self._parts(outputs), steps[0] if steps else 0)
+        return itertools.chain.from_iterable(parts)
+
+    def _parts(self, rows: Iterator[T]) -> Iterator[list[T]]:
+        """Several rows at a time, as it takes some microseconds to change generators."""
+        assert self._seeds is not None
+        while part := list(itertools.islice(rows, _ROWS_BY_SEED)):
+            self._seeds.pause()
+            yield part
+
+    def _made(self, steps: Sequence[int]) -> Iterator[Any]:
+        """A batch is made as soon as its last row is there, or else once a later one's first row is."""
         todo = iter(steps)
         step = next(todo, None)
+        positions = self._num_positions(step)
         rows: list[tuple[_Tie, Any]] = []
         for tie, payload in self._outputs():
             while step is not None and step != tie.step:
-                yield self._batch(step, rows)
-                rows = []
-                step = next(todo, None)
+                yield self._finished(step, rows, positions)
+                rows, step = [], next(todo, None)
+                positions = self._num_positions(step)
             rows.append((tie, payload))
+            if len(rows) == positions:
+                yield self._finished(tie.step, rows, positions)
+                rows, step = [], next(todo, None)
+                positions = self._num_positions(step)
         while step is not None:
-            yield self._batch(step, rows)
-            rows = []
-            step = next(todo, None)
+            yield self._finished(step, rows, self._num_positions(step))
+            rows, step = [], next(todo, None)
+
+    def _num_positions(self, step: int | None) -> int:
+        first, end = (0, 0) if step is None else self.opening.rows(step, self._rank)
+        return end - first
+
+    def _finished(self, step: int, rows: list[tuple[_Tie, Any]], positions: int) -> Any:
+        batch = self._batch(step, rows)
+        if self._seeds is not None and not 0 < len(rows) == positions:
+            self._seeds.begin_collate(step)
+        return batch if self._finish is None else self._finish(batch)
 
     def _outputs(self) -> Iterator[tuple[_Tie, Any]]:
         """Pipeline outputs with their ties; if errors are skipped, a stage that raises is started again."""
@@ -127,6 +186,7 @@ class PassBatches:
         pairs: list[Iterator[tuple[int, int]]] = []
         reader = self._source.reader
         unreadable = self._note_unreadable if self._source.skips_errors else None
+        next_seed = 0
         for sample in reader.samples(self._chunks(pairs), unreadable):
             index = sample["__index__"]
             while True:
@@ -137,6 +197,10 @@ class PassBatches:
                     break
                 else:
                     self._unreadable[step] = self._unreadable.get(step, 0) + 1
+            if step >= next_seed:
+                next_seed = step + self._steps_by_seed
+                if self._seeds is not None:
+                    self._seeds.begin(step)
             yield _Tie(step, index, sample["__weight__"]), sample
         for step, _ in itertools.chain.from_iterable(pairs):
             self._unreadable[step] = self._unreadable.get(step, 0) + 1
@@ -145,6 +209,9 @@ class PassBatches:
         self, pairs: list[Iterator[tuple[int, int]]]
     ) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]]:
         """Indices and weights of several steps at a time; `pairs` gets (step, index) of each sample beside them."""
+        if isinstance(self._steps, range) and not self._fills:
+            yield from self._row_chunks(self._steps, pairs)
+            return
         per_chunk = max(1, _CHUNK_SAMPLES // self.opening.batch_size)
         for at in range(0, len(self._steps), per_chunk):
             steps = self._steps[at : at + per_chunk]
@@ -153,6 +220,19 @@ class PassBatches:
             owners = np.repeat(np.array(steps), [len(indices) for indices, _ in parts])
             pairs.append(zip(owners.tolist(), indices.tolist(), strict=True))
             yield indices, np.concatenate([weights for _, weights in parts])
+
+    def _row_chunks(
+        self, steps: range, pairs: list[Iterator[tuple[int, int]]]
+    ) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]]:
+        """As `_chunks`, where a step is one row on each rank: a slice of the positions."""
+        opening = self.opening
+        for at in range(0, len(steps), _CHUNK_SAMPLES):
+            part = steps[at : at + _CHUNK_SAMPLES]
+            first, last = (opening.rows(step, self._rank)[0] for step in (part[0], part[-1]))
+            taken = slice(None, None, steps.step * opening.world_size)
+            indices, weights = self._positions.samples(first, min(last + 1, opening.end))
+            pairs.append(zip(part, indices[taken].tolist(), strict=False))  # the last step may have none on this rank
+            yield np.ascontiguousarray(indices[taken]), weights[taken]
 
     def _note_unreadable(self, index: int, error: ShardError) -> None:
         self._skip(error, f"sample {index}")
@@ -192,5 +272,6 @@ class PassBatches:
             ),
             self._note_unreadable if self._source.skips_errors else None,
         )
-        self._spare = [spare_row(self._source.stages, samples, skip_errors=self._source.skips_errors)]
+        with self._seeds.aside() if self._seeds is not None else nullcontext():
+            self._spare = [spare_row(self._source.stages, samples, skip_errors=self._source.skips_errors)]
         return self._spare[0]

@@ -6,18 +6,22 @@ Persistent workers are forked or spawned once; they read this at the start of ev
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from infobatch_stream.plan.opening import Opening
 
 __all__ = ["Pass", "PassControl"]
 
-_SIZE_BYTES = 8192  # a pass as JSON, behind its length in 4 bytes; and at the end two flags
-_CLOSED, _UPDATED = -2, -1
+_SIZE_BYTES = 8192  # a pass as JSON, behind its length in 4 bytes; and at the end three flags
+_WARNED, _CLOSED, _UPDATED = -3, -2, -1
+_KEY_BITS, _NUMBER_BITS = 40, 23
+_SLOTS = 251
 _MAX_WORKERS = (
     1024  # torch copies a larger tensor with threads, for which a process forked after their use waits for ever
 )
@@ -36,6 +40,9 @@ class Pass:
         world_size: ranks.
         drop_remainder: leaves out the last positions that don't fill a step.
         mark: of the pass on its batches in a plain DataLoader, in [1, 2⁶³); 0: they have none.
+        fills: every batch has batch_size rows, repeats included; without, a step is a row, and dropped ones lack.
+        generation: of the run; 0 without one.
+        base_seed: of the random numbers of stages and collate functions: torch's, as `torch.initial_seed()` says it.
     """
 
     epoch: int
@@ -46,9 +53,14 @@ class Pass:
     world_size: int = 1
     drop_remainder: bool = False
     mark: int = 0
+    fills: bool = True
+    generation: int = 0
+    base_seed: int = 0
 
     @classmethod
-    def over(cls, opening: Opening, *, epoch: int, plan_path: str, rank: int, mark: int = 0) -> Pass:
+    def over(
+        cls, opening: Opening, *, epoch: int, plan_path: str, rank: int, generation: int, base_seed: int, mark: int = 0
+    ) -> Pass:
         """A pass over the steps of an opening."""
         return cls(
             epoch=epoch,
@@ -59,6 +71,8 @@ class Pass:
             world_size=opening.world_size,
             drop_remainder=opening.drop_remainder,
             mark=mark,
+            generation=generation,
+            base_seed=base_seed,
         )
 
     def opening(self, num_positions: int) -> Opening:
@@ -81,7 +95,9 @@ class PassControl:
     def __init__(self) -> None:
         self._bytes = _shared(_SIZE_BYTES, dtype=torch.uint8)
         self._loaded = _shared(_MAX_WORKERS, 3, dtype=torch.int64)
+        self._passes = _shared(1 + _SLOTS, dtype=torch.int64)
         self._updated_at_start = False
+        self._maker = os.getpid()
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_updated_at_start": self.updated}
@@ -95,7 +111,7 @@ class PassControl:
     def write(self, pass_: Pass) -> None:
         """Sets the pass that workers begin next."""
         text = json.dumps(asdict(pass_)).encode()
-        assert len(text) < _SIZE_BYTES - 6, "a plan's path is far below 8 KB"
+        assert len(text) < _SIZE_BYTES - 7, "a plan's path is far below 8 KB"
         framed = len(text).to_bytes(4, "little") + text
         self._bytes[: len(framed)] = torch.from_numpy(np.frombuffer(framed, np.uint8).copy())
         self._bytes[_UPDATED] = 0
@@ -140,6 +156,46 @@ class PassControl:
         """Whether the dataset was closed."""
         return bool(self._bytes[_CLOSED])
 
+    def closed_flag(self) -> npt.NDArray[np.uint8]:
+        """uint8 (1,), above 0 once the dataset is closed: to be asked often."""
+        return self._bytes.numpy()[_CLOSED : _CLOSED + 1]
+
+    @property
+    def made_here(self) -> bool:
+        """Whether this very process made the memory, so that a worker shares it with no other."""
+        return self._maker == os.getpid()
+
+    def number_pass(self, key: bytes = b"") -> int:
+        """The number of a pass of a validation set, from 0 on, that begins now.
+
+        One process by pass calls it: the loop's, or the first of its workers. The others find it by `key`.
+
+        Args:
+            key: of the pass, the same in all of its workers.
+        """
+        number = int(self._passes[0])
+        self._passes[0] = number + 1
+        if key:  # in one write, so that another process sees both or neither
+            slot, word = _slot(key)
+            self._passes[slot] = word << _NUMBER_BITS | number
+        return number
+
+    def number_of(self, key: bytes) -> int | None:
+        """The number that a pass's first worker has given it; None if it hasn't yet."""
+        slot, word = _slot(key)
+        entry = int(self._passes[slot])
+        return entry & (1 << _NUMBER_BITS) - 1 if entry >> _NUMBER_BITS == word else None
+
+    def resume_pass(self, number: int) -> None:
+        """A worker resumes pass `number`: the one after it is next."""
+        self._passes[0] = max(int(self._passes[0]), number + 1)
+
+    def warn_once(self) -> bool:
+        """Whether a warning is due: True once, in all processes together."""
+        due = not bool(self._bytes[_WARNED])
+        self._bytes[_WARNED] = 1
+        return due
+
     def note_loaded(self, worker: int, batches: int, rounds: int) -> None:
         """A worker has loaded a state: `batches` of the pass, and `rounds` since the loader's first pass, came before.
 
@@ -157,6 +213,12 @@ class PassControl:
         """(batches, rounds) of all workers together."""
         _, batches, rounds = self._loaded.sum(0).tolist()
         return batches, rounds
+
+
+def _slot(key: bytes) -> tuple[int, int]:
+    """Where a pass's number is, and the bits by which it is known there; never 0."""
+    word = int.from_bytes(key[:8], "little") % (1 << _KEY_BITS) or 1
+    return 1 + word % _SLOTS, word
 
 
 def _shared(*size: int, dtype: torch.dtype) -> torch.Tensor:

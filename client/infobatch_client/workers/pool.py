@@ -9,6 +9,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from infobatch_client.tie.rows import TiedBatch
+from infobatch_client.workers.batch_seeds import pass_seed
 from infobatch_client.workers.batch_stream import BatchStream
 from infobatch_client.workers.pass_control import Pass, PassControl
 from infobatch_client.workers.sample_source import SampleSource
@@ -24,7 +25,6 @@ class WorkerPool:
         num_workers: processes; 0 makes the batches in this one.
         collate_fn: list of payloads → batch; None for torch's.
         pin_memory, prefetch_factor, multiprocessing_context, worker_init_fn: as in torch's DataLoader.
-        seed: of the workers' random numbers, in [0, 2⁶⁴).
         compact: batches have their real rows only.
     """
 
@@ -38,10 +38,11 @@ class WorkerPool:
         prefetch_factor: int,
         multiprocessing_context: str | None,
         worker_init_fn: Callable[[int], None] | None,
-        seed: int,
         compact: bool = False,
     ) -> None:
         self._control = PassControl()
+        self._fingerprint = source.reader.manifest.fingerprint
+        self._generator = torch.Generator("cpu")  # of our own, so that torch's global one is left alone
         workers: dict[str, Any] = {}
         if num_workers:
             workers = {
@@ -56,14 +57,14 @@ class WorkerPool:
             num_workers=num_workers,
             collate_fn=_as_it_is,
             pin_memory=pin_memory,
-            # A generator of our own, so that torch's global one is left alone.
-            generator=torch.Generator("cpu").manual_seed(seed & (2**63 - 1)),
+            generator=self._generator,
             **workers,
         )
 
     def batches(self, pass_: Pass) -> Iterator[TiedBatch]:
         """The batches of a pass, in order; begins at once, and ends the pass before it."""
         self._control.write(pass_)
+        self._generator.manual_seed(pass_seed(pass_, self._fingerprint))
         with torch.device("cpu"):  # torch draws a seed by our generator, whatever the default device is
             return iter(self._data_loader)
 

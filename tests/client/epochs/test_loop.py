@@ -99,7 +99,7 @@ class Loop(LossCalls):
 
 def validation() -> ValidationEpochs:
     manifest = Manifest(names=("a",), counts=(SAMPLES,), shard_fingerprints=(bytes(32),))
-    return ValidationEpochs(manifest, seed=0, shuffle=False)
+    return ValidationEpochs(manifest, seed=0, shuffle=False, ranks=Ranks())
 
 
 def test_columns_of_a_micro_batch_go_with_its_rows() -> None:
