@@ -16,7 +16,7 @@ from infobatch_stream.errors import ShardChangedError
 
 __all__ = ["FORMAT_VERSION", "IndexHead", "IndexViews", "Layout", "ShardIndex"]
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 Layout = tuple[tuple[str, bool], ...]
 """The members that every sample of a shard has, in tar order: (extension, whether the index holds its bytes)."""
 

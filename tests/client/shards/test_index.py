@@ -118,9 +118,12 @@ def test_number_columns_are_views_of_the_arrow_buffers() -> None:
     assert back.inline_of(np.array([3, 99])) == [b"x", b"x"]
 
 
-def test_an_index_of_another_version_is_refused() -> None:
+@pytest.mark.parametrize("version", [b"1", b"3"])
+def test_an_index_of_another_version_is_refused(version: bytes) -> None:
     batch = index_of("a.x").to_arrow()
-    metadata = {key: value.replace(b'_version": 1', b'_version": 2') for key, value in batch.schema.metadata.items()}
+    metadata = {
+        key: value.replace(b'_version": 2', b'_version": ' + version) for key, value in batch.schema.metadata.items()
+    }
     other = batch.replace_schema_metadata(metadata)
     assert IndexHead.from_schema(other.schema) is None
     with pytest.raises(ShardChangedError, match="not an index file of this version"):

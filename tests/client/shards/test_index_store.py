@@ -157,6 +157,16 @@ def test_a_damaged_index_file_is_replaced(shards: list[str], junk: bytes) -> Non
     assert load_index(first.index_paths[0]).head.count == 1
 
 
+def test_an_index_file_of_an_earlier_version_is_made_again(shards: list[str], scans: list[str]) -> None:
+    first = index_shards(shards)
+    for path in map(Path, first.index_paths):
+        path.write_bytes(path.read_bytes().replace(b'"format_version": 2', b'"format_version": 1'))
+    scans.clear()
+    assert index_shards(shards) == first
+    assert sorted(scans) == shards
+    assert b'"format_version": 2' in Path(first.index_paths[0]).read_bytes()
+
+
 def test_concurrent_writers_leave_one_whole_index(shards: list[str]) -> None:
     with ThreadPoolExecutor(8) as pool:
         every = list(pool.map(lambda _: index_shards(shards, force=True, progress=False), range(16)))
