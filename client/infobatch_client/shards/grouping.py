@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from infobatch_client.shards.index import IndexHead, Layout, ShardIndex
 from infobatch_client.shards.links import resolve_links
+from infobatch_client.shards.stamp import Stamp
 from infobatch_client.shards.tar_scan import OddMember, TarMembers
 from infobatch_stream.errors import DuplicateKeyError, EmptyShardError, ShardError
 from infobatch_stream.manifest import shard_fingerprint
@@ -36,14 +37,14 @@ def split_name(name: str) -> tuple[str, str] | None:
     return None if match is None else (match[1], match[2].lower())
 
 
-def index_members(members: TarMembers, shard: str, *, shard_bytes: int, mtime_ns: int) -> ShardIndex:
+def index_members(members: TarMembers, shard: str, *, shard_bytes: int, stamp: Stamp) -> ShardIndex:
     """Groups the regular files of a shard into samples.
 
     Args:
         members: the shard's files in tar order.
         shard: the shard's name, for messages.
         shard_bytes: the shard's size.
-        mtime_ns: the shard's modification time, nanoseconds since 1970.
+        stamp: the shard's stamp.
 
     Raises:
         EmptyShardError: the shard has no sample.
@@ -66,7 +67,7 @@ def index_members(members: TarMembers, shard: str, *, shard_bytes: int, mtime_ns
             f"{shard}: no sample in this shard: none of its {len(members.names)} files is named "
             "key.extension; remove it from the list of shards, or check how it was written"
         )
-    return grouped.index(shard_bytes, mtime_ns)
+    return grouped.index(shard_bytes, stamp)
 
 
 class _Grouping:
@@ -115,7 +116,7 @@ class _Grouping:
         self.reads_elsewhere |= target[2] is None
         self.add(link.name, *target)
 
-    def index(self, shard_bytes: int, mtime_ns: int) -> ShardIndex:
+    def index(self, shard_bytes: int, stamp: Stamp) -> ShardIndex:
         """Builds the index from the collected members."""
         self.refuse_repeated_keys()
         extensions = tuple(sorted({record[1] for record in self.records}))
@@ -130,7 +131,7 @@ class _Grouping:
         return ShardIndex(
             head=IndexHead(
                 shard_bytes=shard_bytes,
-                mtime_ns=mtime_ns,
+                stamps=(stamp,),
                 fingerprint=shard_fingerprint(self.records),
                 count=len(self.keys),
                 extensions=extensions,

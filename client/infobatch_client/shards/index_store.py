@@ -8,22 +8,24 @@ import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pyarrow as pa
 from tqdm import tqdm
 
 from infobatch_client.shards.grouping import index_members
 from infobatch_client.shards.index import IndexHead, ShardIndex
+from infobatch_client.shards.stamp import Stamp, let_clock_tick
 from infobatch_client.shards.tar_scan import scan_tar
 from infobatch_client.shards.urls import local_path
 from infobatch_stream.errors import ConfigError, ShardChangedError, ShardError
 from infobatch_stream.manifest import Manifest
 
-__all__ = ["IndexedShards", "index_shards", "load_index", "scan_shard"]
+__all__ = ["IndexedShards", "confirm_index", "index_shards", "load_index", "scan_shard"]
 
 _SUFFIX = ".index.arrow"
 _THREADS = 8
+_MAX_STAMPS = 64
 _log = logging.getLogger(__name__)
 
 
@@ -55,8 +57,10 @@ class _Bar(tqdm):  # type: ignore[type-arg]
 def index_shards(urls: Sequence[str], *, progress: bool | None = None, force: bool = False) -> IndexedShards:
     """Finds the index files of shards, and indexes the shards that have no valid one.
 
-    An index file is valid while the size and the modification time of its shard are those it had when it was
-    indexed. Several processes may index the same shards at once; index files appear whole or not at all.
+    An index file is valid while its shard has the size and the stamp (modification time, time of the inode's change,
+    inode) that it had when it was indexed. If not, as after copying both, the shard is scanned again; if it still has
+    the same contents, the index file learns the new stamp too, and the next start scans nothing. Several processes may
+    index the same shards at once; index files appear whole or not at all.
 
     Args:
         urls: the result of `expand_shards`.
@@ -114,13 +118,14 @@ def scan_shard(path: str) -> ShardIndex:
         ) from error
     try:
         before = os.fstat(fd)
+        let_clock_tick(before)
         members = scan_tar(fd, path)
         after = os.fstat(fd)
     finally:
         os.close(fd)
     if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
         raise ShardChangedError(f"{path}: this shard changed while it was indexed; wait until it is complete")
-    return index_members(members, path, shard_bytes=after.st_size, mtime_ns=after.st_mtime_ns)
+    return index_members(members, path, shard_bytes=before.st_size, stamp=Stamp.of(before))
 
 
 def load_index(index_path: str) -> ShardIndex:
@@ -148,19 +153,45 @@ def _find_valid(path: str) -> tuple[str, IndexHead] | None:
         ) from error
     for index_path in _places(path):
         head = _read_head(index_path)
-        if head is not None and (head.shard_bytes, head.mtime_ns) == (stat.st_size, stat.st_mtime_ns):
+        if head is not None and head.is_of(stat.st_size, Stamp.of(stat)):
             return index_path, head
     return None
 
 
 def _index_shard(path: str) -> tuple[str, IndexHead]:
     index = scan_shard(path)
-    for place in _places(path):
-        before = _read_head(place)
-        if before is not None and before.fingerprint != index.head.fingerprint:
-            _log.warning("%s: the contents of this shard have changed; the data set is a different one now", path)
-            break
-    return _write(index, path), index.head
+    known = [head for head in map(_read_head, _places(path)) if head is not None]
+    if known and known[0].fingerprint != index.head.fingerprint:
+        _log.warning("%s: the contents of this shard have changed; the data set is a different one now", path)
+    return _write(_with_stamps(index, known), path), index.head
+
+
+def confirm_index(index_path: str, path: str) -> bool:
+    """Scans a shard whose stamp its index file doesn't know; the index file learns it if the contents are the same.
+
+    Returns:
+        Whether the shard has the contents that the index file describes.
+
+    Raises:
+        ShardError: the shard is missing, empty, damaged or compressed, or has a duplicate key.
+    """
+    index, head = scan_shard(path), _read_head(index_path)
+    if head is None or index.head.fingerprint != head.fingerprint:
+        return False
+    try:
+        _write_atomically(_with_stamps(index, [head]), index_path)
+    except OSError:
+        pass  # a read-only folder: the next process scans again
+    return True
+
+
+def _with_stamps(index: ShardIndex, known: list[IndexHead]) -> ShardIndex:
+    """The index with the stamps that other index files of the same contents know."""
+    stamps = [*index.head.stamps]
+    for head in known:
+        if (head.fingerprint, head.shard_bytes) == (index.head.fingerprint, index.head.shard_bytes):
+            stamps += head.stamps
+    return replace(index, head=replace(index.head, stamps=tuple(dict.fromkeys(stamps))[:_MAX_STAMPS]))
 
 
 def _read_head(index_path: str) -> IndexHead | None:

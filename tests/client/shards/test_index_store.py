@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import pickle
+import shutil
 import stat
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -13,6 +15,7 @@ import pytest
 import infobatch_client.shards.index_store as store
 from infobatch_client.shards.index import ShardIndex
 from infobatch_client.shards.index_store import IndexedShards, index_shards, load_index
+from infobatch_client.shards.stamp import Stamp
 from infobatch_stream.errors import (
     ConfigError,
     CorruptShardError,
@@ -102,6 +105,75 @@ def test_a_rewritten_shard_is_another_data_set(shards: list[str], caplog: pytest
     assert second.manifest.counts == first.manifest.counts
     assert second.manifest.fingerprint != first.manifest.fingerprint
     assert f"{shards[1]}: the contents of this shard have changed" in caplog.text
+
+
+def rewrite_in_place(path: str, files: list[tuple[str, bytes]]) -> None:
+    write_tar(path, files)
+
+
+def rewrite_beside(path: str, files: list[tuple[str, bytes]]) -> None:
+    write_tar(f"{path}.new", files)
+    os.replace(f"{path}.new", path)
+
+
+@pytest.mark.parametrize("rewrite", [rewrite_in_place, rewrite_beside])
+def test_labels_written_again_with_the_same_size_and_modification_time_are_read(
+    rewrite: Callable[[str, list[tuple[str, bytes]]], None], shards: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    os.utime(shards[0], ns=(1, 1))
+    first = index_shards(shards)
+    assert load_index(first.index_paths[0]).members(0)[1][3] == b"0"
+    size = os.path.getsize(shards[0])
+    rewrite(shards[0], [("000000.jpg", bytes(300)), ("000000.cls", b"5")])
+    os.utime(shards[0], ns=(1, 1))
+    assert os.path.getsize(shards[0]) == size
+    second = index_shards(shards)
+    assert load_index(second.index_paths[0]).members(0)[1][3] == b"5"
+    assert second.manifest.fingerprint != first.manifest.fingerprint
+    assert f"{shards[0]}: the contents of this shard have changed" in caplog.text
+
+
+def test_an_index_file_copied_with_its_shard_is_checked_once_and_serves_both(
+    shards: list[str], scans: list[str], tmp_path: Path
+) -> None:
+    first = index_shards(shards)
+    copy = tmp_path / "copy"
+    shutil.copytree(Path(shards[0]).parent, copy)
+    copies = [str(copy / Path(shard).name) for shard in shards]
+    scans.clear()
+    assert index_shards(copies).manifest.fingerprint == first.manifest.fingerprint
+    assert sorted(scans) == copies
+    for path in copies:  # the index files come back, as from a folder that several machines share
+        shutil.copy2(f"{path}.index.arrow", Path(shards[0]).parent)
+    scans.clear()
+    index_shards(shards)
+    index_shards(copies)
+    assert scans == []
+
+
+def test_an_index_file_beside_read_only_copies_is_checked_once(
+    shards: list[str], cache: Path, scans: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = index_shards(shards)
+    shutil.copytree(Path(shards[0]).parent, tmp_path / "copy")
+    copies = [str(tmp_path / "copy" / Path(shard).name) for shard in shards]
+    refuse_beside(monkeypatch, tmp_path / "copy")
+    scans.clear()
+    for _ in range(2):
+        indexed = index_shards(copies)
+        assert indexed.manifest.fingerprint == first.manifest.fingerprint
+        assert all(path.startswith(str(cache)) for path in indexed.index_paths)
+        assert sorted(scans) == copies
+
+
+def test_a_change_of_the_inode_alone_is_noticed_where_the_modification_time_was_set() -> None:
+    copied, written = Stamp(1, 900, 7), Stamp(900, 900, 7)
+    assert copied.is_same_file(Stamp(1, 900, 7))
+    assert not copied.is_same_file(Stamp(1, 900, 8))
+    assert not copied.is_same_file(Stamp(1, 901, 7))
+    assert written.is_same_file(Stamp(900, 900, 8))  # mounts of object stores number their files anew each time
+    assert not written.is_same_file(Stamp(900, 901, 7))
+    assert not written.is_same_file(Stamp(901, 901, 7))
 
 
 def test_copies_elsewhere_are_the_same_data_set(shards: list[str], tmp_path: Path) -> None:
