@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
@@ -14,6 +15,7 @@ from webdataset.pipeline import DataPipeline
 from infobatch_client.plain.loading import PlainLoading
 from infobatch_client.reading.reader import ShardReader
 from infobatch_client.run.options import Connection, RunOptions
+from infobatch_client.shards.bad_shards import listing
 from infobatch_client.shards.index_store import IndexedShards, index_shards
 from infobatch_client.shards.urls import expand_shards
 from infobatch_client.tie.stages import refuse_if_tie_breaks
@@ -58,13 +60,16 @@ class InfoBatchStreamDataset(PlainLoading, DataPipeline, FluidInterface):  # typ
         order: lanes, stripe, window and run length of the plan order, in place of the defaults.
         shuffle: off reads in index order; only with policy=None.
         on_error: "raise"; or "skip", that is `SkipErrors()`: leave out and count samples that can't be read or on which
-            a stage raises, up to a limit.
+            a stage raises, up to a limit; and shards that are bad, which `left_out` names.
         batch_size: rows per batch, for a plain DataLoader, which must have the same.
         connection: timeouts, the embedded server's folder, and rules for a run that exists: `Connection`.
 
     Raises:
         ConfigError: an invalid argument, or an invalid combination of arguments.
-        ShardError: a shard that is missing, empty, damaged, or has duplicate keys.
+        ShardError: shards that are missing, empty, damaged, or have duplicate keys; all of them are named.
+
+    Warns:
+        UserWarning: shards were left out, with on_error="skip"; each with its reason.
 
     Example:
         >>> dataset = InfoBatchStreamDataset("data/train-{0000..0049}.tar", epochs=30)   # doctest: +SKIP
@@ -94,7 +99,8 @@ class InfoBatchStreamDataset(PlainLoading, DataPipeline, FluidInterface):  # typ
         seed = whole_number(seed, "seed")
         if seed >= 2**64:
             raise ConfigError(f"seed={seed} is outside [0, 2**64)")
-        self.on_error, self.max_errors = error_rule(on_error)
+        skip = error_rule(on_error)
+        self.on_error, self.max_errors = ("raise", 0) if skip is None else ("skip", skip.max_errors)
         self.shuffled = shuffle
         self.seed = seed
         self.options: RunOptions | None = None
@@ -124,10 +130,18 @@ class InfoBatchStreamDataset(PlainLoading, DataPipeline, FluidInterface):  # typ
                 connection=Connection() if connection is None else connection,
             )
         self._prepare(batch_size)
-        self.indexed: IndexedShards = index_shards(expand_shards(shards))
+        self.indexed: IndexedShards = index_shards(
+            expand_shards(shards, missing_ok=True), max_left_out=0 if skip is None else skip.max_shards
+        )
+        _warn_of(self.left_out, self.indexed.manifest.num_shards)
         if self.options is not None and subset is not None:
             self.options = self.options.with_subset(np.asarray(subset), self.indexed.manifest.num_samples)
         self.pipeline = [None]
+
+    @property
+    def left_out(self) -> dict[str, str]:
+        """The listed shards that are no part of the data set, as they are bad, each with the reason."""
+        return dict(self.indexed.left_out)
 
     @property
     def stages(self) -> list[Any]:
@@ -167,6 +181,16 @@ class InfoBatchStreamDataset(PlainLoading, DataPipeline, FluidInterface):  # typ
     def _refuse(self, method: str) -> NoReturn:
         refuse_if_tie_breaks(method)
         raise AssertionError(method)
+
+
+def _warn_of(left_out: dict[str, str], num_good: int) -> None:
+    if left_out:
+        reasons = listing(list(left_out.values()))
+        warnings.warn(
+            f"{len(left_out)} of {len(left_out) + num_good} shards are left out (on_error='skip'), and are no part of "
+            f"this data set:{reasons}",
+            stacklevel=3,
+        )
 
 
 def _refuse_run_options(**options: object) -> None:

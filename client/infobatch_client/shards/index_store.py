@@ -9,16 +9,18 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from stat import S_ISREG
 
 import pyarrow as pa
 from tqdm import tqdm
 
+from infobatch_client.shards.bad_shards import MAX_NAMED, error_of_all
 from infobatch_client.shards.grouping import index_members
 from infobatch_client.shards.index import IndexHead, ShardIndex
 from infobatch_client.shards.stamp import Stamp, let_clock_tick
 from infobatch_client.shards.tar_scan import scan_tar
 from infobatch_client.shards.urls import local_path
-from infobatch_stream.errors import ConfigError, ShardChangedError, ShardError
+from infobatch_stream.errors import ConfigError, CorruptShardError, ShardChangedError, ShardError
 from infobatch_stream.manifest import Manifest
 
 __all__ = ["IndexedShards", "confirm_index", "index_shards", "load_index", "scan_shard"]
@@ -39,6 +41,7 @@ class IndexedShards:
         paths: their local paths.
         index_paths: their index files.
         total_bytes: size of all shards together.
+        left_out: listed shards that can't be used, and why: (URL, reason); no part of anything above.
     """
 
     manifest: Manifest
@@ -46,6 +49,7 @@ class IndexedShards:
     paths: tuple[str, ...]
     index_paths: tuple[str, ...]
     total_bytes: int
+    left_out: tuple[tuple[str, str], ...] = ()
 
 
 class _Bar(tqdm):  # type: ignore[type-arg]
@@ -54,7 +58,14 @@ class _Bar(tqdm):  # type: ignore[type-arg]
     monitor_interval = 0
 
 
-def index_shards(urls: Sequence[str], *, progress: bool | None = None, force: bool = False) -> IndexedShards:
+def index_shards(
+    urls: Sequence[str],
+    *,
+    progress: bool | None = None,
+    force: bool = False,
+    max_left_out: int | None = 0,
+    max_named: int = MAX_NAMED,
+) -> IndexedShards:
     """Finds the index files of shards, and indexes the shards that have no valid one.
 
     An index file is valid while its shard has the size and the stamp (modification time, time of the inode's change,
@@ -66,14 +77,17 @@ def index_shards(urls: Sequence[str], *, progress: bool | None = None, force: bo
         urls: the result of `expand_shards`.
         progress: whether to show a progress bar if scanning takes more than a second; None: on a terminal only.
         force: scan all shards again.
+        max_left_out: how many bad shards may be left out; None: any number, but one shard must be good.
+        max_named: how many bad shards an error names.
 
     Raises:
-        ShardError: a shard is missing, empty, damaged or compressed, or has a duplicate key; the message names it.
+        ShardError: a shard is missing, empty, damaged or compressed, or has a duplicate key; the message names it, and
+            all others that are bad.
         ConfigError: an index file can be written neither beside its shard nor in the cache.
     """
     paths = [local_path(url) for url in urls]
-    index_files = [None if force else _find_valid(path) for path in paths]
-    missing = [number for number, entry in enumerate(index_files) if entry is None]
+    found = [_find_valid(path, force=force) for path in paths]
+    missing = [number for number, entry in enumerate(found) if entry is None]
     if missing:
         disable = None if progress is None else not progress
         with (
@@ -83,23 +97,27 @@ def index_shards(urls: Sequence[str], *, progress: bool | None = None, force: bo
             try:
                 indexed = pool.map(_index_shard, [paths[number] for number in missing])
                 for number, entry in zip(missing, indexed, strict=True):
-                    index_files[number] = entry
+                    found[number] = entry
                     bar.update()
             except BaseException:
                 pool.shutdown(cancel_futures=True)
                 raise
-    entries = [entry for entry in index_files if entry is not None]
-    heads = [head for _, head in entries]
+    errors = [(number, entry) for number, entry in enumerate(found) if isinstance(entry, ShardError)]
+    good = [(number, *entry) for number, entry in enumerate(found) if isinstance(entry, tuple)]
+    if errors and (not good or (max_left_out is not None and len(errors) > max_left_out)):
+        raise error_of_all([error for _, error in errors], len(urls), max_left_out, max_named)
     return IndexedShards(
         manifest=Manifest(
-            names=tuple(urls),
-            counts=tuple(head.count for head in heads),
-            shard_fingerprints=tuple(head.fingerprint for head in heads),
+            names=tuple(urls[number] for number, _, _ in good),
+            counts=tuple(head.count for _, _, head in good),
+            shard_fingerprints=tuple(head.fingerprint for _, _, head in good),
+            left_out=tuple(urls[number] for number, _ in errors),
         ),
-        urls=tuple(urls),
-        paths=tuple(paths),
-        index_paths=tuple(index_path for index_path, _ in entries),
-        total_bytes=sum(head.shard_bytes for head in heads),
+        urls=tuple(urls[number] for number, _, _ in good),
+        paths=tuple(paths[number] for number, _, _ in good),
+        index_paths=tuple(index_path for _, index_path, _ in good),
+        total_bytes=sum(head.shard_bytes for _, _, head in good),
+        left_out=tuple((urls[number], str(error)) for number, error in errors),
     )
 
 
@@ -121,6 +139,8 @@ def scan_shard(path: str) -> ShardIndex:
         let_clock_tick(before)
         members = scan_tar(fd, path)
         after = os.fstat(fd)
+    except OSError as error:
+        raise CorruptShardError(f"{path}: reading failed ({error.strerror}); check its disk") from error
     finally:
         os.close(fd)
     if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
@@ -144,22 +164,28 @@ def load_index(index_path: str) -> ShardIndex:
         ) from error
 
 
-def _find_valid(path: str) -> tuple[str, IndexHead] | None:
+def _find_valid(path: str, *, force: bool) -> tuple[str, IndexHead] | ShardError | None:
+    """A shard's valid index file and its head; None if there is none; the error of a shard that can't be opened."""
     try:
         stat = os.stat(path)
+    except FileNotFoundError:
+        return ShardError(f"{path}: no such shard; check the path, and the working folder {os.getcwd()}")
     except OSError as error:
-        raise ShardError(
-            f"{path}: this shard can't be read: {error.strerror}; check its path and permissions"
-        ) from error
-    for index_path in _places(path):
+        return ShardError(f"{path}: this shard can't be read: {error.strerror}; check its path and permissions")
+    if not S_ISREG(stat.st_mode):
+        return ShardError(f"{path}: this shard is no regular file, so it can't be read by position; copy it to one")
+    for index_path in () if force else _places(path):
         head = _read_head(index_path)
         if head is not None and head.is_of(stat.st_size, Stamp.of(stat)):
             return index_path, head
     return None
 
 
-def _index_shard(path: str) -> tuple[str, IndexHead]:
-    index = scan_shard(path)
+def _index_shard(path: str) -> tuple[str, IndexHead] | ShardError:
+    try:
+        index = scan_shard(path)
+    except ShardError as error:
+        return error
     known = [head for head in map(_read_head, _places(path)) if head is not None]
     if known and known[0].fingerprint != index.head.fingerprint:
         _log.warning("%s: the contents of this shard have changed; the data set is a different one now", path)
