@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from infobatch_client.loader import InfoBatchLoader
     from infobatch_client.progress_lr import ProgressLR, cosine, one_cycle
     from infobatch_client.run.options import Connection, Timeouts
+    from infobatch_client.selection.select import select_samples
     from infobatch_client.workers.skip_errors import SkipErrors
     from infobatch_stream.plan.order_params import OrderChoice
     from infobatch_stream.pruning.policies import Full, Hard, InfoBatch, Levels, Random
@@ -80,6 +81,7 @@ __all__ = [
     "__version__",
     "cosine",
     "one_cycle",
+    "select_samples",
 ]
 
 
@@ -98,6 +100,7 @@ _LAZY = {
     "Timeouts": "infobatch_client.run.options",
     "cosine": "infobatch_client.progress_lr",
     "one_cycle": "infobatch_client.progress_lr",
+    "select_samples": "infobatch_client.selection.select",
 }
 
 

@@ -7,15 +7,16 @@ import warnings
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 from webdataset.compat import FluidInterface
 from webdataset.pipeline import DataPipeline
 
 from infobatch_client.plain.loading import PlainLoading
 from infobatch_client.reading.reader import ShardReader
 from infobatch_client.run.options import Connection, RunOptions
-from infobatch_client.shards.bad_shards import listing
+from infobatch_client.selection.keys import subset_array
+from infobatch_client.shards.bad_shards import left_out_warning
 from infobatch_client.shards.index_store import IndexedShards, index_shards
 from infobatch_client.shards.urls import expand_shards
 from infobatch_client.tie.stages import refuse_if_tie_breaks
@@ -54,7 +55,8 @@ class InfoBatchStreamDataset(PlainLoading, DataPipeline, FluidInterface):  # typ
             defaults. None reads without server or run, for validation.
         prune_ratio: with a policy's name: r in [0, 1), the share pruned of the samples below the mean; 0.5 by default.
         delta: with a policy's name: δ in [0, 1]; epochs from ⌊delta·epochs⌋ on are unpruned; 0.875 by default.
-        subset: bool (N,) or int64 indices: the samples that exist for this run.
+        subset: the samples that exist for this run: bool (N,); int64 indices, such as `select_samples` gives; or keys
+            (`__key__`): a list, an Arrow column, or a file of them (.txt with a key a line, .parquet, .arrow, .npy).
         seed: of draw and order, in [0, 2⁶⁴).
         score_name: the name of the number that `loader.update` pushes; part of the run.
         order: lanes, stripe, window and run length of the plan order, in place of the defaults.
@@ -86,7 +88,7 @@ class InfoBatchStreamDataset(PlainLoading, DataPipeline, FluidInterface):  # typ
         policy: Policy | str | None = "infobatch",
         prune_ratio: Number | None = None,
         delta: Number | None = None,
-        subset: npt.ArrayLike | None = None,
+        subset: npt.ArrayLike | os.PathLike[str] | pa.Table | pa.ChunkedArray | None = None,
         seed: int = 0,
         score_name: str = "loss",
         order: OrderChoice | None = None,
@@ -133,9 +135,12 @@ class InfoBatchStreamDataset(PlainLoading, DataPipeline, FluidInterface):  # typ
         self.indexed: IndexedShards = index_shards(
             expand_shards(shards, missing_ok=True), max_left_out=0 if skip is None else skip.max_shards
         )
-        _warn_of(self.left_out, self.indexed.manifest.num_shards)
+        if self.indexed.left_out:
+            warnings.warn(left_out_warning(self.indexed.left_out, len(self.indexed.urls)), stacklevel=2)
         if self.options is not None and subset is not None:
-            self.options = self.options.with_subset(np.asarray(subset), self.indexed.manifest.num_samples)
+            self.options = self.options.with_subset(
+                subset_array(subset, self.indexed), self.indexed.manifest.num_samples
+            )
         self.pipeline = [None]
 
     @property
@@ -181,16 +186,6 @@ class InfoBatchStreamDataset(PlainLoading, DataPipeline, FluidInterface):  # typ
     def _refuse(self, method: str) -> NoReturn:
         refuse_if_tie_breaks(method)
         raise AssertionError(method)
-
-
-def _warn_of(left_out: dict[str, str], num_good: int) -> None:
-    if left_out:
-        reasons = listing(list(left_out.values()))
-        warnings.warn(
-            f"{len(left_out)} of {len(left_out) + num_good} shards are left out (on_error='skip'), and are no part of "
-            f"this data set:{reasons}",
-            stacklevel=3,
-        )
 
 
 def _refuse_run_options(**options: object) -> None:

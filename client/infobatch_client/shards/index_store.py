@@ -12,11 +12,11 @@ from dataclasses import dataclass, replace
 from stat import S_ISREG
 
 import pyarrow as pa
-from tqdm import tqdm
 
 from infobatch_client.shards.bad_shards import MAX_NAMED, error_of_all
 from infobatch_client.shards.grouping import index_members
 from infobatch_client.shards.index import IndexHead, ShardIndex
+from infobatch_client.shards.progress import ProgressBar
 from infobatch_client.shards.stamp import Stamp, let_clock_tick
 from infobatch_client.shards.tar_scan import scan_tar
 from infobatch_client.shards.urls import local_path
@@ -52,12 +52,6 @@ class IndexedShards:
     left_out: tuple[tuple[str, str], ...] = ()
 
 
-class _Bar(tqdm):  # type: ignore[type-arg]
-    """A progress bar without tqdm's monitor thread, which would still run when workers are forked."""
-
-    monitor_interval = 0
-
-
 def index_shards(
     urls: Sequence[str],
     *,
@@ -89,10 +83,9 @@ def index_shards(
     found = [_find_valid(path, force=force) for path in paths]
     missing = [number for number, entry in enumerate(found) if entry is None]
     if missing:
-        disable = None if progress is None else not progress
         with (
             ThreadPoolExecutor(min(_THREADS, len(missing)), thread_name_prefix="infobatch-index") as pool,
-            _Bar(total=len(missing), desc="indexing", unit="shard", delay=1.0, disable=disable) as bar,
+            ProgressBar(len(missing), "indexing", progress) as bar,
         ):
             try:
                 indexed = pool.map(_index_shard, [paths[number] for number in missing])
