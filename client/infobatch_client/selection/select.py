@@ -48,7 +48,8 @@ def select_samples(
     Args:
         shards: as for the dataset, of which the result is a part.
         predicate: called with a dict for each sample: `__key__`, `__url__`, and those of `members` that the sample has.
-            A true value selects the sample. It runs in other processes: what it changes isn't seen here.
+            A true value selects the sample. It runs in other processes: what it changes isn't seen here. Outside of
+            Linux it must pickle, or `num_workers` be 0.
         members: extensions; () for keys alone, which reads nothing.
         num_workers: processes; 0 reads in this one. By default as many as the CPUs that this process may use.
         decode: as webdataset's `.decode()`: json is parsed, txt is a str, cls an int, and so on. Else all are bytes.
