@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from infobatch_client.loader import InfoBatchLoader
     from infobatch_client.progress_lr import ProgressLR, cosine, one_cycle
     from infobatch_client.run.options import Connection, Timeouts
+    from infobatch_client.selection.select import select_samples
     from infobatch_client.tie.declared import may_drop
     from infobatch_client.workers.skip_errors import SkipErrors
     from infobatch_stream.plan.order_params import OrderChoice
@@ -82,6 +83,7 @@ __all__ = [
     "cosine",
     "may_drop",
     "one_cycle",
+    "select_samples",
 ]
 
 
@@ -101,6 +103,7 @@ _LAZY = {
     "cosine": "infobatch_client.progress_lr",
     "may_drop": "infobatch_client.tie.declared",
     "one_cycle": "infobatch_client.progress_lr",
+    "select_samples": "infobatch_client.selection.select",
 }
 
 

@@ -22,7 +22,7 @@ from __future__ import annotations
 import hashlib
 import struct
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -87,6 +87,7 @@ class Manifest:
         names: one name per shard, for messages; not part of the fingerprint.
         counts: samples per shard, at least 1 each; length S.
         shard_fingerprints: 32 bytes per shard, length S.
+        left_out: names of further shards, which can't be read and are no part of the data set; for messages.
 
     Raises:
         EmptyShardError: a count is 0; the message names the shard.
@@ -102,6 +103,7 @@ class Manifest:
     names: tuple[str, ...]
     counts: tuple[int, ...]
     shard_fingerprints: tuple[bytes, ...]
+    left_out: tuple[str, ...] = field(default=(), compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "names", tuple(self.names))
@@ -162,6 +164,14 @@ class Manifest:
             digest.update(shard + count.to_bytes(8, "little"))
         return digest.digest()
 
+    @property
+    def left_out_hint(self) -> str:
+        """For the end of a message about another manifest: which shards are left out; "" if there are none."""
+        if not self.left_out:
+            return ""
+        more = f" and {len(self.left_out) - 8} more" if len(self.left_out) > 8 else ""
+        return f"; left out here, as they can't be read: {', '.join(self.left_out[:8])}{more}"
+
     def locate(self, indices: ArrayLike) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Finds the shard of each sample, and the sample's position in it.
 
@@ -191,4 +201,4 @@ class Manifest:
 
     def __getstate__(self) -> dict[str, object]:
         """The state without cached properties."""
-        return {"names": self.names, "counts": self.counts, "shard_fingerprints": self.shard_fingerprints}
+        return {name: getattr(self, name) for name in ("names", "counts", "shard_fingerprints", "left_out")}

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 from webdataset.compat import FluidInterface
 from webdataset.pipeline import DataPipeline
 
@@ -15,6 +16,8 @@ from infobatch_client.foreign_options import WEBDATASET, refusing
 from infobatch_client.plain.loading import PlainLoading
 from infobatch_client.reading.reader import ShardReader
 from infobatch_client.run.options import Connection, RunOptions
+from infobatch_client.selection.keys import subset_array
+from infobatch_client.shards.bad_shards import left_out_warning
 from infobatch_client.shards.index_store import IndexedShards, index_shards
 from infobatch_client.shards.urls import expand_shards
 from infobatch_client.tie.refusals import refuse_if_tie_breaks
@@ -53,19 +56,23 @@ class InfoBatchStreamDataset(PlainLoading, DataPipeline, FluidInterface):  # typ
             defaults. None reads without server or run, for validation.
         prune_ratio: with a policy's name: r in [0, 1), the share pruned of the samples below the mean; 0.5 by default.
         delta: with a policy's name: δ in [0, 1]; epochs from ⌊delta·epochs⌋ on are unpruned; 0.875 by default.
-        subset: bool (N,) or int64 indices: the samples that exist for this run.
+        subset: the samples that exist for this run: bool (N,); int64 indices, such as `select_samples` gives; or keys
+            (`__key__`): a list, an Arrow column, or a file of them (.txt with a key a line, .parquet, .arrow, .npy).
         seed: of draw and order, in [0, 2⁶⁴).
         score_name: the name of the number that `loader.update` pushes; part of the run.
         order: lanes, stripe, window and run length of the plan order, in place of the defaults.
         shuffle: off reads in index order; only with policy=None.
         on_error: "raise"; or "skip", that is `SkipErrors()`: leave out and count samples that can't be read or on which
-            a stage raises, up to a limit.
+            a stage raises, up to a limit; and shards that are bad, which `left_out` names.
         batch_size: rows per batch, for a plain DataLoader, which must have the same.
         connection: timeouts, the embedded server's folder, and rules for a run that exists: `Connection`.
 
     Raises:
         ConfigError: an invalid argument, or an invalid combination of arguments.
-        ShardError: a shard that is missing, empty, damaged, or has duplicate keys.
+        ShardError: shards that are missing, empty, damaged, or have duplicate keys; all of them are named.
+
+    Warns:
+        UserWarning: shards were left out, with on_error="skip"; each with its reason.
 
     Example:
         >>> dataset = InfoBatchStreamDataset("data/train-{0000..0049}.tar", epochs=30)   # doctest: +SKIP
@@ -83,7 +90,7 @@ class InfoBatchStreamDataset(PlainLoading, DataPipeline, FluidInterface):  # typ
         policy: Policy | str | None = "infobatch",
         prune_ratio: Number | None = None,
         delta: Number | None = None,
-        subset: npt.ArrayLike | None = None,
+        subset: npt.ArrayLike | os.PathLike[str] | pa.Table | pa.ChunkedArray | None = None,
         seed: int = 0,
         score_name: str = "loss",
         order: OrderChoice | None = None,
@@ -96,7 +103,8 @@ class InfoBatchStreamDataset(PlainLoading, DataPipeline, FluidInterface):  # typ
         seed = whole_number(seed, "seed")
         if seed >= 2**64:
             raise ConfigError(f"seed={seed} is outside [0, 2**64)")
-        self.on_error, self.max_errors = error_rule(on_error)
+        skip = error_rule(on_error)
+        self.on_error, self.max_errors = ("raise", 0) if skip is None else ("skip", skip.max_errors)
         self.shuffled = shuffle
         self.seed = seed
         self.options: RunOptions | None = None
@@ -126,10 +134,21 @@ class InfoBatchStreamDataset(PlainLoading, DataPipeline, FluidInterface):  # typ
                 connection=Connection() if connection is None else connection,
             )
         self._prepare(batch_size)
-        self.indexed: IndexedShards = index_shards(expand_shards(shards))
+        self.indexed: IndexedShards = index_shards(
+            expand_shards(shards, missing_ok=True), max_left_out=0 if skip is None else skip.max_shards
+        )
+        if self.indexed.left_out:
+            warnings.warn(left_out_warning(self.indexed.left_out, len(self.indexed.urls)), stacklevel=2)
         if self.options is not None and subset is not None:
-            self.options = self.options.with_subset(np.asarray(subset), self.indexed.manifest.num_samples)
+            self.options = self.options.with_subset(
+                subset_array(subset, self.indexed), self.indexed.manifest.num_samples
+            )
         self.pipeline = [None]
+
+    @property
+    def left_out(self) -> dict[str, str]:
+        """The listed shards that are no part of the data set, as they are bad, each with the reason."""
+        return dict(self.indexed.left_out)
 
     @property
     def stages(self) -> list[Any]:

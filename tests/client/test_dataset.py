@@ -10,7 +10,7 @@ import pytest
 
 from infobatch_client.run.options import Timeouts
 from infobatch_stream import Connection, Hard, InfoBatch, InfoBatchStreamDataset, Random, SkipErrors
-from infobatch_stream.errors import ConfigError
+from infobatch_stream.errors import ConfigError, ShardError
 from infobatch_stream.pruning.policies import Policy
 from tests.shards import write_tar
 
@@ -74,6 +74,23 @@ def test_on_error_is_a_word_or_a_limit(on_error: str | SkipErrors, skips: bool, 
 def test_max_errors_is_a_whole_number() -> None:
     with pytest.raises(ConfigError, match="max_errors=-1 must be at least 0"):
         SkipErrors(max_errors=-1)
+
+
+def test_max_shards_is_a_whole_number_or_none() -> None:
+    assert SkipErrors().max_shards is None
+    assert SkipErrors(max_shards=2).max_shards == 2
+    with pytest.raises(ConfigError, match="max_shards=-1 must be at least 0"):
+        SkipErrors(max_shards=-1)
+
+
+def test_a_listed_shard_that_does_not_exist_is_bad(shards: str) -> None:
+    pattern = shards.replace("a.tar", "{a,b,c}.tar")
+    both = r"\n.*b\.tar: no such shard.*\n.*c\.tar: no such shard"
+    with pytest.raises(ShardError, match=rf"2 of 3 shards can't be used.*{both}"):
+        InfoBatchStreamDataset(pattern, policy=None)
+    with pytest.warns(UserWarning, match=rf"2 of 3 shards are left out .*{both}"):
+        dataset = InfoBatchStreamDataset(pattern, policy=None, on_error="skip")
+    assert list(dataset.left_out) == [shards.replace("a.tar", name) for name in ("b.tar", "c.tar")]
 
 
 def test_shorthand_beside_an_object_says_where_to_put_it(shards: str) -> None:

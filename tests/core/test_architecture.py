@@ -23,8 +23,8 @@ SIDES = {"infobatch_stream": "core", "infobatch_server": "server", "infobatch_cl
 ARROWS = {
     "client/commands": "client/rpc client/shards core/errors",
     "client/dataset": (
-        "client/foreign_options client/plain client/reading client/run client/shards client/tie client/workers "
-        "core/errors core/plan core/pruning core/ratios"
+        "client/foreign_options client/plain client/reading client/run client/selection client/shards client/tie "
+        "client/workers core/errors core/plan core/pruning core/ratios"
     ),
     "client/demo": (
         "client/dataset client/embedded client/loader client/progress_lr client/run core/errors core/pruning"
@@ -53,6 +53,7 @@ ARROWS = {
         "client/embedded client/plans client/ranks client/rpc client/tie core/copies core/errors core/manifest "
         "core/plan core/pruning core/ratios core/row_counts core/run_spec core/wire"
     ),
+    "client/selection": "client/reading client/shards client/workers core/errors",
     "client/shards": "core/errors core/manifest",
     "client/tie": "core/copies core/errors core/plan core/row_counts",
     "client/workers": "client/plans client/reading client/tie core/errors core/plan core/ratios core/row_counts",

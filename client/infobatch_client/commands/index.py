@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 
 from infobatch_client.shards.index_store import index_shards
 from infobatch_client.shards.urls import expand_shards
@@ -28,21 +29,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Indexes, and prints shards, samples and fingerprint.
+    """Indexes, and prints shards, samples and fingerprint; bad shards on stderr, a line each.
 
     Args:
         args: parsed by a parser with `add_arguments`.
 
+    Returns:
+        0; 2 if there are bad shards. The others are indexed then, and counted alone.
+
     Raises:
         ConfigError: no shard matches, or an index file can't be written.
-        ShardError: a shard that is missing, empty, damaged, compressed, or has a key twice; named.
+        ShardError: all shards are missing, empty, damaged, compressed, or have a key twice; named.
     """
-    indexed = index_shards(expand_shards(args.shards), progress=False if args.quiet else None, force=args.force)
+    urls = expand_shards(args.shards, missing_ok=True)
+    indexed = index_shards(
+        urls, progress=False if args.quiet else None, force=args.force, max_left_out=None, max_named=len(urls)
+    )
     manifest = indexed.manifest
+    for _, reason in indexed.left_out:
+        print(f"infobatch: {reason}", file=sys.stderr)
+    if indexed.left_out:
+        print(f"infobatch: {len(indexed.left_out)} of {len(urls)} shards can't be used", file=sys.stderr)
     if args.quiet:
         print(manifest.fingerprint.hex())
-        return 0
-    print(f"shards       {manifest.num_shards:,} ({indexed.total_bytes:,} bytes)")
-    print(f"samples      {manifest.num_samples:,}")
-    print(f"fingerprint  {manifest.fingerprint.hex()}")
-    return 0
+    else:
+        print(f"shards       {manifest.num_shards:,} ({indexed.total_bytes:,} bytes)")
+        print(f"samples      {manifest.num_samples:,}")
+        print(f"fingerprint  {manifest.fingerprint.hex()}")
+    return 2 if indexed.left_out else 0

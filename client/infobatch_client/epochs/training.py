@@ -87,7 +87,9 @@ class TrainingEpochs(TrainingSource):
         if self.next_epoch >= self.num_epochs:
             raise ConfigError(f"all {self.num_epochs} epochs of the run's schedule are trained")
         self._ranks.compare(
-            f"open epoch {self.next_epoch}", lambda: {**self._seen(), "max_steps": max_steps}, _SAME_FOR_ALL
+            f"open epoch {self.next_epoch}",
+            lambda: {**self._seen(), "max_steps": max_steps},
+            _SAME_FOR_ALL + self._manifest.left_out_hint,
         )
         if self._run is None:
             self._run = TrainingRun(
@@ -154,7 +156,7 @@ class TrainingEpochs(TrainingSource):
     def load(self, state: Mapping[str, Any]) -> None:
         """Checks all that needs no server; the rest is checked when the first epoch is opened."""
         loaded = ResumeState.from_dict(state)
-        loaded.check_dataset(self._manifest.fingerprint, self._options.seed)
+        loaded.check_dataset(self._manifest, self._options.seed)
         if not self._options.fresh and loaded.run != self._options.run:
             raise StateError(f"run: the state has {loaded.run}, this dataset asks for {self._options.run}")
         if loaded.run_id is None:

@@ -16,11 +16,13 @@ from infobatch_client.reading.open_shards import OpenShard
 from infobatch_client.reading.sample_loop import Failed, complete, sample_loop
 from infobatch_client.shards.index import Layout, ShardIndex
 
+_Member = tuple[str, int, int, "bytes | None"]
 __all__ = ["MixedBlock", "UniformBlock", "plan_block"]
 
 _HINT_BYTES = 128 * 1024  # the kernel shortens longer hints to its readahead limit
 _COLD_SECONDS = 30e-6  # reading a byte takes 1 µs from the page cache, 60 µs from the fastest disk
 _PROBES = 8
+_MAX_GAP_BYTES = 64 * 1024  # a member that lies farther from the one before, such as a link's, is read by itself
 _GROUPED_FROM = 24  # from this many samples per shard on, numpy by shard is faster than Python by sample
 
 
@@ -71,22 +73,28 @@ class UniformBlock:
 
 @dataclass(frozen=True)
 class MixedBlock:
-    """Samples that have different members."""
+    """Samples that have different members, or members that lie far from each other.
+
+    Attributes:
+        apart: whether a sample has large members outside of the read in `places`.
+    """
 
     indices: list[int]
     weights: list[float]
     positions: list[int]
-    members: list[list[tuple[str, int, int, bytes | None]]]
+    members: list[list[_Member]]
+    apart: list[bool]
     places: _Places
 
     def samples(self, failed: Failed) -> Iterator[dict[str, Any]]:
         """Reads the samples in order and yields a dict for each."""
         places = self.places
-        for index, weight, position, members, shard, first, size in zip(
+        for index, weight, position, members, is_apart, shard, first, size in zip(
             self.indices,
             self.weights,
             self.positions,
             self.members,
+            self.apart,
             places.shards,
             places.firsts,
             places.sizes,
@@ -94,15 +102,18 @@ class MixedBlock:
         ):
             try:
                 data = complete(b"", shard.fd, size, first)
+                others = _read_others(members, shard.fd, first, size) if is_apart else {}
             except OSError as error:
                 failed(index, error)
                 continue
-            if data is None:
+            if data is None or None in others.values():
                 failed(index, None)
                 continue
             sample: dict[str, Any] = {"__key__": shard.index.key(position), "__url__": shard.url}
             for extension, offset, length, inline in members:
-                sample[extension] = data[offset - first : offset - first + length] if inline is None else inline
+                if inline is None:
+                    inline = others.get(offset) or data[offset - first : offset - first + length]
+                sample[extension] = inline
                 if len(sample) == 3:
                     sample["__local_path__"] = shard.path
             sample["__index__"] = index
@@ -221,9 +232,35 @@ def _plan_mixed(
     indices: NDArray[np.int64], weights: NDArray[np.float32], shards: list[OpenShard], positions: list[int]
 ) -> MixedBlock:
     members = [shard.index.members(at) for shard, at in zip(shards, positions, strict=True)]
-    firsts, sizes = [], []
+    firsts, sizes, apart = [], [], []
     for sample_members in members:
-        large = [(offset, size) for _, offset, size, inline in sample_members if inline is None]
-        firsts.append(large[0][0] if large else 0)
-        sizes.append(large[-1][0] + large[-1][1] - large[0][0] if large else 0)
-    return MixedBlock(indices.tolist(), weights.tolist(), positions, members, _Places(shards, firsts, sizes))
+        first, size, is_apart = _main_read(sample_members)
+        firsts.append(first)
+        sizes.append(size)
+        apart.append(is_apart)
+    return MixedBlock(indices.tolist(), weights.tolist(), positions, members, apart, _Places(shards, firsts, sizes))
+
+
+def _main_read(members: list[_Member]) -> tuple[int, int, bool]:
+    """First byte and size of the read of the first large member and those close behind it; whether there are others."""
+    first = end = 0
+    is_apart = False
+    for _, offset, size, inline in members:
+        if inline is not None:
+            continue
+        if not end:
+            first, end = offset, offset + size
+        elif end <= offset <= end + _MAX_GAP_BYTES:
+            end = offset + size
+        else:
+            is_apart = True
+    return first, end - first, is_apart
+
+
+def _read_others(members: list[_Member], fd: int, first: int, size: int) -> dict[int, bytes | None]:
+    """Reads the large members outside of the main read; by offset, None if the file ends before."""
+    others: dict[int, bytes | None] = {}
+    for _, offset, length, inline in members:
+        if inline is None and not first <= offset <= first + size - length:
+            others[offset] = complete(b"", fd, length, offset)
+    return others

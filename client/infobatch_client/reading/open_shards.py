@@ -6,15 +6,20 @@ import os
 import resource
 from collections.abc import Callable
 
+import numpy as np
+
 from infobatch_client.shards.index import ShardIndex
-from infobatch_client.shards.index_store import IndexedShards, load_index, scan_shard
-from infobatch_client.shards.tar_header import BLOCK_BYTES, check_header
-from infobatch_stream.errors import CorruptShardError, ShardChangedError
+from infobatch_client.shards.index_store import IndexedShards, confirm_index, load_index
+from infobatch_client.shards.stamp import Stamp
+from infobatch_client.shards.tar_header import BLOCK_BYTES, fit_headers
+from infobatch_client.shards.tar_scan import INLINE_BYTES
+from infobatch_stream.errors import CorruptShardError, ShardChangedError, ShardError
 
 __all__ = ["OpenShard", "OpenShards"]
 
 _MAX_DESCRIPTORS = 4096
 _MAX_INDICES = 8192
+_PROBES = 4
 
 
 class OpenShard:
@@ -51,6 +56,7 @@ class OpenShards:
         self._indexed = indexed
         self._open: dict[int, OpenShard] = {}
         self._indices: dict[int, ShardIndex] = {}
+        self._confirmed: dict[int, Stamp] = {}
 
     def get(self, shard: int) -> OpenShard:
         """The shard with this number; if it isn't open, opens it and checks it against its index.
@@ -84,7 +90,7 @@ class OpenShards:
             raise _changed(path, f"it can no longer be opened ({error.strerror})") from error
         open_shard = OpenShard(fd, index, self._indexed.urls[shard], path)
         try:
-            self._check(open_shard, is_first_time)
+            self._check(open_shard, shard, is_first_time)
         except OSError as error:
             raise CorruptShardError(f"{path}: this shard can't be read: {error.strerror}; check its disk") from error
         return open_shard
@@ -98,17 +104,51 @@ class OpenShards:
             del self._indices[next(iter(self._indices))]
         return index
 
-    def _check(self, shard: OpenShard, is_first_time: bool) -> None:
+    def _check(self, shard: OpenShard, number: int, is_first_time: bool) -> None:
         head, stat = shard.index.head, os.fstat(shard.fd)
         if stat.st_size != head.shard_bytes:
             raise _changed(shard.path, f"it has {stat.st_size} bytes, but {head.shard_bytes} when it was indexed")
-        if stat.st_mtime_ns != head.mtime_ns:
-            if scan_shard(shard.path).head.fingerprint != head.fingerprint:
-                raise _changed(shard.path, "its members have changed")
+        stamp = Stamp.of(stat)
+        if not head.is_of(stat.st_size, stamp) and self._confirmed.get(number) != stamp:
+            self._confirm(shard.path, number)
+            self._confirmed[number] = stamp
         elif is_first_time:
-            at, size = int(shard.index.offsets[-1]), int(shard.index.sizes[-1])
-            if not check_header(os.pread(shard.fd, BLOCK_BYTES, at - BLOCK_BYTES), size):
-                raise _changed(shard.path, f"no header of a member of {size} bytes at byte {at - BLOCK_BYTES}")
+            _probe(shard)
+
+    def _confirm(self, path: str, number: int) -> None:
+        """Scans a shard that was touched, moved or written again; as often as that happens, and once in a process."""
+        try:
+            is_same = confirm_index(self._indexed.index_paths[number], path)
+        except ShardError as error:
+            raise _changed(path, f"it is damaged now ({str(error).removeprefix(f'{path}: ')})") from error
+        if not is_same:
+            raise _changed(path, "its members have changed")
+
+
+def _probe(shard: OpenShard) -> None:
+    """Compares a few headers, and the members behind them that the index holds, with the shard.
+
+    Where the stamp says nothing (file systems that show no time of the inode's change, images with constant times),
+    this notices another file in the shard's place.
+    """
+    index = shard.index
+    candidates = np.flatnonzero(index.sizes <= INLINE_BYTES)
+    if not len(candidates):
+        candidates = np.arange(len(index.sizes))
+    step = max(1, (len(candidates) - 1) // (_PROBES - 1))
+    numbers = np.append(candidates[::step][:_PROBES], len(index.sizes) - 1)
+    offsets, sizes = index.offsets[numbers].tolist(), index.sizes[numbers].tolist()
+    blocks = [
+        os.pread(shard.fd, BLOCK_BYTES + (size if size <= INLINE_BYTES else 0), offset - BLOCK_BYTES)
+        for offset, size in zip(offsets, sizes, strict=True)
+    ]
+    fits = fit_headers([block[:BLOCK_BYTES] for block in blocks], sizes)
+    inline = index.inline_of(numbers)
+    for offset, size, block, fit, data in zip(offsets, sizes, blocks, fits, inline, strict=True):
+        if not fit:
+            raise _changed(shard.path, f"no header of a member of {size} bytes at byte {offset - BLOCK_BYTES}")
+        if block[BLOCK_BYTES:] != data:
+            raise _changed(shard.path, f"other bytes in the member at byte {offset}")
 
 
 def _changed(path: str, what: str) -> ShardChangedError:

@@ -145,15 +145,20 @@ class RunConnection:
                     "policy %r with these settings is biased: its weights don't make up for what it prunes",
                     options.policy.name,
                 )
-            joined = join_run(
-                self.client,
-                options,
-                spec,
-                state,
-                start_epoch=start_epoch,
-                world_size=ranks.world_size,
-                patience_s=math.inf if ranks.world_size == 1 else options.timeouts.agree_timeout_s,
-            )
+            try:
+                joined = join_run(
+                    self.client,
+                    options,
+                    spec,
+                    state,
+                    start_epoch=start_epoch,
+                    world_size=ranks.world_size,
+                    patience_s=math.inf if ranks.world_size == 1 else options.timeouts.agree_timeout_s,
+                )
+            except errors.RunConflictError as conflict:
+                if not manifest.left_out:
+                    raise
+                raise errors.RunConflictError(f"{conflict}{manifest.left_out_hint}") from conflict
             return joined.to_dict()
 
         try:

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from infobatch_stream.errors import StateError
+from infobatch_stream.manifest import Manifest
 from infobatch_stream.plan.order_params import ORDER_VERSION
 from infobatch_stream.run_spec import RunSpec
 
@@ -106,12 +107,13 @@ class ResumeState:
         at = f"position {self.positions} of plan {self.plan_id}" if self.inside else "its start"
         return f"epoch {self.next_epoch} of run {self.run} at {at}"
 
-    def check_dataset(self, manifest_fingerprint: bytes, seed: int) -> None:
+    def check_dataset(self, manifest: Manifest, seed: int) -> None:
         """Raises StateError if the state is of other shards or of another seed."""
-        if self.manifest_fingerprint != manifest_fingerprint.hex():
+        if self.manifest_fingerprint != manifest.fingerprint.hex():
             raise StateError(
                 f"manifest_fingerprint: the state has {self.manifest_fingerprint}, these shards have "
-                f"{manifest_fingerprint.hex()}; load it with the shards it was saved with, in the same order"
+                f"{manifest.fingerprint.hex()}; load it with the shards it was saved with, in the same order"
+                f"{manifest.left_out_hint}"
             )
         if self.seed != seed:
             raise StateError(f"seed: the state has {self.seed}, this dataset asks for {seed}")

@@ -2,6 +2,7 @@
 
 The key is the path up to the first dot of the file name; the extension is the rest, in lower case. Consecutive
 files with the same key form one sample. Files without an extension or under `__name__` belong to no sample.
+Links count as the files that they stand for; webdataset leaves them out.
 A shard from which webdataset would form two samples with one key, or fail, raises an error here.
 """
 
@@ -13,7 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from infobatch_client.shards.index import IndexHead, Layout, ShardIndex
-from infobatch_client.shards.tar_scan import TarMembers
+from infobatch_client.shards.links import resolve_links
+from infobatch_client.shards.stamp import Stamp
+from infobatch_client.shards.tar_scan import OddMember, TarMembers
 from infobatch_stream.errors import DuplicateKeyError, EmptyShardError, ShardError
 from infobatch_stream.manifest import shard_fingerprint
 
@@ -34,31 +37,37 @@ def split_name(name: str) -> tuple[str, str] | None:
     return None if match is None else (match[1], match[2].lower())
 
 
-def index_members(members: TarMembers, shard: str, *, shard_bytes: int, mtime_ns: int) -> ShardIndex:
+def index_members(members: TarMembers, shard: str, *, shard_bytes: int, stamp: Stamp) -> ShardIndex:
     """Groups the regular files of a shard into samples.
 
     Args:
         members: the shard's files in tar order.
         shard: the shard's name, for messages.
         shard_bytes: the shard's size.
-        mtime_ns: the shard's modification time, nanoseconds since 1970.
+        stamp: the shard's stamp.
 
     Raises:
         EmptyShardError: the shard has no sample.
         DuplicateKeyError: a sample has two members with one extension, or two samples have the same key.
-        ShardError: an extension is reserved, or there are more than 65,536 extensions.
+        ShardError: an extension is reserved, there are more than 65,536 extensions, or a member of a sample is a
+            link to something that isn't in the shard.
     """
     grouped = _Grouping(shard)
-    for name, offset, size, inline in zip(
-        members.names, members.data_offsets, members.sizes, members.inline, strict=True
-    ):
-        grouped.add(name, offset, size, inline)
+    rows = list(zip(members.names, members.data_offsets, members.sizes, members.inline, strict=True))
+    number = 0
+    for link, target in resolve_links(members):
+        for row in rows[number : link.num_before]:
+            grouped.add(*row)
+        number = link.num_before
+        grouped.add_link(link, rows[target][1:] if isinstance(target, int) else target)
+    for row in rows[number:]:
+        grouped.add(*row)
     if not grouped.keys:
         raise EmptyShardError(
             f"{shard}: no sample in this shard: none of its {len(members.names)} files is named "
             "key.extension; remove it from the list of shards, or check how it was written"
         )
-    return grouped.index(shard_bytes, mtime_ns)
+    return grouped.index(shard_bytes, stamp)
 
 
 class _Grouping:
@@ -70,6 +79,7 @@ class _Grouping:
         self.first_members: list[int] = []
         self.records: list[tuple[str, str, int, int, bytes | None]] = []
         self.current: set[str] = set()
+        self.reads_elsewhere = False
 
     def add(self, name: str, offset: int, size: int, inline: bytes | None) -> None:
         """Adds the next file of the shard."""
@@ -94,7 +104,19 @@ class _Grouping:
         self.current.add(extension)
         self.records.append((key, extension, offset, size, inline))
 
-    def index(self, shard_bytes: int, mtime_ns: int) -> ShardIndex:
+    def add_link(self, link: OddMember, target: tuple[int, int, bytes | None] | str | None) -> None:
+        """Adds the file that a link stands for; or the reason why there is none, or None if it is no file."""
+        if target is None or split_name(link.name) is None:
+            return
+        if isinstance(target, str):
+            raise ShardError(
+                f"{self.shard}: member {link.name!r} at byte {link.header_at} {target}, so its sample would lack it; "
+                "write the shard again with a file in its place (of links: tar --dereference --hard-dereference)"
+            )
+        self.reads_elsewhere |= target[2] is None
+        self.add(link.name, *target)
+
+    def index(self, shard_bytes: int, stamp: Stamp) -> ShardIndex:
         """Builds the index from the collected members."""
         self.refuse_repeated_keys()
         extensions = tuple(sorted({record[1] for record in self.records}))
@@ -109,7 +131,7 @@ class _Grouping:
         return ShardIndex(
             head=IndexHead(
                 shard_bytes=shard_bytes,
-                mtime_ns=mtime_ns,
+                stamps=(stamp,),
                 fingerprint=shard_fingerprint(self.records),
                 count=len(self.keys),
                 extensions=extensions,
@@ -136,7 +158,9 @@ class _Grouping:
         return ends.astype(np.int32)
 
     def layout(self) -> Layout | None:
-        """The layout that all samples share, None if they differ."""
+        """The layout that all samples share, None if they differ or if one read can't cover each."""
+        if self.reads_elsewhere:
+            return None
         width = len(self.records) // len(self.keys)
         if width * len(self.keys) != len(self.records):
             return None

@@ -11,12 +11,13 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from infobatch_client.shards.stamp import Stamp
 from infobatch_client.shards.tar_scan import INLINE_BYTES
 from infobatch_stream.errors import ShardChangedError
 
 __all__ = ["FORMAT_VERSION", "IndexHead", "IndexViews", "Layout", "ShardIndex"]
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 Layout = tuple[tuple[str, bool], ...]
 """The members that every sample of a shard has, in tar order: (extension, whether the index holds its bytes)."""
 
@@ -36,7 +37,7 @@ class IndexHead:
 
     Attributes:
         shard_bytes: size of the shard when it was indexed.
-        mtime_ns: modification time of the shard when it was indexed, nanoseconds since 1970.
+        stamps: of the files that were found to have these contents, the latest first; at least one.
         fingerprint: shard fingerprint, 32 bytes.
         count: samples in the shard.
         extensions: the extension of each extension code.
@@ -44,18 +45,22 @@ class IndexHead:
     """
 
     shard_bytes: int
-    mtime_ns: int
+    stamps: tuple[Stamp, ...]
     fingerprint: bytes
     count: int
     extensions: tuple[str, ...]
     layout: Layout | None
+
+    def is_of(self, shard_bytes: int, stamp: Stamp) -> bool:
+        """Whether a shard of this size and with this stamp is known to have these contents."""
+        return shard_bytes == self.shard_bytes and any(stamp.is_same_file(known) for known in self.stamps)
 
     def to_metadata(self) -> dict[bytes, bytes]:
         """This head as Arrow schema metadata."""
         fields: dict[str, Any] = {
             "format_version": FORMAT_VERSION,
             "shard_bytes": self.shard_bytes,
-            "mtime_ns": self.mtime_ns,
+            "stamps": self.stamps,
             "fingerprint": self.fingerprint.hex(),
             "count": self.count,
             "extensions": self.extensions,
@@ -73,7 +78,7 @@ class IndexHead:
             layout = fields["layout"]
             return cls(
                 shard_bytes=fields["shard_bytes"],
-                mtime_ns=fields["mtime_ns"],
+                stamps=tuple(Stamp(*stamp) for stamp in fields["stamps"]),
                 fingerprint=bytes.fromhex(fields["fingerprint"]),
                 count=fields["count"],
                 extensions=tuple(fields["extensions"]),
@@ -105,7 +110,7 @@ class ShardIndex:
     """The samples of one shard: n of them, with m members in all.
 
     Attributes:
-        head: fingerprint, count, extensions, and the shard's size and modification time.
+        head: fingerprint, count, extensions, and the shard's size and stamps.
         key_bounds: int32 (n + 1,), offset of each key in `key_bytes`.
         key_bytes: all keys, concatenated; UTF-8 with surrogate escapes.
         member_bounds: int32 (n + 1,), number of each sample's first member.

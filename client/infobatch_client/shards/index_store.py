@@ -8,22 +8,26 @@ import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from stat import S_ISREG
 
 import pyarrow as pa
-from tqdm import tqdm
 
+from infobatch_client.shards.bad_shards import MAX_NAMED, error_of_all
 from infobatch_client.shards.grouping import index_members
 from infobatch_client.shards.index import IndexHead, ShardIndex
+from infobatch_client.shards.progress import ProgressBar
+from infobatch_client.shards.stamp import Stamp, let_clock_tick
 from infobatch_client.shards.tar_scan import scan_tar
 from infobatch_client.shards.urls import local_path
-from infobatch_stream.errors import ConfigError, ShardChangedError, ShardError
+from infobatch_stream.errors import ConfigError, CorruptShardError, ShardChangedError, ShardError
 from infobatch_stream.manifest import Manifest
 
-__all__ = ["IndexedShards", "index_shards", "load_index", "scan_shard"]
+__all__ = ["IndexedShards", "confirm_index", "index_shards", "load_index", "scan_shard"]
 
 _SUFFIX = ".index.arrow"
 _THREADS = 8
+_MAX_STAMPS = 64
 _log = logging.getLogger(__name__)
 
 
@@ -37,6 +41,7 @@ class IndexedShards:
         paths: their local paths.
         index_paths: their index files.
         total_bytes: size of all shards together.
+        left_out: listed shards that can't be used, and why: (URL, reason); no part of anything above.
     """
 
     manifest: Manifest
@@ -44,58 +49,68 @@ class IndexedShards:
     paths: tuple[str, ...]
     index_paths: tuple[str, ...]
     total_bytes: int
+    left_out: tuple[tuple[str, str], ...] = ()
 
 
-class _Bar(tqdm):  # type: ignore[type-arg]
-    """A progress bar without tqdm's monitor thread, which would still run when workers are forked."""
-
-    monitor_interval = 0
-
-
-def index_shards(urls: Sequence[str], *, progress: bool | None = None, force: bool = False) -> IndexedShards:
+def index_shards(
+    urls: Sequence[str],
+    *,
+    progress: bool | None = None,
+    force: bool = False,
+    max_left_out: int | None = 0,
+    max_named: int = MAX_NAMED,
+) -> IndexedShards:
     """Finds the index files of shards, and indexes the shards that have no valid one.
 
-    An index file is valid while the size and the modification time of its shard are those it had when it was
-    indexed. Several processes may index the same shards at once; index files appear whole or not at all.
+    An index file is valid while its shard has the size and the stamp (modification time, time of the inode's change,
+    inode) that it had when it was indexed. If not, as after copying both, the shard is scanned again; if it still has
+    the same contents, the index file learns the new stamp too, and the next start scans nothing. Several processes may
+    index the same shards at once; index files appear whole or not at all.
 
     Args:
         urls: the result of `expand_shards`.
         progress: whether to show a progress bar if scanning takes more than a second; None: on a terminal only.
         force: scan all shards again.
+        max_left_out: how many bad shards may be left out; None: any number, but one shard must be good.
+        max_named: how many bad shards an error names.
 
     Raises:
-        ShardError: a shard is missing, empty, damaged or compressed, or has a duplicate key; the message names it.
+        ShardError: a shard is missing, empty, damaged or compressed, or has a duplicate key; the message names it, and
+            all others that are bad.
         ConfigError: an index file can be written neither beside its shard nor in the cache.
     """
     paths = [local_path(url) for url in urls]
-    index_files = [None if force else _find_valid(path) for path in paths]
-    missing = [number for number, entry in enumerate(index_files) if entry is None]
+    found = [_find_valid(path, force=force) for path in paths]
+    missing = [number for number, entry in enumerate(found) if entry is None]
     if missing:
-        disable = None if progress is None else not progress
         with (
             ThreadPoolExecutor(min(_THREADS, len(missing)), thread_name_prefix="infobatch-index") as pool,
-            _Bar(total=len(missing), desc="indexing", unit="shard", delay=1.0, disable=disable) as bar,
+            ProgressBar(len(missing), "indexing", progress) as bar,
         ):
             try:
                 indexed = pool.map(_index_shard, [paths[number] for number in missing])
                 for number, entry in zip(missing, indexed, strict=True):
-                    index_files[number] = entry
+                    found[number] = entry
                     bar.update()
             except BaseException:
                 pool.shutdown(cancel_futures=True)
                 raise
-    entries = [entry for entry in index_files if entry is not None]
-    heads = [head for _, head in entries]
+    errors = [(number, entry) for number, entry in enumerate(found) if isinstance(entry, ShardError)]
+    good = [(number, *entry) for number, entry in enumerate(found) if isinstance(entry, tuple)]
+    if errors and (not good or (max_left_out is not None and len(errors) > max_left_out)):
+        raise error_of_all([error for _, error in errors], len(urls), max_left_out, max_named)
     return IndexedShards(
         manifest=Manifest(
-            names=tuple(urls),
-            counts=tuple(head.count for head in heads),
-            shard_fingerprints=tuple(head.fingerprint for head in heads),
+            names=tuple(urls[number] for number, _, _ in good),
+            counts=tuple(head.count for _, _, head in good),
+            shard_fingerprints=tuple(head.fingerprint for _, _, head in good),
+            left_out=tuple(urls[number] for number, _ in errors),
         ),
-        urls=tuple(urls),
-        paths=tuple(paths),
-        index_paths=tuple(index_path for index_path, _ in entries),
-        total_bytes=sum(head.shard_bytes for head in heads),
+        urls=tuple(urls[number] for number, _, _ in good),
+        paths=tuple(paths[number] for number, _, _ in good),
+        index_paths=tuple(index_path for _, index_path, _ in good),
+        total_bytes=sum(head.shard_bytes for _, _, head in good),
+        left_out=tuple((urls[number], str(error)) for number, error in errors),
     )
 
 
@@ -114,13 +129,16 @@ def scan_shard(path: str) -> ShardIndex:
         ) from error
     try:
         before = os.fstat(fd)
+        let_clock_tick(before)
         members = scan_tar(fd, path)
         after = os.fstat(fd)
+    except OSError as error:
+        raise CorruptShardError(f"{path}: reading failed ({error.strerror}); check its disk") from error
     finally:
         os.close(fd)
     if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
         raise ShardChangedError(f"{path}: this shard changed while it was indexed; wait until it is complete")
-    return index_members(members, path, shard_bytes=after.st_size, mtime_ns=after.st_mtime_ns)
+    return index_members(members, path, shard_bytes=before.st_size, stamp=Stamp.of(before))
 
 
 def load_index(index_path: str) -> ShardIndex:
@@ -139,28 +157,60 @@ def load_index(index_path: str) -> ShardIndex:
         ) from error
 
 
-def _find_valid(path: str) -> tuple[str, IndexHead] | None:
+def _find_valid(path: str, *, force: bool) -> tuple[str, IndexHead] | ShardError | None:
+    """A shard's valid index file and its head; None if there is none; the error of a shard that can't be opened."""
     try:
         stat = os.stat(path)
+    except FileNotFoundError:
+        return ShardError(f"{path}: no such shard; check the path, and the working folder {os.getcwd()}")
     except OSError as error:
-        raise ShardError(
-            f"{path}: this shard can't be read: {error.strerror}; check its path and permissions"
-        ) from error
-    for index_path in _places(path):
+        return ShardError(f"{path}: this shard can't be read: {error.strerror}; check its path and permissions")
+    if not S_ISREG(stat.st_mode):
+        return ShardError(f"{path}: this shard is no regular file, so it can't be read by position; copy it to one")
+    for index_path in () if force else _places(path):
         head = _read_head(index_path)
-        if head is not None and (head.shard_bytes, head.mtime_ns) == (stat.st_size, stat.st_mtime_ns):
+        if head is not None and head.is_of(stat.st_size, Stamp.of(stat)):
             return index_path, head
     return None
 
 
-def _index_shard(path: str) -> tuple[str, IndexHead]:
-    index = scan_shard(path)
-    for place in _places(path):
-        before = _read_head(place)
-        if before is not None and before.fingerprint != index.head.fingerprint:
-            _log.warning("%s: the contents of this shard have changed; the data set is a different one now", path)
-            break
-    return _write(index, path), index.head
+def _index_shard(path: str) -> tuple[str, IndexHead] | ShardError:
+    try:
+        index = scan_shard(path)
+    except ShardError as error:
+        return error
+    known = [head for head in map(_read_head, _places(path)) if head is not None]
+    if known and known[0].fingerprint != index.head.fingerprint:
+        _log.warning("%s: the contents of this shard have changed; the data set is a different one now", path)
+    return _write(_with_stamps(index, known), path), index.head
+
+
+def confirm_index(index_path: str, path: str) -> bool:
+    """Scans a shard whose stamp its index file doesn't know; the index file learns it if the contents are the same.
+
+    Returns:
+        Whether the shard has the contents that the index file describes.
+
+    Raises:
+        ShardError: the shard is missing, empty, damaged or compressed, or has a duplicate key.
+    """
+    index, head = scan_shard(path), _read_head(index_path)
+    if head is None or index.head.fingerprint != head.fingerprint:
+        return False
+    try:
+        _write_atomically(_with_stamps(index, [head]), index_path)
+    except OSError:
+        pass  # a read-only folder: the next process scans again
+    return True
+
+
+def _with_stamps(index: ShardIndex, known: list[IndexHead]) -> ShardIndex:
+    """The index with the stamps that other index files of the same contents know."""
+    stamps = [*index.head.stamps]
+    for head in known:
+        if (head.fingerprint, head.shard_bytes) == (index.head.fingerprint, index.head.shard_bytes):
+            stamps += head.stamps
+    return replace(index, head=replace(index.head, stamps=tuple(dict.fromkeys(stamps))[:_MAX_STAMPS]))
 
 
 def _read_head(index_path: str) -> IndexHead | None:

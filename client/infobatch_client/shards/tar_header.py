@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["BLOCK_BYTES", "check_header", "checksums_hold", "decode", "parse_number"]
+__all__ = ["BLOCK_BYTES", "checksums_hold", "decode", "fit_headers", "parse_number"]
 
 BLOCK_BYTES = 512
 
 
-def check_header(block: bytes, size: int) -> bool:
-    """Whether `block` (512 bytes) is a valid tar header of a member of `size` bytes."""
-    if len(block) != BLOCK_BYTES or not checksums_hold(block)[0]:
-        return False
-    header_size = parse_number(block[124:136])
-    return header_size == size or header_size == 0  # PAX may state the size elsewhere
+def fit_headers(blocks: Sequence[bytes], sizes: Sequence[int]) -> list[bool]:
+    """Whether each block (512 bytes) is a valid tar header of a member with that size in bytes."""
+    whole = [len(block) == BLOCK_BYTES for block in blocks]
+    holds = iter(checksums_hold(b"".join(block for block in blocks if len(block) == BLOCK_BYTES)).tolist())
+    stated = [
+        parse_number(block[124:136]) if is_whole and next(holds) else None
+        for block, is_whole in zip(blocks, whole, strict=True)
+    ]
+    return [number in (size, 0) for number, size in zip(stated, sizes, strict=True)]  # PAX may state it elsewhere
 
 
 def checksums_hold(headers: bytes) -> NDArray[np.bool_]:

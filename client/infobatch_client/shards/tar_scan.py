@@ -3,7 +3,8 @@
 Understands old tar, ustar, GNU (long names and links, base-256 numbers) and PAX (extended and global headers),
 with the same results as Python's `tarfile` in about a tenth of the time: one small positioned read covers a
 header, the small member after it and the next header, and checksums are verified for many headers at once.
-Stricter than `tarfile`, which silently stops at damage: any damage raises an error that names the byte.
+Stricter than `tarfile`, which silently stops at damage: any damage raises an error that names the byte. Only the
+bytes inside a member can't be judged: a tar file has no checksum of them.
 """
 
 from __future__ import annotations
@@ -15,10 +16,11 @@ from typing import NoReturn
 
 import numpy as np
 
+from infobatch_client.shards.archive_end import close_archive, end_problem
 from infobatch_client.shards.tar_header import BLOCK_BYTES, checksums_hold, decode, parse_number
 from infobatch_stream.errors import CorruptShardError, ShardError
 
-__all__ = ["INLINE_BYTES", "TarMembers", "scan_tar"]
+__all__ = ["INLINE_BYTES", "OddMember", "TarMembers", "scan_tar"]
 
 INLINE_BYTES = 64
 """Members up to this size, in bytes, are read with the headers and stored in the index."""
@@ -27,41 +29,68 @@ _WINDOW = 4096
 _ZERO_BLOCK = bytes(BLOCK_BYTES)
 _HEADERS_PER_CHECK = 4096
 _REGULAR, _REGULAR_OLD, _CONTIGUOUS, _SPARSE = b"0"[0], 0, b"7"[0], b"S"[0]
-_WITHOUT_DATA = frozenset(b"123456")
+_WITHOUT_DATA = frozenset(b"3456")
+_HARD_LINK, _SYMBOLIC_LINK = b"1"[0], b"2"[0]
+_NO_FILES = frozenset(b"VDNAEI")  # GNU's label, folder list and old long names; access lists and inodes of Solaris
+_CONTINUED = b"M"[0]
+_GNU_MAGIC = b"ustar  \0"
 _LONG_NAME, _LONG_LINK = b"L"[0], b"K"[0]
 _PAX, _PAX_SOLARIS, _PAX_GLOBAL = b"x"[0], b"X"[0], b"g"[0]
+_SPARSE_RECORDS = ("GNU.sparse.", "SCHILY.realsize")
 _PAX_RECORD = re.compile(rb"(\d+) ([^=]+)=")
 _COMPRESSED_NAMES = (".gz", ".tgz", ".bz2", ".tbz2", ".xz", ".txz", ".zst", ".tzst", ".lz4")
 _COMPRESSED_STARTS = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd", b"\x04\x22\x4d\x18")
 
 
+@dataclass(frozen=True)
+class OddMember:
+    """A member that is no regular file, but may stand for one: a link, or a type that nobody here knows.
+
+    Attributes:
+        name: the full member name.
+        header_at: offset of its header.
+        num_before: regular files before it.
+        kind: "hard link", "symbolic link", or the type's letter, quoted.
+        target: what the link points to, as written; "" if it is none.
+    """
+
+    name: str
+    header_at: int
+    num_before: int
+    kind: str
+    target: str
+
+
 @dataclass
 class TarMembers:
-    """The regular files of a tar file, in tar order: four columns of equal length.
+    """The regular files of a tar file, in tar order: four columns of equal length; and what may stand for files.
 
     Attributes:
         names: full member names; bytes that aren't UTF-8 are surrogate escapes.
         data_offsets: offset of the member's first data byte in the tar file.
         sizes: bytes of data.
         inline: the data of members of at most `INLINE_BYTES`, None for larger ones.
+        odd: links and members of unknown types, in tar order.
     """
 
     names: list[str] = field(default_factory=list)
     data_offsets: list[int] = field(default_factory=list)
     sizes: list[int] = field(default_factory=list)
     inline: list[bytes | None] = field(default_factory=list)
+    odd: list[OddMember] = field(default_factory=list)
 
 
 def scan_tar(fd: int, shard: str) -> TarMembers:
-    """Lists the regular files of a tar file.
+    """Lists the regular files of a tar file, and its links.
 
     Args:
         fd: descriptor of the tar file, open for reading; its position is neither used nor changed.
         shard: the name of the shard, for messages.
 
     Raises:
-        CorruptShardError: the file is truncated or damaged; the message names the shard and the byte.
-        ShardError: the file is compressed, or has sparse members.
+        CorruptShardError: the file is truncated or damaged, or doesn't end with its end-of-archive marker; the
+            message names the shard and the byte.
+        ShardError: the file is compressed, is a part of a multi-volume archive, or has sparse members.
     """
     _refuse_compressed(fd, shard)
     return _Walk(fd, shard).members()
@@ -90,6 +119,7 @@ class _Walk:
                 position = self.take_plain_files(position)
             header = self.header_at(position)
             if header is None:
+                self.check_end(position)
                 break
             position = self.take(header, position)
             if len(self.unchecked) >= _HEADERS_PER_CHECK:
@@ -144,12 +174,19 @@ class _Walk:
             self.fail(
                 min(position + len(header), self.file_size),
                 "the file ends without an end-of-archive marker: it was truncated, or its writer was never closed",
+                close_archive(position) if position and not any(header) else "",
             )
         if not header[0] and header == _ZERO_BLOCK:
             return None
         self.unchecked.append(header)
         self.unchecked_at.append(position)
         return header
+
+    def check_end(self, position: int) -> None:
+        """Checks that only the end-of-archive marker and padding follow the zero block at `position`."""
+        problem = end_problem(self.fd, position, self.file_size)
+        if problem is not None:
+            self.fail(*problem)
 
     def add(self, name: bytes, data_at: int, size: int) -> int:
         """Adds a regular file; returns the position of the next header."""
@@ -171,6 +208,7 @@ class _Walk:
         Follows long names and PAX headers to the member that they describe.
         """
         long_name: bytes | None = None
+        long_link: bytes | None = None
         pax: dict[str, bytes] = dict(self.global_pax)
         while header[156] in (_LONG_NAME, _LONG_LINK, _PAX, _PAX_SOLARIS, _PAX_GLOBAL):
             kind = header[156]
@@ -178,6 +216,8 @@ class _Walk:
             body = self.data(position + BLOCK_BYTES, size)
             if kind == _LONG_NAME and long_name is None:
                 long_name = body.partition(b"\0")[0]
+            elif kind == _LONG_LINK and long_link is None:
+                long_link = body.partition(b"\0")[0]
             elif kind in (_PAX, _PAX_SOLARIS):
                 pax = {**pax, **self.pax_records(body, position)}
             elif kind == _PAX_GLOBAL:
@@ -188,32 +228,58 @@ class _Walk:
             if following is None:
                 self.fail(position, "the archive ends after a long name or a PAX header, before its member")
             header = following
+        if long_link is not None:
+            pax.setdefault("linkpath", long_link)
         return self.take_member(header, position, long_name, pax)
 
     def take_member(self, header: bytes, position: int, long_name: bytes | None, pax: dict[str, bytes]) -> int:
         """Adds the member at `position`, with the name and the PAX records of the headers before it."""
-        name = header[:100].partition(b"\0")[0]
         kind = header[156]
-        if kind == _SPARSE or any(key.startswith("GNU.sparse.") for key in pax):
+        name = self.name_of(header, long_name, pax)
+        if kind == _SPARSE or any(key.startswith(_SPARSE_RECORDS) for key in pax):
             raise ShardError(
                 f"{self.shard}: member {_quote(name)} at byte {position} is sparse, so one read can't cover it; "
                 "write the shard again without tar --sparse"
             )
-        if header[345] and kind not in b"LKS":
-            name = header[345:500].partition(b"\0")[0] + b"/" + name
         size = self.size_of(header, position)
         if "size" in pax:
             size = self.pax_size(pax["size"], position)
-        if "path" in pax:
-            name = pax["path"]
-        elif long_name is not None:
-            name = long_name
         is_folder = kind == _REGULAR_OLD and name.endswith(b"/")
+        if kind in (_HARD_LINK, _SYMBOLIC_LINK):
+            target = pax.get("linkpath", header[157:257].partition(b"\0")[0])
+            self.note_odd(name, position, "hard link" if kind == _HARD_LINK else "symbolic link", target)
+            return position + BLOCK_BYTES
         if is_folder or kind in _WITHOUT_DATA:
             return position + BLOCK_BYTES
         if kind in (_REGULAR, _REGULAR_OLD, _CONTIGUOUS):
             return self.add(name.rstrip(b"/") if "path" in pax else name, position + BLOCK_BYTES, size)
+        if kind == _CONTINUED:
+            raise ShardError(
+                f"{self.shard}: member {_quote(name)} at byte {position} continues a file of another volume; write the "
+                "shard again without tar --multi-volume"
+            )
+        if kind not in _NO_FILES:
+            self.note_odd(name, position, repr(chr(kind)))
         return position + BLOCK_BYTES + (size + BLOCK_BYTES - 1) // BLOCK_BYTES * BLOCK_BYTES
+
+    def name_of(self, header: bytes, long_name: bytes | None, pax: dict[str, bytes]) -> bytes:
+        """The full name of the member with this header."""
+        if "path" in pax:
+            return pax["path"]
+        if long_name is not None:
+            return long_name
+        name = header[:100].partition(b"\0")[0]
+        if header[345] and header[257:265] != _GNU_MAGIC:  # GNU tar has times in place of a prefix
+            return header[345:500].partition(b"\0")[0] + b"/" + name
+        return name
+
+    def note_odd(self, name: bytes, position: int, kind: str, target: bytes = b"") -> None:
+        """Notes a link, or a member of an unknown type."""
+        self.files.odd.append(
+            OddMember(
+                name=decode(name), header_at=position, num_before=len(self.raw_names), kind=kind, target=decode(target)
+            )
+        )
 
     def data(self, at: int, size: int) -> bytes:
         """The `size` bytes at offset `at`, from the window if it holds them."""
@@ -246,6 +312,8 @@ class _Walk:
                 self.fail(position, f"the PAX header has a record with an invalid length of {length} bytes")
             records[decode(match[2])] = body[match.end() : at + length - 1]
             at += length
+        if body[at:].strip(b"\0"):
+            self.fail(position, f"the PAX header has an invalid record {body[at : at + 40]!r}")
         return records
 
     def note_global(self, body: bytes, position: int) -> None:
@@ -267,10 +335,10 @@ class _Walk:
         self.unchecked.clear()
         self.unchecked_at.clear()
 
-    def fail(self, byte: int, what: str) -> NoReturn:
+    def fail(self, byte: int, what: str, remedy: str = "") -> NoReturn:
         """Raises an error about `byte`, or about an earlier header with a wrong checksum, the likely cause."""
         self.verify_checksums()
-        raise CorruptShardError(f"{self.shard}: at byte {byte}: {what}; copy or write this shard again")
+        raise CorruptShardError(f"{self.shard}: at byte {byte}: {what}; {remedy}copy or write this shard again")
 
 
 def _quote(name: bytes) -> str:

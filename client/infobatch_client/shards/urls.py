@@ -20,16 +20,17 @@ ShardsArgument: TypeAlias = "str | os.PathLike[str] | Iterable[str | os.PathLike
 _REMOTE = re.compile(r"(?!file:)(?:[A-Za-z][A-Za-z0-9+.-]*://|pipe:)")
 
 
-def expand_shards(shards: ShardsArgument) -> list[str]:
+def expand_shards(shards: ShardsArgument, *, missing_ok: bool = False) -> list[str]:
     """Lists the shards, in the order in which their samples are numbered.
 
     Args:
         shards: a file, a `file:` URL, a brace pattern (`data/train-{0000..0049}.tar`), a glob
             (`data/train-*.tar`), a folder (its `*.tar`), or an iterable of any of these. Globs and folders
             are sorted by full path; braces and iterables keep their order. `~` is the home folder.
+        missing_ok: keep listed files that don't exist; indexing them is an error.
 
     Returns:
-        One string per shard, each an existing file: a path, or a `file:` URL if the entry was one.
+        One string per shard, each an existing file unless `missing_ok`: a path, or a `file:` URL if the entry was one.
 
     Raises:
         ConfigError: the list is empty, a pattern matches nothing, a shard is listed twice, or a shard is remote.
@@ -51,7 +52,7 @@ def expand_shards(shards: ShardsArgument) -> list[str]:
     for entry in entries:
         if not isinstance(entry, (str, os.PathLike)) or not isinstance(os.fspath(entry), str):
             raise ConfigError(f"every shard must be a string or a path; got {type(entry).__name__} {entry!r}")
-        urls.extend(_expand_entry(os.fspath(entry)))
+        urls.extend(_expand_entry(os.fspath(entry), missing_ok))
     if not urls:
         raise ConfigError("the list of shards is empty; give at least one shard")
     _refuse_duplicates(urls)
@@ -74,7 +75,7 @@ def local_path(url: str) -> str:
     return unquote(parts.path)
 
 
-def _expand_entry(text: str) -> list[str]:
+def _expand_entry(text: str, missing_ok: bool) -> list[str]:
     if not text:
         raise ConfigError("an empty string is not a shard; give a file, a pattern or a folder")
     if _REMOTE.match(text):
@@ -82,15 +83,15 @@ def _expand_entry(text: str) -> list[str]:
     if text.startswith("~"):
         text = os.path.expanduser(text)
     if os.path.exists(local_path(text)):
-        return _expand_path(text)
+        return _expand_path(text, missing_ok)
     try:
         patterns = list(braceexpand.braceexpand(text, escape=False))
     except ValueError:
         raise ConfigError(f"{text}: unbalanced braces; write ranges like train-{{0000..0049}}.tar") from None
-    return [url for pattern in patterns for url in _expand_path(pattern)]
+    return [url for pattern in patterns for url in _expand_path(pattern, missing_ok)]
 
 
-def _expand_path(url: str) -> list[str]:
+def _expand_path(url: str, missing_ok: bool) -> list[str]:
     path = local_path(url)
     if os.path.isdir(path):
         return _list_folder(path)
@@ -101,6 +102,8 @@ def _expand_path(url: str) -> list[str]:
         if not matches:
             raise ConfigError(f"{path}: no file matches this pattern; check it, and the working folder {os.getcwd()}")
         return matches
+    if missing_ok:
+        return [url]
     raise ShardError(f"{path}: no such shard; check the path, and the working folder {os.getcwd()}")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -32,3 +33,25 @@ def test_quiet_prints_the_fingerprint_only(shards: list[str], capsys: pytest.Cap
 def test_says_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["index", str(tmp_path / "no.tar")]) == 2
     assert "no.tar" in capsys.readouterr().err
+
+
+def test_goes_on_after_bad_shards_names_each_and_fails(shards: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    good = index_shards([shards[2]]).manifest.fingerprint.hex()
+    os.truncate(shards[0], 700)
+    Path(shards[1]).write_bytes(b"")
+    gone = shards[2].replace("2.tar", "gone.tar")
+    assert main(["index", *shards, gone]) == 2
+    printed = capsys.readouterr()
+    assert printed.out.splitlines()[1:] == ["samples      3", f"fingerprint  {good}"]
+    *lines, total = [line for line in printed.err.splitlines() if line.startswith("infobatch: ")]
+    assert [line.split(": ")[1] for line in lines] == [shards[0], shards[1], gone]
+    assert total == "infobatch: 3 of 4 shards can't be used"
+
+
+def test_names_all_bad_shards_if_there_is_no_other(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for number in range(70):
+        (tmp_path / f"{number}.tar").write_bytes(b"")
+    assert main(["index", "--quiet", str(tmp_path)]) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert all(f"/{number}.tar: at byte 0: the file ends" in printed.err for number in range(70))

@@ -7,18 +7,22 @@ import os
 import pickle
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import infobatch_client.reading.sample_loop as sample_loop
+import infobatch_client.shards.index_store as store
 from infobatch_client.reading.block import MixedBlock, UniformBlock
 from infobatch_client.reading.reader import ShardReader
-from infobatch_client.shards.index_store import index_shards
+from infobatch_client.shards.index_store import index_shards, load_index
+from infobatch_client.shards.stamp import Stamp
 from infobatch_client.shards.urls import expand_shards
 from infobatch_stream.errors import ConfigError, CorruptShardError, ShardChangedError, ShardError
 from tests.shards import image_files, webdataset_samples, write_tar
@@ -234,10 +238,30 @@ def rewrite(path: Path) -> None:
     os.truncate(path, size)
 
 
-def rewrite_unnoticed(path: Path) -> None:
+def relabel(path: Path) -> None:
+    """Writes other labels, in place, with the same size and modification time."""
     before = path.stat()
-    path.write_bytes(b"\1" * before.st_size)
+    write_tar(path, [(name, b"x" if name.endswith("cls") else body) for name, body in image_files(50, 50)])
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert path.stat().st_size == before.st_size
+
+
+def hide(change: Callable[[Path], None]) -> Callable[[Path], None]:
+    """The change, on a file system that shows none of its times."""
+
+    def hidden(path: Path) -> None:
+        change(path)
+        index = load_index(f"{path}.index.arrow")
+        index = replace(index, head=replace(index.head, stamps=(Stamp.of(path.stat()),)))
+        os.unlink(f"{path}.index.arrow")
+        with pa.ipc.new_file(f"{path}.index.arrow", index.to_arrow().schema) as writer:
+            writer.write_batch(index.to_arrow())
+
+    return hidden
+
+
+def fill_with_ones(path: Path) -> None:
+    path.write_bytes(b"\1" * path.stat().st_size)
 
 
 @pytest.mark.parametrize(
@@ -246,7 +270,10 @@ def rewrite_unnoticed(path: Path) -> None:
         (shorten, "it has 5000 bytes, but .* when it was indexed"),
         (os.unlink, r"can no longer be opened \(No such file or directory\)"),
         (rewrite, "its members have changed"),
-        (rewrite_unnoticed, "no header of a member of 1 bytes at byte"),
+        (relabel, "its members have changed"),
+        (fill_with_ones, r"it is damaged now \(at byte 0: no valid tar header"),
+        (hide(relabel), r"other bytes in the member at byte \d+"),
+        (hide(fill_with_ones), r"no header of a member of 1 bytes at byte \d+"),
     ],
 )
 def test_a_shard_that_changed_is_refused_by_name(
@@ -258,10 +285,47 @@ def test_a_shard_that_changed_is_refused_by_name(
         read(reader, range(150))
 
 
-def test_a_shard_that_was_only_touched_is_read(shards: list[Path]) -> None:
+def move_away_and_back(path: Path) -> None:
+    path.rename(f"{path}.away").rename(path)
+
+
+@pytest.mark.parametrize(
+    "touch",
+    [lambda path: os.utime(path, ns=(1, 1)), lambda path: path.chmod(0o600), move_away_and_back],
+    ids=["utime", "chmod", "rename"],
+)
+def test_a_shard_that_was_only_touched_is_read_after_one_scan(
+    shards: list[Path], touch: Callable[[Path], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
     reader = reader_of(*shards)
-    os.utime(shards[1], ns=(1, 1))
-    assert len(read(reader, range(150))) == 150
+    touch(shards[1])
+    scans: list[str] = []
+    original = store.scan_shard
+    monkeypatch.setattr(store, "scan_shard", lambda path: (scans.append(path), original(path))[1])
+    for _ in range(2):
+        assert len(read(reader, range(150))) == 150
+        reader.close()
+    assert len(read(reader_of(*shards), range(150))) == 150
+    assert scans == [str(shards[1])]
+
+
+def test_a_touched_shard_whose_index_file_cannot_learn_it_is_scanned_once_in_a_process(
+    shards: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader = reader_of(*shards)
+    shards[1].chmod(0o600)
+    scans: list[str] = []
+    original = store.scan_shard
+    monkeypatch.setattr(store, "scan_shard", lambda path: (scans.append(path), original(path))[1])
+
+    def refuse(*_: object) -> None:
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(store.os, "replace", refuse)
+    for _ in range(2):
+        assert len(read(reader, range(150))) == 150
+        reader.close()
+    assert scans == [str(shards[1])]
 
 
 def test_an_index_file_of_other_contents_is_refused(shards: list[Path]) -> None:

@@ -15,6 +15,7 @@ from webdataset.tariterators import base_plus_ext
 from infobatch_client.shards.grouping import RESERVED_EXTENSIONS, index_members, split_name
 from infobatch_client.shards.index import IndexHead, ShardIndex
 from infobatch_client.shards.index_store import scan_shard
+from infobatch_client.shards.stamp import Stamp
 from infobatch_client.shards.tar_scan import TarMembers
 from infobatch_stream.errors import DuplicateKeyError, EmptyShardError, ShardChangedError, ShardError
 from infobatch_stream.manifest import shard_fingerprint
@@ -27,7 +28,7 @@ def members_of(*names: str, body: bytes = b"x") -> TarMembers:
 
 
 def index_of(*names: str) -> ShardIndex:
-    return index_members(members_of(*names), "s.tar", shard_bytes=4096, mtime_ns=7)
+    return index_members(members_of(*names), "s.tar", shard_bytes=4096, stamp=Stamp(7, 8, 9))
 
 
 @given(st.text(st.sampled_from("ab./_Ä\n"), max_size=9))
@@ -94,7 +95,7 @@ def test_an_index_survives_arrow(pairs: list[tuple[str, bytes]]) -> None:
         [len(body) for _, body in pairs],
         [body if len(body) <= 64 else None for _, body in pairs],
     )
-    index = index_members(members, "s.tar", shard_bytes=99, mtime_ns=7)
+    index = index_members(members, "s.tar", shard_bytes=99, stamp=Stamp(7, 8, 9))
     sink = pa.BufferOutputStream()
     batch = index.to_arrow()
     batch.validate(full=True)
@@ -118,9 +119,12 @@ def test_number_columns_are_views_of_the_arrow_buffers() -> None:
     assert back.inline_of(np.array([3, 99])) == [b"x", b"x"]
 
 
-def test_an_index_of_another_version_is_refused() -> None:
+@pytest.mark.parametrize("version", [b"1", b"3"])
+def test_an_index_of_another_version_is_refused(version: bytes) -> None:
     batch = index_of("a.x").to_arrow()
-    metadata = {key: value.replace(b'_version": 1', b'_version": 2') for key, value in batch.schema.metadata.items()}
+    metadata = {
+        key: value.replace(b'_version": 2', b'_version": ' + version) for key, value in batch.schema.metadata.items()
+    }
     other = batch.replace_schema_metadata(metadata)
     assert IndexHead.from_schema(other.schema) is None
     with pytest.raises(ShardChangedError, match="not an index file of this version"):

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import os
 import pickle
+import re
+import shutil
 import stat
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +17,7 @@ import pytest
 import infobatch_client.shards.index_store as store
 from infobatch_client.shards.index import ShardIndex
 from infobatch_client.shards.index_store import IndexedShards, index_shards, load_index
+from infobatch_client.shards.stamp import Stamp
 from infobatch_stream.errors import (
     ConfigError,
     CorruptShardError,
@@ -104,6 +109,75 @@ def test_a_rewritten_shard_is_another_data_set(shards: list[str], caplog: pytest
     assert f"{shards[1]}: the contents of this shard have changed" in caplog.text
 
 
+def rewrite_in_place(path: str, files: list[tuple[str, bytes]]) -> None:
+    write_tar(path, files)
+
+
+def rewrite_beside(path: str, files: list[tuple[str, bytes]]) -> None:
+    write_tar(f"{path}.new", files)
+    os.replace(f"{path}.new", path)
+
+
+@pytest.mark.parametrize("rewrite", [rewrite_in_place, rewrite_beside])
+def test_labels_written_again_with_the_same_size_and_modification_time_are_read(
+    rewrite: Callable[[str, list[tuple[str, bytes]]], None], shards: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    os.utime(shards[0], ns=(1, 1))
+    first = index_shards(shards)
+    assert load_index(first.index_paths[0]).members(0)[1][3] == b"0"
+    size = os.path.getsize(shards[0])
+    rewrite(shards[0], [("000000.jpg", bytes(300)), ("000000.cls", b"5")])
+    os.utime(shards[0], ns=(1, 1))
+    assert os.path.getsize(shards[0]) == size
+    second = index_shards(shards)
+    assert load_index(second.index_paths[0]).members(0)[1][3] == b"5"
+    assert second.manifest.fingerprint != first.manifest.fingerprint
+    assert f"{shards[0]}: the contents of this shard have changed" in caplog.text
+
+
+def test_an_index_file_copied_with_its_shard_is_checked_once_and_serves_both(
+    shards: list[str], scans: list[str], tmp_path: Path
+) -> None:
+    first = index_shards(shards)
+    copy = tmp_path / "copy"
+    shutil.copytree(Path(shards[0]).parent, copy)
+    copies = [str(copy / Path(shard).name) for shard in shards]
+    scans.clear()
+    assert index_shards(copies).manifest.fingerprint == first.manifest.fingerprint
+    assert sorted(scans) == copies
+    for path in copies:  # the index files come back, as from a folder that several machines share
+        shutil.copy2(f"{path}.index.arrow", Path(shards[0]).parent)
+    scans.clear()
+    index_shards(shards)
+    index_shards(copies)
+    assert scans == []
+
+
+def test_an_index_file_beside_read_only_copies_is_checked_once(
+    shards: list[str], cache: Path, scans: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = index_shards(shards)
+    shutil.copytree(Path(shards[0]).parent, tmp_path / "copy")
+    copies = [str(tmp_path / "copy" / Path(shard).name) for shard in shards]
+    refuse_beside(monkeypatch, tmp_path / "copy")
+    scans.clear()
+    for _ in range(2):
+        indexed = index_shards(copies)
+        assert indexed.manifest.fingerprint == first.manifest.fingerprint
+        assert all(path.startswith(str(cache)) for path in indexed.index_paths)
+        assert sorted(scans) == copies
+
+
+def test_a_change_of_the_inode_alone_is_noticed_where_the_modification_time_was_set() -> None:
+    copied, written = Stamp(1, 900, 7), Stamp(900, 900, 7)
+    assert copied.is_same_file(Stamp(1, 900, 7))
+    assert not copied.is_same_file(Stamp(1, 900, 8))
+    assert not copied.is_same_file(Stamp(1, 901, 7))
+    assert written.is_same_file(Stamp(900, 900, 8))  # mounts of object stores number their files anew each time
+    assert not written.is_same_file(Stamp(900, 901, 7))
+    assert not written.is_same_file(Stamp(901, 901, 7))
+
+
 def test_copies_elsewhere_are_the_same_data_set(shards: list[str], tmp_path: Path) -> None:
     copies = [tmp_path / f"copy-{Path(shard).name}" for shard in shards]
     for shard, copy in zip(shards, copies, strict=True):
@@ -157,6 +231,16 @@ def test_a_damaged_index_file_is_replaced(shards: list[str], junk: bytes) -> Non
     assert load_index(first.index_paths[0]).head.count == 1
 
 
+def test_an_index_file_of_an_earlier_version_is_made_again(shards: list[str], scans: list[str]) -> None:
+    first = index_shards(shards)
+    for path in map(Path, first.index_paths):
+        path.write_bytes(path.read_bytes().replace(b'"format_version": 2', b'"format_version": 1'))
+    scans.clear()
+    assert index_shards(shards) == first
+    assert sorted(scans) == shards
+    assert b'"format_version": 2' in Path(first.index_paths[0]).read_bytes()
+
+
 def test_concurrent_writers_leave_one_whole_index(shards: list[str]) -> None:
     with ThreadPoolExecutor(8) as pool:
         every = list(pool.map(lambda _: index_shards(shards, force=True, progress=False), range(16)))
@@ -194,8 +278,114 @@ def test_errors_name_the_shard(shards: list[str], tmp_path: Path) -> None:
     os.truncate(shards[2], 1000)
     with pytest.raises(CorruptShardError, match=r"2\.tar: at byte 1000"):
         index_shards(shards)
-    with pytest.raises(ShardError, match=r"gone\.tar: this shard can't be read: No such file"):
+    with pytest.raises(ShardError, match=r"gone\.tar: no such shard; check the path, and the working folder"):
         index_shards([str(tmp_path / "gone.tar")])
+
+
+@pytest.fixture
+def bad(shards: list[str], tmp_path: Path) -> list[str]:
+    """Six shards: the second is cut short, the fourth has no sample, the fifth doesn't exist."""
+    os.truncate(shards[1], 1000)
+    return [*shards, str(write_tar(tmp_path / "empty.tar", [])), str(tmp_path / "gone.tar"), more(tmp_path)]
+
+
+def more(folder: Path) -> str:
+    return str(write_tar(folder / "more.tar", image_files(500, 7)))
+
+
+REASONS = [
+    r"1\.tar: at byte 1000: the file ends",
+    r"empty\.tar: no sample in this shard: none of its 0 files",
+    r"gone\.tar: no such shard; check the path",
+]
+
+
+def test_an_error_names_all_bad_shards(bad: list[str]) -> None:
+    with pytest.raises(ShardError) as caught:
+        index_shards(bad)
+    first, *lines = str(caught.value).splitlines()
+    assert first == "3 of 6 shards can't be used; on_error='skip' leaves them out:"
+    assert all(re.search(reason, line) for reason, line in zip(REASONS, lines, strict=True))
+    assert type(caught.value) is ShardError
+    with pytest.raises(EmptyShardError, match=r"2 of 3 shards(.|\n)*empty\.tar(.|\n)*none\.tar: no sample"):
+        index_shards([bad[0], bad[3], str(write_tar(f"{bad[0]}.none.tar", []))])
+
+
+def test_an_error_names_at_most_fifty_bad_shards(tmp_path: Path) -> None:
+    with pytest.raises(ShardError) as caught:
+        index_shards([str(tmp_path / f"{number:02d}.tar") for number in range(60)])
+    lines = str(caught.value).splitlines()
+    assert len(lines) == 52
+    assert lines[-1] == "  and 10 more; `infobatch index` lists all of them"
+
+
+def test_bad_shards_are_left_out_and_the_others_are_the_data_set(bad: list[str]) -> None:
+    indexed = index_shards(bad, max_left_out=None)
+    good = [bad[0], bad[2], bad[5]]
+    rest = index_shards(good)
+    assert [url for url, _ in indexed.left_out] == [bad[1], bad[3], bad[4]]
+    assert all(re.search(reason, text) for reason, (_, text) in zip(REASONS, indexed.left_out, strict=True))
+    assert replace(indexed, left_out=()) == rest
+    assert indexed.manifest.counts == (1, 3, 7)
+    assert indexed.manifest.left_out == (bad[1], bad[3], bad[4])
+    assert pickle.loads(pickle.dumps(indexed)).manifest.left_out == indexed.manifest.left_out
+
+
+def test_more_bad_shards_than_allowed_are_an_error_that_names_all(bad: list[str]) -> None:
+    assert index_shards(bad, max_left_out=3).manifest.num_samples == 11
+    with pytest.raises(
+        ShardError, match=r"3 of 6 shards can't be used, and at most max_shards=2 may be left out:\n"
+    ) as e:
+        index_shards(bad, max_left_out=2)
+    assert all(re.search(reason, str(e.value)) for reason in REASONS)
+
+
+def test_a_data_set_of_bad_shards_alone_is_an_error(bad: list[str]) -> None:
+    with pytest.raises(ShardError, match="3 of 3 shards can't be used; no shard is left:"):
+        index_shards([bad[1], bad[3], bad[4]], max_left_out=None)
+    with pytest.raises(CorruptShardError, match="1 of 1 shards can't be used; no shard is left:"):
+        index_shards([bad[1]], max_left_out=None)
+
+
+DAMAGED = {
+    "a hole": lambda data: data[:1024] + bytes(512) + data[1536:],
+    "a second half of zeros": lambda data: (data + bytes(30720))[:1024] + bytes(len(data) + 29696),
+    "cut short": lambda data: data[:2000],
+    "no bytes": lambda data: b"",
+    "no tar file": lambda data: b"<html>404</html>" * 100,
+    "a broken header": lambda data: data[:1024] + b"x" + data[1025:],
+    "a key twice": lambda data: data[:2048] + data[:2048] + bytes(1024),
+    "two archives": lambda data: data + data,
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGED)
+def test_every_kind_of_bad_shard_is_left_out(damage: str, shards: list[str]) -> None:
+    path = Path(shards[2])
+    path.write_bytes(DAMAGED[damage](path.read_bytes()))
+    with pytest.raises(ShardError, match=r"2\.tar: "):
+        index_shards(shards)
+    indexed = index_shards(shards, max_left_out=None)
+    assert (indexed.urls, [url for url, _ in indexed.left_out]) == (tuple(shards[:2]), [shards[2]])
+
+
+def test_a_pipe_in_place_of_a_shard_is_refused_and_not_waited_for(shards: list[str], tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.tar")
+    with pytest.raises(ShardError, match=r"pipe\.tar: this shard is no regular file"):
+        index_shards([*shards, str(tmp_path / "pipe.tar")])
+
+
+def test_a_disk_that_fails_is_the_error_of_its_shard(shards: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(fd: int, shard: str) -> object:
+        if shard == shards[1]:
+            raise OSError(5, "Input/output error")
+        return original(fd, shard)
+
+    original = store.scan_tar
+    monkeypatch.setattr(store, "scan_tar", fail)
+    with pytest.raises(CorruptShardError, match=r"1\.tar: reading failed \(Input/output error\); check its disk"):
+        index_shards(shards)
+    assert index_shards(shards, max_left_out=1).manifest.counts == (1, 3)
 
 
 def test_a_shard_that_grows_while_it_is_indexed_is_refused(shards: list[str], monkeypatch: pytest.MonkeyPatch) -> None:

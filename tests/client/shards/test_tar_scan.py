@@ -5,6 +5,8 @@ from __future__ import annotations
 import gzip
 import io
 import os
+import re
+import subprocess
 import tarfile
 import tempfile
 from pathlib import Path
@@ -170,9 +172,100 @@ def test_a_global_pax_path_names_the_members_after_it() -> None:
     assert rows(scan_bytes(data)) == expected(data) == [("b.y", 1536, 3, b"abc")]
 
 
-def test_bytes_after_the_end_marker_are_ignored(tmp_path: Path) -> None:
-    one = write_tar(tmp_path / "a.tar", image_files(0, 2)).read_bytes()
-    assert rows(scan_bytes(one + one)) == expected(one)
+def ten_files() -> bytes:
+    """An archive of ten files of one block each: header n is at byte 1024·n, the end marker at byte 10240."""
+    return b"".join(header(b"%d.x" % n) + b"abc".ljust(512, b"\0") for n in range(10)) + END
+
+
+@pytest.mark.parametrize("padding", [0, 1, 512, 1000, 10240 - 1024])
+def test_zeros_up_to_the_record_size_are_padding(padding: int) -> None:
+    data = ten_files() + bytes(padding)
+    assert rows(scan_bytes(data)) == expected(data)
+    assert len(expected(data)) == 10
+
+
+def cut(data: bytes, begin: int, end: int, by: bytes | None = None) -> bytes:
+    """Data with the bytes from `begin` to `end` replaced, by zeros unless given."""
+    return data[:begin] + (bytes(end - begin) if by is None else by) + data[end:]
+
+
+BEHIND = "data behind the end-of-archive marker"
+NOT_THE_END = {
+    "a lone zero block between members": (
+        cut(ten_files(), 4096, 4096, bytes(512)),
+        "at byte 4096: a lone zero block, and data behind it at byte 4608: a part of the archive is missing; copy or",
+    ),
+    "a header of zeros": (
+        cut(ten_files(), 4096, 4608),
+        "at byte 4096: a lone zero block, and data behind it at byte 4608: a part of the archive is missing; copy or",
+    ),
+    "a member of zeros": (
+        cut(ten_files(), 4096, 5120),
+        f"at byte 5120: {BEHIND} at byte 4096",
+    ),
+    "members of zeros": (
+        cut(ten_files(), 4096, 8192),
+        f"at byte 8192: {BEHIND} at byte 4096",
+    ),
+    "a second half of zeros": (
+        cut(ten_files() + bytes(30000), 4096, 41264),
+        r"at byte 4096: 37168 zero bytes up to the end .* `truncate -s 5120` on it puts that right; otherwise copy or",
+    ),
+    "another archive": (
+        ten_files() + ten_files(),
+        f"at byte 11264: {BEHIND} at byte 10240: another archive, .*`tar --concatenate`",
+    ),
+    "another padded archive": (
+        ten_files() + bytes(9216) + ten_files(),
+        f"at byte 20480: {BEHIND} at byte 10240: another archive",
+    ),
+    "another archive far behind": (
+        ten_files() + bytes(3_000_000) + ten_files(),
+        f"at byte 3011264: {BEHIND} at byte 10240: another archive",
+    ),
+    "a byte behind the marker": (
+        ten_files() + b"\1",
+        f"at byte 11264: {BEHIND} at byte 10240",
+    ),
+    "a byte in the padding": (
+        ten_files() + bytes(5000) + b"\n" + bytes(99),
+        f"at byte 16264: {BEHIND} at byte 10240",
+    ),
+    "half an end marker": (
+        ten_files()[:-512],
+        "at byte 10240: a lone zero block ends the file.*if no sample is missing, `truncate -s 11264` on it puts",
+    ),
+    "less than an end marker": (ten_files()[:-1], "at byte 10240: a lone zero block ends the file"),
+    "no end marker": (
+        ten_files()[:-1024],
+        "at byte 10240: the file ends without an end-of-archive marker.*`truncate -s 11264` on it puts that right",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", NOT_THE_END)
+def test_only_two_zero_blocks_and_padding_end_an_archive(name: str) -> None:
+    data, message = NOT_THE_END[name]
+    with pytest.raises(CorruptShardError, match=rf"x\.tar: {message}"):
+        scan_bytes(data)
+
+
+@pytest.mark.parametrize("name", ["half an end marker", "no end marker", "a second half of zeros"])
+def test_what_the_error_advises_ends_the_archive(name: str) -> None:
+    data, _ = NOT_THE_END[name]
+    with pytest.raises(CorruptShardError) as caught:
+        scan_bytes(data)
+    size = int(re.search(r"truncate -s (\d+)", str(caught.value))[1])  # type: ignore[index]
+    closed = data[:size].ljust(size, b"\0")
+    assert rows(scan_bytes(closed)) == expected(closed) == expected(data)
+
+
+def test_archives_that_tar_has_joined_are_read_whole(tmp_path: Path) -> None:
+    one = write_tar(tmp_path / "a.tar", image_files(0, 3))
+    two = write_tar(tmp_path / "b.tar", image_files(3, 4))
+    subprocess.run(["tar", "--concatenate", "--file", one, two], check=True)
+    names = [name for name, _ in image_files(0, 7)]
+    assert scan(one).names == names == [name for name, *_ in expected(one.read_bytes())]
 
 
 @given(st.integers(0, 10_000), st.sampled_from(FORMATS))
@@ -248,6 +341,8 @@ def test_an_empty_file_is_an_error() -> None:
             "a global PAX header sets the same size for every member",
         ),
         (pax_header(b"12 path=b.y\n") + END, "ends after a long name or a PAX header, before its member"),
+        (pax_header(b"path=b.y\n") + header() + END, r"the PAX header has an invalid record b'path=b\.y"),
+        (pax_header(b"12 path=b.y\njunk") + header() + END, "the PAX header has an invalid record b'junk'"),
         (header(size=b"\xff" * 12) + END, "size"),
         (header(size=b"zzz\0        ") + END, r"the header has an invalid size field b'zzz"),
     ],
@@ -258,9 +353,23 @@ def test_invalid_headers_are_errors(data: bytes, message: str) -> None:
 
 
 def test_sparse_members_are_refused() -> None:
-    for data in (header(kind=b"S") + END, pax_header(b"22 GNU.sparse.major=1\n") + header() + END):
+    records = [b"22 GNU.sparse.major=1\n", b"21 SCHILY.realsize=9\n"]
+    for data in (header(kind=b"S") + END, *(pax_header(record) + header() + END for record in records)):
         with pytest.raises(ShardError, match=r"is sparse.*without tar --sparse"):
             scan_bytes(data)
+
+
+def test_a_volume_that_continues_a_file_is_refused() -> None:
+    with pytest.raises(ShardError, match=r"'a\.x' at byte 0 continues a file of another volume.*--multi-volume"):
+        scan_bytes(header(kind=b"M") + b"abc".ljust(512, b"\0") + END)
+
+
+def test_the_times_of_an_incremental_gnu_archive_are_no_part_of_the_name() -> None:
+    block = bytearray(header(prefix=b"15555555555"))
+    block[257:265] = b"ustar  \0"
+    block[148:156] = b" " * 8
+    block[148:156] = b"%06o\0 " % sum(block)
+    assert scan_bytes(bytes(block) + b"abc".ljust(512, b"\0") + END).names == ["a.x"]
 
 
 def test_compressed_shards_are_refused_with_advice(tmp_path: Path) -> None:
