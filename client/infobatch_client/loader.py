@@ -18,6 +18,7 @@ from infobatch_client.ranks.place import RankChoice
 from infobatch_client.ranks.ranks import Ranks
 from infobatch_client.run.options import Timeouts
 from infobatch_client.tie.ticket import Ticket
+from infobatch_client.workers.drop_watch import DropWatch
 from infobatch_client.workers.pass_control import Pass
 from infobatch_client.workers.pool import WorkerPool
 from infobatch_stream.errors import ConfigError
@@ -111,7 +112,10 @@ class InfoBatchLoader(LossCalls):
             drop_remainder=remainder == "drop",
             release=self._workers.close,
         )
-        self._returned = ReturnedBatches(self._epochs.sequence)
+        watch = DropWatch(self._workers.control, trains=self._epochs.trains)
+        self._returned = ReturnedBatches(
+            self._epochs.sequence, lambda epoch, over: watch.find(epoch.opening.world_size, over=over, plan=epoch.plan)
+        )
 
     @property
     def num_epochs(self) -> int:

@@ -21,6 +21,7 @@ from infobatch_client.run.options import RunOptions
 from infobatch_client.tie.checks import checked_index, checked_weights
 from infobatch_client.tie.ticket import Ticket
 from infobatch_client.tie.weighting import Losses, checked_losses, weighted_mean
+from infobatch_client.workers.drop_watch import DropWatch
 from infobatch_client.workers.pass_control import Pass, PassControl
 from infobatch_stream.manifest import Manifest
 from infobatch_stream.row_counts import RowCounts
@@ -52,6 +53,7 @@ class PlainEpochs:
         self._batch_size = batch_size
         self._ranks = ranks
         self._readers = EpochReaders(control, ranks)
+        self._watch = DropWatch(control, trains=True)
         self._order: BatchOrder | None = None
         self._loaded: dict[str, Any] | None = None
 
@@ -151,6 +153,10 @@ class PlainEpochs:
     def _settle(self, order: BatchOrder, real: int) -> None:
         epoch = order.epoch
         epoch.consume(RowCounts(real, self._batch_size - real, max(0, order.next_rows - real), 0))
+        if epoch.counts.dropped:
+            found = self._watch.find(epoch.opening.world_size, over=epoch.finished, plan=epoch.plan)
+            if found is not None:
+                DATASET.warn(found)
         epoch.updated = True
         epoch.exhausted = epoch.finished  # workers read ahead: an update is all that this process sees of a batch
         self._readers.mark_updated()

@@ -6,11 +6,16 @@ its round over the workers return every batch whole and in order.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
+
+from torch.utils.data import get_worker_info
 
 from infobatch_client.epochs.holder import DATASET
 from infobatch_client.tie.rows import tied_row
+from infobatch_client.workers.drop_watch import DropWatch
 from infobatch_client.workers.pass_batches import PassBatches
 from infobatch_client.workers.pass_control import Pass, PassControl
 from infobatch_client.workers.sample_source import SampleSource
@@ -20,6 +25,7 @@ from infobatch_stream.plan.epoch_plan import EpochPlan
 __all__ = ["RefusedRows", "RowStream"]
 
 _FORMAT = 1
+_log = logging.getLogger(__name__)
 _ADVICE = (
     "load the two states that were saved together, the dataset's first: dataset.load_state_dict(…), then "
     "dataset.set_epoch(…); or load the dataset's alone into a new loader, which is enough"
@@ -58,7 +64,7 @@ class RowStream(Iterator[Any]):
         self.over = False
         self._control = control
         self._pass = pass_
-        self._batches = PassBatches(source, pass_, plan)
+        self._batches = PassBatches(source, pass_, plan, note_samples=partial(control.note_samples, worker, workers))
         self._worker, self._workers = worker, workers
         self._trains = trains
         self._num_rows = 0
@@ -115,9 +121,23 @@ class RowStream(Iterator[Any]):
         for batch in self._batches.batches(self._steps()):
             if self._control.closed:
                 raise DATASET.closed()
+            if batch.counts.dropped and not self._trains:
+                self._warn_of_drops()
             for payload, index, weight in zip(batch.payloads, batch.indices.tolist(), list(batch.weights), strict=True):
                 yield tied_row(payload, index, weight)
+        if not self._trains:
+            self._warn_of_drops()
         self.ended = True
+
+    def _warn_of_drops(self) -> None:
+        """For a validation set: in training, the loop's process warns at an update."""
+        read = int(self._control.samples[:, 1].sum())
+        over = read == self._batches.opening.num_positions_of(self._pass.rank)
+        found = DropWatch(self._control, trains=False).find(self._pass.world_size, over=over)
+        if found is not None and get_worker_info() is None:
+            DATASET.warn(found)
+        elif found is not None:
+            _log.warning(found)
 
     def _steps(self) -> Sequence[int]:
         """This worker's. Called at the first row: by then all workers of a loader have loaded their states."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -57,9 +57,17 @@ class PassBatches:
         source: samples, and their pipeline.
         pass_: the pass.
         plan: the samples to keep; None: the plan in the pass's file, or without a file every sample in index order.
+        note_samples: called after each batch with the samples that were read and, of these, dropped by a stage.
     """
 
-    def __init__(self, source: SampleSource, pass_: Pass, plan: EpochPlan | None = None) -> None:
+    def __init__(
+        self,
+        source: SampleSource,
+        pass_: Pass,
+        plan: EpochPlan | None = None,
+        *,
+        note_samples: Callable[[int, int], None] = lambda _read, _dropped: None,
+    ) -> None:
         self._source = source
         self.plan = map_plan(pass_.plan_path) if plan is None and pass_.plan_path else plan
         self._positions = _Positions(self.plan, source.offsets)
@@ -67,7 +75,9 @@ class PassBatches:
         self.opening = pass_.opening(self._positions.count)
         self._steps: Sequence[int] = ()
         self._errors = 0
-        self._unreadable: dict[int, int] = {}
+        self._failed: dict[int, list[int]] = {}  # samples by step
+        self._note_samples = note_samples
+        self._num_read = self._num_dropped = 0
         self._last_row: list[Any] = []
         self._reader_error: Exception | None = None
 
@@ -109,6 +119,8 @@ class PassBatches:
                         error.add_note(f"in the pipeline, at {where}")
                     raise
                 self._skip(error, where)
+                if chain.num_pulled:
+                    self._fail(chain.tie.step, chain.tie.sample)
 
     def _tied_samples(self) -> Iterator[tuple[_Tie, dict[str, Any]]]:
         """Samples with their ties. An error here is the reader's, not a stage's, so it always ends the pass."""
@@ -131,10 +143,10 @@ class PassBatches:
                 elif expected == index:
                     break
                 else:
-                    self._unreadable[step] = self._unreadable.get(step, 0) + 1
+                    self._fail(step, expected)
             yield _Tie(step, index, sample["__weight__"]), sample
-        for step, _ in itertools.chain.from_iterable(pairs):
-            self._unreadable[step] = self._unreadable.get(step, 0) + 1
+        for step, expected in itertools.chain.from_iterable(pairs):
+            self._fail(step, expected)
 
     def _chunks(
         self, pairs: list[Iterator[tuple[int, int]]]
@@ -151,6 +163,9 @@ class PassBatches:
 
     def _note_unreadable(self, index: int, error: ShardError) -> None:
         self._skip(error, f"sample {index}")
+
+    def _fail(self, step: int, sample: int) -> None:
+        self._failed.setdefault(step, []).append(sample)
 
     def _skip(self, error: Exception, where: str) -> None:
         self._errors += 1
@@ -174,8 +189,11 @@ class PassBatches:
         if len(payloads) < size:
             real = payloads or self._last_row or [self._spare_row()]
             payloads += itertools.islice(itertools.cycle(real), size - len(payloads))
-        unreadable = self._unreadable.pop(step, 0)
-        counts = RowCounts(len(rows), size - len(rows), end - first - len(rows) - unreadable, unreadable)
+        failed = self._failed.pop(step, ())
+        counts = RowCounts(len(rows), size - len(rows), end - first - len(rows) - len(failed), len(failed))
+        self._num_read += end - first
+        self._num_dropped += counts.dropped
+        self._note_samples(self._num_read, self._num_dropped)
         return BatchRows(payloads, indices, weights, counts)
 
     def _spare_row(self) -> Any:

@@ -10,14 +10,15 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from infobatch_stream.plan.opening import Opening
 
 __all__ = ["Pass", "PassControl"]
 
-_SIZE_BYTES = 8192  # a pass as JSON, behind its length in 4 bytes; and at the end two flags
-_CLOSED, _UPDATED = -2, -1
+_SIZE_BYTES = 8192  # a pass as JSON, behind its length in 4 bytes; and at the end three flags
+_WARNED, _CLOSED, _UPDATED = -3, -2, -1
 _MAX_WORKERS = (
     1024  # torch copies a larger tensor with threads, for which a process forked after their use waits for ever
 )
@@ -78,6 +79,7 @@ class PassControl:
     def __init__(self) -> None:
         self._bytes = _shared(_SIZE_BYTES, dtype=torch.uint8)
         self._loaded = _shared(_MAX_WORKERS, 3, dtype=torch.int64)
+        self._samples = _shared(_MAX_WORKERS, 3, dtype=torch.int64)
         self._updated_at_start = False
 
     def __getstate__(self) -> dict[str, Any]:
@@ -92,11 +94,12 @@ class PassControl:
     def write(self, pass_: Pass) -> None:
         """Sets the pass that workers begin next."""
         text = json.dumps(asdict(pass_)).encode()
-        assert len(text) < _SIZE_BYTES - 6, "a plan's path is far below 8 KB"
+        assert len(text) < _SIZE_BYTES - 7, "a plan's path is far below 8 KB"
         framed = len(text).to_bytes(4, "little") + text
         self._bytes[: len(framed)] = torch.from_numpy(np.frombuffer(framed, np.uint8).copy())
         self._bytes[_UPDATED] = 0
         self._loaded.zero_()
+        self._samples.zero_()
         self._updated_at_start = False
 
     def read(self) -> Pass:
@@ -136,6 +139,27 @@ class PassControl:
     def closed(self) -> bool:
         """Whether the dataset was closed."""
         return bool(self._bytes[_CLOSED])
+
+    def note_samples(self, worker: int, workers: int, read: int, dropped: int) -> None:
+        """One of `workers` has read so many samples of the pass, of which stages have dropped some."""
+        self._samples.numpy()[worker] = workers, read, dropped
+
+    @property
+    def samples(self) -> npt.NDArray[np.int64]:
+        """int64 (n, 3), a row for each worker that has begun: workers, samples read, samples dropped."""
+        noted = self._samples.numpy()
+        return noted[noted[:, 0] > 0]
+
+    def warn_once(self) -> bool:
+        """Whether this is the first call, in any process: for a warning that is given once."""
+        warned = bool(self._bytes[_WARNED])
+        self._bytes[_WARNED] = 1
+        return not warned
+
+    @property
+    def warned(self) -> bool:
+        """Whether `warn_once` was called."""
+        return bool(self._bytes[_WARNED])
 
     def note_loaded(self, worker: int, batches: int, rounds: int) -> None:
         """A worker has loaded a state: `batches` of the pass, and `rounds` since the loader's first pass, came before.

@@ -25,6 +25,8 @@ class WorkerPool:
         collate_fn: list of payloads → batch; None for torch's.
         pin_memory, prefetch_factor, multiprocessing_context, worker_init_fn: as in torch's DataLoader.
         seed: of the workers' random numbers, in [0, 2⁶⁴).
+
+    `control` tells the workers of a pass, and holds what they note of it.
     """
 
     def __init__(
@@ -39,7 +41,7 @@ class WorkerPool:
         worker_init_fn: Callable[[int], None] | None,
         seed: int,
     ) -> None:
-        self._control = PassControl()
+        self.control = PassControl()
         workers: dict[str, Any] = {}
         if num_workers:
             workers = {
@@ -49,7 +51,7 @@ class WorkerPool:
                 "worker_init_fn": worker_init_fn,
             }
         self._data_loader: DataLoader[TiedBatch] = DataLoader(
-            BatchStream(source, collate_fn, self._control),
+            BatchStream(source, collate_fn, self.control),
             batch_size=None,
             num_workers=num_workers,
             collate_fn=_as_it_is,
@@ -61,7 +63,7 @@ class WorkerPool:
 
     def batches(self, pass_: Pass) -> Iterator[TiedBatch]:
         """The batches of a pass, in order; begins at once, and ends the pass before it."""
-        self._control.write(pass_)
+        self.control.write(pass_)
         with torch.device("cpu"):  # torch draws a seed by our generator, whatever the default device is
             return iter(self._data_loader)
 
