@@ -112,7 +112,8 @@ class InfoBatchLoader(LossCalls):
             drop_remainder=remainder == "drop",
             release=self._workers.close,
         )
-        watch = DropWatch(self._workers.control, trains=self._epochs.trains)
+        remembers = dataset.options is not None and dataset.options.drops == "remember"
+        watch = DropWatch(self._workers.control, trains=self._epochs.trains, remembers=remembers)
         self._returned = ReturnedBatches(
             self._epochs.sequence, lambda epoch, over: watch.find(epoch.opening.world_size, over=over, plan=epoch.plan)
         )

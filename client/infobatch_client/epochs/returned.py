@@ -54,10 +54,11 @@ class ReturnedBatches:
                 raise LOADER.pass_over()
             if epoch.stopped or (batch := next(batches, None)) is None:
                 break
-            payload, index, weight, keyed, counts = batch
+            payload, index, weight, keyed, counts, dropped = batch
             self.newest = ticket = epoch.awaited.add(epoch.num_consumed, index, weight)
             epoch.consume(counts)
             if counts.dropped:
+                sequence.report_dropped(epoch, dropped)
                 self._warn_of_drops(epoch, False)
             tie = {"__index__": torch.from_numpy(index), "__weight__": torch.from_numpy(weight)}
             self._measure_gap(epoch)

@@ -14,7 +14,7 @@ from typing import Any
 from torch.utils.data import get_worker_info
 
 from infobatch_client.epochs.holder import DATASET
-from infobatch_client.tie.rows import tied_row
+from infobatch_client.tie.rows import tied_row, with_failed
 from infobatch_client.workers.drop_watch import DropWatch
 from infobatch_client.workers.pass_batches import PassBatches
 from infobatch_client.workers.pass_control import Pass, PassControl
@@ -67,6 +67,7 @@ class RowStream(Iterator[Any]):
         self._batches = PassBatches(source, pass_, plan, note_samples=partial(control.note_samples, worker, workers))
         self._worker, self._workers = worker, workers
         self._trains = trains
+        self._names_drops = source.names_drops
         self._num_rows = 0
         self._rounds_before = 0  # batches that this worker returned in the passes that this one resumes
         self._loaded: dict[str, Any] | None = None
@@ -123,7 +124,8 @@ class RowStream(Iterator[Any]):
                 raise DATASET.closed()
             if batch.counts.dropped and not self._trains:
                 self._warn_of_drops()
-            for payload, index, weight in zip(batch.payloads, batch.indices.tolist(), list(batch.weights), strict=True):
+            indices = with_failed(batch) if self._names_drops else batch.indices
+            for payload, index, weight in zip(batch.payloads, indices.tolist(), list(batch.weights), strict=True):
                 yield tied_row(payload, index, weight)
         if not self._trains:
             self._warn_of_drops()

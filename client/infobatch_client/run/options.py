@@ -111,6 +111,7 @@ class RunOptions:
         order: the numbers of the plan order that the user set.
         connection: how to reach the server.
         subset: bool (N,), or None.
+        drops: "fill" or "remember", for samples that the pipeline drops.
     """
 
     run: str
@@ -123,6 +124,7 @@ class RunOptions:
     order: OrderChoice
     connection: Connection
     subset: npt.NDArray[np.bool_] | None = None
+    drops: str = "fill"
 
     @classmethod
     def from_user(
@@ -138,6 +140,7 @@ class RunOptions:
         score_name: str,
         order: OrderChoice,
         connection: Connection,
+        drops: str,
     ) -> RunOptions:
         """Checks the user's arguments; warns if the schedule would never prune, or never anneal.
 
@@ -165,6 +168,7 @@ class RunOptions:
             score_name=score_name,
             order=order,
             connection=connection,
+            drops=drops,
         )
         for advice in filter(None, (options.schedule.advice(), chosen.advice())):
             warnings.warn(advice, stacklevel=3)

@@ -48,4 +48,4 @@ class BatchStream(IterableDataset[TiedBatch]):
         if keyed := isinstance(payloads[0], dict):
             payloads = [without_tie(payload) for payload in payloads]
         payload = (self.collate_fn or default_collate)(payloads)
-        return TiedBatch(payload, rows.indices, rows.weights, keyed, rows.counts)
+        return TiedBatch(payload, rows.indices, rows.weights, keyed, rows.counts, rows.dropped)

@@ -76,6 +76,7 @@ class PassBatches:
         self._steps: Sequence[int] = ()
         self._errors = 0
         self._failed: dict[int, list[int]] = {}  # samples by step
+        self._planned: dict[int, npt.NDArray[np.int64]] = {}  # by step, if drops are to be named
         self._note_samples = note_samples
         self._num_read = self._num_dropped = 0
         self._last_row: list[Any] = []
@@ -158,6 +159,8 @@ class PassBatches:
             parts = [self._positions.samples(*self.opening.rows(step, self._rank)) for step in steps]
             indices = np.concatenate([indices for indices, _ in parts])
             owners = np.repeat(np.array(steps), [len(indices) for indices, _ in parts])
+            if self._source.names_drops:
+                self._planned.update(zip(steps, (samples for samples, _ in parts), strict=True))
             pairs.append(zip(owners.tolist(), indices.tolist(), strict=True))
             yield indices, np.concatenate([weights for _, weights in parts])
 
@@ -194,7 +197,11 @@ class PassBatches:
         self._num_read += end - first
         self._num_dropped += counts.dropped
         self._note_samples(self._num_read, self._num_dropped)
-        return BatchRows(payloads, indices, weights, counts)
+        planned = self._planned.pop(step, None)
+        dropped = None
+        if counts.dropped and planned is not None:
+            dropped = np.setdiff1d(planned, [*indices[: len(rows)].tolist(), *failed])
+        return BatchRows(payloads, indices, weights, counts, dropped, failed)
 
     def _spare_row(self) -> Any:
         """A row for a worker that has none of its own yet: the first output of the epoch's positions."""
