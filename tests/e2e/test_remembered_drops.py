@@ -218,37 +218,37 @@ def test_a_random_filter_is_warned_of_and_a_fill_run_stays_whole(server: Server,
                 caught.clear()
         return left, texts
 
-    left, [text] = epochs("random-filter", "remember")
+    left, [text] = epochs("remember-random", "remember")
     assert left[0] == SAMPLES > left[1] > left[2]
     assert f"though the plan leaves out the {SAMPLES - left[1]} that it dropped before" in text
-    assert epochs("random-filter-fill", "fill")[0] == [SAMPLES] * 3
+    assert epochs("remember-random-fill", "fill")[0] == [SAMPLES] * 3
 
 
 def test_the_command_brings_them_back(server: Server, shards: str) -> None:
-    with InfoBatchLoader(make_filtered(shards, server.url, "bring-back"), B) as loader:
+    with InfoBatchLoader(make_filtered(shards, server.url, "remember-forget"), B) as loader:
         loader.set_epoch(0)
         train_pass(loader)
         loader.set_epoch(1)
         assert loader.plan.dropped == DROPPED
         train_pass(loader)
-        command = [sys.executable, "-m", "infobatch_stream", "forget-drops", "bring-back", "--grpc", server.url]
+        command = [sys.executable, "-m", "infobatch_stream", "forget-drops", "remember-forget", "--grpc", server.url]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
-        assert done.stdout.startswith(f"run bring-back: {DROPPED} dropped samples are forgotten")
+        assert done.stdout.startswith(f"run remember-forget: {DROPPED} dropped samples are forgotten")
         loader.set_epoch(2)
         assert loader.plan.dropped == 0
         assert loader.plan.kept + loader.plan.pruned == SAMPLES
 
 
 def test_a_restart_forgets_and_a_rewind_keeps_them(server: Server, shards: str) -> None:
-    with InfoBatchLoader(make_filtered(shards, server.url, "again"), B) as loader:
+    with InfoBatchLoader(make_filtered(shards, server.url, "remember-again"), B) as loader:
         loader.set_epoch(0)
         state = loader.state_dict()
         train_pass(loader)
-    with InfoBatchLoader(make_filtered(shards, server.url, "again"), B) as loader:
+    with InfoBatchLoader(make_filtered(shards, server.url, "remember-again"), B) as loader:
         loader.load_state_dict({**state, "plan_id": None, "positions": 0, "epoch_positions": 0})
         loader.set_epoch(0)
         assert loader.plan.dropped == DROPPED
-    restart = make_filtered(shards, server.url, "again", connection=Connection(if_exists="restart"))
+    restart = make_filtered(shards, server.url, "remember-again", connection=Connection(if_exists="restart"))
     with InfoBatchLoader(restart, B) as loader:
         loader.set_epoch(0)
         assert (loader.plan.dropped, loader.plan.kept) == (0, SAMPLES)
@@ -256,7 +256,7 @@ def test_a_restart_forgets_and_a_rewind_keeps_them(server: Server, shards: str) 
 
 def test_ranks_that_disagree_are_refused_by_name(server: Server, shards: str) -> None:
     def open_first(rank: int, agree: Any) -> None:
-        dataset = make_filtered(shards, server.url, "mixed", drops=("fill", "remember")[rank])
+        dataset = make_filtered(shards, server.url, "remember-mixed", drops=("fill", "remember")[rank])
         with InfoBatchLoader(dataset, B, rank=rank, world_size=2, agree=agree) as loader:
             loader.set_epoch(0)
 
