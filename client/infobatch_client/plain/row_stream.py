@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
 from typing import Any
 
 from torch.utils.data import get_worker_info
@@ -64,7 +63,7 @@ class RowStream(Iterator[Any]):
         self.over = False
         self._control = control
         self._pass = pass_
-        self._batches = PassBatches(source, pass_, plan, note_samples=partial(control.note_samples, worker, workers))
+        self._batches = PassBatches(source, pass_, plan, noted=control.samples_of(worker, workers))
         self._worker, self._workers = worker, workers
         self._trains = trains
         self._names_drops = source.names_drops

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 from torch.utils.data import IterableDataset, default_collate, get_worker_info
@@ -39,8 +38,8 @@ class BatchStream(IterableDataset[TiedBatch]):
         if worker:
             end_with_parent()
         number, workers = (worker.id, worker.num_workers) if worker else (0, 1)
-        note = partial(self.control.note_samples, number, workers)
-        batches = PassBatches(self.source, self.control.read(), note_samples=note)
+        noted = self.control.samples_of(number, workers)
+        batches = PassBatches(self.source, self.control.read(), noted=noted)
         return (self._collated(rows) for rows in batches.batches(range(number, batches.opening.num_steps, workers)))
 
     def _collated(self, rows: BatchRows) -> TiedBatch:

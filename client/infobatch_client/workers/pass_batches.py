@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -57,7 +57,7 @@ class PassBatches:
         source: samples, and their pipeline.
         pass_: the pass.
         plan: the samples to keep; None: the plan in the pass's file, or without a file every sample in index order.
-        note_samples: called after each batch with the samples that were read and, of these, dropped by a stage.
+        noted: int64 (3,), gets the samples that were read, at 1, and of these the dropped ones, at 2, after each batch.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class PassBatches:
         pass_: Pass,
         plan: EpochPlan | None = None,
         *,
-        note_samples: Callable[[int, int], None] = lambda _read, _dropped: None,
+        noted: npt.NDArray[np.int64] | None = None,
     ) -> None:
         self._source = source
         self.plan = map_plan(pass_.plan_path) if plan is None and pass_.plan_path else plan
@@ -77,8 +77,8 @@ class PassBatches:
         self._errors = 0
         self._failed: dict[int, list[int]] = {}  # samples by step
         self._planned: dict[int, npt.NDArray[np.int64]] = {}  # by step, if drops are to be named
-        self._note_samples = note_samples
         self._num_read = self._num_dropped = 0
+        self._noted = np.zeros(3, np.int64) if noted is None else noted
         self._last_row: list[Any] = []
         self._reader_error: Exception | None = None
 
@@ -195,11 +195,13 @@ class PassBatches:
         failed = self._failed.pop(step, ())
         counts = RowCounts(len(rows), size - len(rows), end - first - len(rows) - len(failed), len(failed))
         self._num_read += end - first
-        self._num_dropped += counts.dropped
-        self._note_samples(self._num_read, self._num_dropped)
+        self._noted[1] = self._num_read
+        if counts.dropped:
+            self._num_dropped += counts.dropped
+            self._noted[2] = self._num_dropped
         planned = self._planned.pop(step, None)
         dropped = None
-        if counts.dropped and planned is not None:
+        if planned is not None and counts.dropped:
             dropped = np.setdiff1d(planned, [*indices[: len(rows)].tolist(), *failed])
         return BatchRows(payloads, indices, weights, counts, dropped, failed)
 

@@ -140,9 +140,11 @@ class PassControl:
         """Whether the dataset was closed."""
         return bool(self._bytes[_CLOSED])
 
-    def note_samples(self, worker: int, workers: int, read: int, dropped: int) -> None:
-        """One of `workers` has read so many samples of the pass, of which stages have dropped some."""
-        self._samples.numpy()[worker] = workers, read, dropped
+    def samples_of(self, worker: int, workers: int) -> npt.NDArray[np.int64]:
+        """int64 (3,), a row of `samples` of one worker that begins a pass, in shared memory, to be written there."""
+        row: npt.NDArray[np.int64] = self._samples.numpy()[worker]
+        row[:] = workers, 0, 0
+        return row
 
     @property
     def samples(self) -> npt.NDArray[np.int64]:
