@@ -16,7 +16,9 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
+from infobatch_client.rpc.client import ScoreClient
 from infobatch_stream import ConfigError, Connection, InfoBatchLoader, InfoBatchStreamDataset, RanksError, SkipErrors
+from infobatch_stream.v1 import score_service_pb2 as pb
 from tests.e2e.conftest import SAMPLES, Server
 from tests.e2e.training import number, score, train_pass
 
@@ -222,6 +224,24 @@ def test_a_random_filter_is_warned_of_and_a_fill_run_stays_whole(server: Server,
     assert left[0] == SAMPLES > left[1] > left[2]
     assert f"though the plan leaves out the {SAMPLES - left[1]} that it dropped before" in text
     assert epochs("remember-random-fill", "fill")[0] == [SAMPLES] * 3
+
+
+def test_an_epoch_without_the_servers_plan_reads_them_again_and_the_next_leaves_them_out(
+    server: Server, shards: str
+) -> None:
+    with InfoBatchLoader(make_filtered(shards, server.url, "remember-full"), B) as loader:
+        loader.set_epoch(0)
+        train_pass(loader)
+        info = server.info("remember-full")
+        client = ScoreClient(server.url)
+        client.mark_unpruned(pb.MarkUnprunedRequest(run_id=info.run_id, generation=info.generation, epoch=1))
+        client.close()
+        loader.set_epoch(1)
+        assert loader.plan.plan_id.startswith("full:")
+        assert sorted(train_pass(loader)) == KEPT
+        assert loader.metrics()["rows_dropped"] == DROPPED
+        loader.set_epoch(2)
+        assert loader.plan.dropped == DROPPED
 
 
 def test_the_command_brings_them_back(server: Server, shards: str) -> None:

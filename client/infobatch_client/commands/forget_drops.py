@@ -7,6 +7,7 @@ import argparse
 from infobatch_client.rpc.client import ScoreClient
 from infobatch_stream.v1 import score_service_pb2 as pb
 
+_WAIT_S = 3.0
 HELP = "Bring back the samples that a run leaves out because its pipeline dropped them."
 
 
@@ -25,6 +26,7 @@ def run(args: argparse.Namespace) -> int:
     """Prints how many samples the next plan has again; 0."""
     client = ScoreClient(args.grpc)
     try:
+        client.wait_until_up(_WAIT_S)
         forgotten = client.forget_drops(pb.ForgetDropsRequest(run=args.run)).forgotten
     finally:
         client.close()
