@@ -34,6 +34,9 @@ COMMANDS = {
         extra="demo",
     ),
     "runs": Command(module="infobatch_client.commands.runs", help="list the runs of a score server"),
+    "forget-drops": Command(
+        module="infobatch_client.commands.forget_drops", help="bring back the samples that a pipeline dropped"
+    ),
     "stats": Command(module="infobatch_client.commands.stats", help="show the pruning statistics of a run"),
 }
 

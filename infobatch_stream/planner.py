@@ -6,6 +6,7 @@ scores with the threshold by the one line in `pruning.policies.pruned_class.beyo
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TypeVar
 
 import numpy as np
@@ -18,7 +19,8 @@ from infobatch_stream.pruning.draw import CodesOf, Drawn, class_sizes, draw_bern
 from infobatch_stream.pruning.policies import KEPT, Classification, ClassRow, Policy, ScoreView, one_class
 from infobatch_stream.ratios import LANES
 from infobatch_stream.run_spec import RunSpec
-from infobatch_stream.scores.blocks import MaskedScores, count_scored
+from infobatch_stream.scores.blocks import Mask, MaskedScores, blocks, count_scored
+from infobatch_stream.scores.dropped import DroppedSamples, WithoutDropped
 from infobatch_stream.scores.table import ScoreTable
 
 __all__ = ["draw_plan"]
@@ -26,6 +28,7 @@ __all__ = ["draw_plan"]
 T = TypeVar("T", bound=np.generic)
 
 _EXCLUDED = ClassRow(name="excluded", keep_65536=0)
+_DROPPED = ClassRow(name="dropped", keep_65536=0)
 
 
 def draw_plan(
@@ -36,6 +39,7 @@ def draw_plan(
     generation: int,
     epoch: int,
     journal_position: int = 0,
+    without_dropped: bool = False,
 ) -> EpochPlan:
     """The plan of one epoch; the same arguments give the same bits everywhere.
 
@@ -49,12 +53,14 @@ def draw_plan(
         generation: from 1; a uniform that decided a plan of one generation decides none of another.
         epoch: the epoch to draw.
         journal_position: kept in the plan; says which scores it has seen.
+        without_dropped: leave out the samples that the pipeline dropped, as the static mask leaves out others.
     """
     policy, position = spec.policy, spec.schedule.position(epoch)
     unpruned = spec.schedule.is_unpruned(epoch)
-    view = _view(spec, table)
+    dropped = table.dropped if without_dropped and table.dropped.count else None
+    view = _view(spec, table, dropped)
     classified = Classification(codes=one_class, rows=(KEPT,)) if unpruned else checked_classes(policy, view, position)
-    codes, rows = _with_mask(classified, spec.subset)
+    codes, rows = _with_mask(classified, spec.subset, dropped)
     words = WordStream(spec.seed, epoch, generation, Stream.DRAW)
     exact = policy.draw == "exact" or any(row.keep_count is not None for row in rows)
     if exact:
@@ -89,13 +95,18 @@ def draw_plan(
     )
 
 
-def _view(spec: RunSpec, table: ScoreTable) -> ScoreView:
+def _view(spec: RunSpec, table: ScoreTable, dropped: DroppedSamples | None) -> ScoreView:
     score = _read_only(table.score)
+    mask: Mask | None = spec.subset
+    num_samples = spec.subset_samples or spec.num_samples
+    if dropped is not None:
+        mask = WithoutDropped(mask, dropped)
+        num_samples = sum(int(np.count_nonzero(mask[part])) for part in blocks(spec.num_samples))
     return ScoreView(
-        score if spec.subset is None else MaskedScores(score, spec.subset),
+        score if mask is None else MaskedScores(score, mask),
         _read_only(table.stamp),
         _read_only(table.visits),
-        spec.subset_samples or spec.num_samples,
+        num_samples,
         {name: _read_only(values) for name, values in table.extra.items()},
     )
 
@@ -108,19 +119,27 @@ def _read_only(values: npt.NDArray[T]) -> npt.NDArray[T]:
 
 
 def _with_mask(
-    classified: Classification, subset: npt.NDArray[np.bool_] | None
+    classified: Classification, subset: npt.NDArray[np.bool_] | None, dropped: DroppedSamples | None
 ) -> tuple[CodesOf, tuple[ClassRow, ...]]:
-    """Codes and rows, with the samples that the mask excludes as one more class."""
-    if subset is None:
-        return classified.codes, classified.rows
-    mask, excluded = subset, np.uint8(len(classified.rows))
+    """Codes and rows, with what the mask excludes and what the pipeline dropped as classes of their own."""
+    codes, rows = classified.codes, classified.rows
+    if dropped is not None:
+        codes, rows = _with_class(codes, dropped.__getitem__, len(rows)), (*rows, _DROPPED)
+    if subset is not None:
+        mask = subset
+        codes, rows = _with_class(codes, lambda part: ~mask[part], len(rows)), (*rows, _EXCLUDED)
+    return codes, rows
 
-    def codes(part: slice) -> npt.NDArray[np.uint8]:
-        block: npt.NDArray[np.uint8] = classified.codes(part).copy()  # it may be a view of the policy's array
-        np.copyto(block, excluded, where=~mask[part])
+
+def _with_class(codes: CodesOf, members: Callable[[slice], npt.NDArray[np.bool_]], code: int) -> CodesOf:
+    """Codes in which the members of one more class have its code."""
+
+    def with_class(part: slice) -> npt.NDArray[np.uint8]:
+        block: npt.NDArray[np.uint8] = codes(part).copy()  # it may be a view of the policy's array
+        np.copyto(block, np.uint8(code), where=members(part))
         return block
 
-    return codes, (*classified.rows, _EXCLUDED)
+    return with_class
 
 
 def _draw_exact(codes: CodesOf, num_samples: int, rows: tuple[ClassRow, ...], words: WordStream) -> Drawn:

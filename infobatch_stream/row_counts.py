@@ -14,7 +14,7 @@ class RowCounts(NamedTuple):
         real: of weight above 0.
         filled: repeats of weight 0, which fill up a batch.
         dropped: samples that a stage of the pipeline dropped.
-        unreadable: samples that could not be read.
+        unreadable: samples that could not be read, or on which a stage raised, and that `on_error="skip"` left out.
         non_finite: scores that the server rejected as NaN or infinite; filled in when the epoch's end is sent.
     """
 

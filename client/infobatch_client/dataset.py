@@ -64,6 +64,9 @@ class InfoBatchStreamDataset(PlainLoading, DataPipeline, FluidInterface):  # typ
         shuffle: off reads in index order; only with policy=None.
         on_error: "raise"; or "skip", that is `SkipErrors()`: leave out and count samples that can't be read or on which
             a stage raises, up to a limit; and shards that are bad, which `left_out` names.
+        drops: what becomes of samples that the pipeline drops. "fill": they are read in every epoch, and rows of weight
+            0 take their places. "remember", for filters that always decide alike: later plans leave them out, until the
+            run forgets them (`infobatch forget-drops`).
         batch_size: rows per batch, for a plain DataLoader, which must have the same.
         connection: timeouts, the embedded server's folder, and rules for a run that exists: `Connection`.
 
@@ -96,6 +99,7 @@ class InfoBatchStreamDataset(PlainLoading, DataPipeline, FluidInterface):  # typ
         order: OrderChoice | None = None,
         shuffle: bool = True,
         on_error: str | SkipErrors = "raise",
+        drops: str = "fill",
         batch_size: int | None = None,
         connection: Connection | None = None,
     ) -> None:
@@ -105,6 +109,8 @@ class InfoBatchStreamDataset(PlainLoading, DataPipeline, FluidInterface):  # typ
             raise ConfigError(f"seed={seed} is outside [0, 2**64)")
         skip = error_rule(on_error)
         self.on_error, self.max_errors = ("raise", 0) if skip is None else ("skip", skip.max_errors)
+        if drops not in ("fill", "remember"):
+            raise ConfigError(f"drops={drops!r} is neither 'fill' nor 'remember'")
         self.shuffled = shuffle
         self.seed = seed
         self.options: RunOptions | None = None
@@ -117,6 +123,7 @@ class InfoBatchStreamDataset(PlainLoading, DataPipeline, FluidInterface):  # typ
                 prune_ratio=prune_ratio,
                 delta=delta,
                 connection=connection,
+                drops=None if drops == "fill" else drops,
             )
         else:
             if not shuffle:
@@ -132,6 +139,7 @@ class InfoBatchStreamDataset(PlainLoading, DataPipeline, FluidInterface):  # typ
                 score_name=score_name,
                 order=OrderChoice() if order is None else order,
                 connection=Connection() if connection is None else connection,
+                drops=drops,
             )
         self._prepare(batch_size)
         self.indexed: IndexedShards = index_shards(
@@ -162,7 +170,8 @@ class InfoBatchStreamDataset(PlainLoading, DataPipeline, FluidInterface):  # typ
             ConfigError: closed.
         """
         self._check_not_closed()
-        return SampleSource(ShardReader(self.indexed), self.stages, self.on_error, self.max_errors)
+        names_drops = self.options is not None and self.options.drops == "remember"
+        return SampleSource(ShardReader(self.indexed), self.stages, self.on_error, self.max_errors, names_drops)
 
     def append(self, f: Any) -> None:
         """Adds a stage; `compose` and every fluid method come through here.

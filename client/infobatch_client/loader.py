@@ -22,6 +22,7 @@ from infobatch_client.ranks.ranks import Ranks
 from infobatch_client.run.options import Timeouts
 from infobatch_client.tie.collate import TiedCollate
 from infobatch_client.tie.ticket import Ticket
+from infobatch_client.workers.drop_watch import DropWatch
 from infobatch_client.workers.pass_control import Pass
 from infobatch_client.workers.pool import WorkerPool
 from infobatch_stream.errors import ConfigError
@@ -129,7 +130,11 @@ class InfoBatchLoader(LossCalls, WithoutFluidMethods):
             drop_remainder=remainder == "drop",
             release=self._workers.close,
         )
-        self._returned = ReturnedBatches(self._epochs.sequence)
+        remembers = dataset.options is not None and dataset.options.drops == "remember"
+        watch = DropWatch(self._workers.control, trains=self._epochs.trains, remembers=remembers)
+        self._returned = ReturnedBatches(
+            self._epochs.sequence, lambda epoch, over: watch.find(epoch.opening.world_size, over=over, plan=epoch.plan)
+        )
 
     @property
     def num_epochs(self) -> int:

@@ -100,8 +100,13 @@ class EpochPlan:
 
     @property
     def pruned(self) -> int:
-        """Samples that this epoch leaves out, without those of the class `excluded`, which no epoch keeps."""
-        return sum(row.size - row.kept for row in self.classes if row.name != "excluded")
+        """Samples that this epoch leaves out, without those of `excluded` and `dropped`, which no epoch keeps."""
+        return sum(row.size - row.kept for row in self.classes if row.name not in ("excluded", "dropped"))
+
+    @property
+    def dropped(self) -> int:
+        """Samples that the pipeline dropped in earlier epochs, and that are left out for that."""
+        return sum(row.size for row in self.classes if row.name == "dropped")
 
     def with_id(self, digest: bytes) -> EpochPlan:
         """The same plan with the id that follows from its digest."""

@@ -63,6 +63,11 @@ class Opening:
         first = self.start + step * self.global_batch + rank * self.batch_size
         return min(first, self.end), min(first + self.batch_size, self.end)
 
+    def num_positions_of(self, rank: int) -> int:
+        """Positions of one rank's batches, all steps together."""
+        whole, rest = divmod(self.end - self.start, self.global_batch)
+        return whole * self.batch_size + min(self.batch_size, max(0, rest - rank * self.batch_size))
+
     def consumed(self, steps: int) -> int:
         """The position, over all ranks, after `steps` batches on each."""
         return min(self.start + steps * self.global_batch, self.end)

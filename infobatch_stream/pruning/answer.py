@@ -13,7 +13,7 @@ from infobatch_stream.pruning.policies import Classification, ClassRow, Policy, 
 
 __all__ = ["checked_classes"]
 
-_MAX_ROWS = 255
+_MAX_ROWS = 254  # codes are uint8, and the mask and what was dropped take two
 
 
 def checked_classes(policy: Policy, view: ScoreView, position: Position) -> Classification:

@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["MaskedScores", "Scores", "blocks", "count_scored"]
+__all__ = ["Mask", "MaskedScores", "Scores", "blocks", "count_scored"]
 
 _BLOCK = 1 << 18
 
@@ -22,12 +22,18 @@ class Scores(Protocol):
     def __getitem__(self, part: slice, /) -> npt.NDArray[np.float32]: ...
 
 
+class Mask(Protocol):
+    """bool (N,), read in slices; a numpy array is one."""
+
+    def __getitem__(self, part: slice, /) -> npt.NDArray[np.bool_]: ...
+
+
 @dataclass(frozen=True, eq=False)
 class MaskedScores:
-    """Scores (N,) that are NaN outside a mask (N,): the static mask, without a copy of the table."""
+    """Scores (N,) that are NaN outside a mask (N,), without a copy of the table."""
 
     score: npt.NDArray[np.float32]
-    mask: npt.NDArray[np.bool_]
+    mask: Mask
 
     def __len__(self) -> int:
         return len(self.score)

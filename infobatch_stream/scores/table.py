@@ -17,6 +17,7 @@ import pyarrow as pa
 from infobatch_stream.errors import ConfigError
 from infobatch_stream.scores.blocks import count_scored
 from infobatch_stream.scores.columns import ColumnSpec, empty_arrays, fold
+from infobatch_stream.scores.dropped import DroppedSamples
 
 __all__ = ["MAX_EPOCHS", "ScoreTable", "UpdateCounts"]
 
@@ -48,6 +49,7 @@ class ScoreTable:
         stamp: uint16 (N,): epoch + 1 of the last update; 0 where there was none.
         visits: uint16 (N,): epochs in which the sample was scored.
         extra: the columns' arrays by name, (N,) each.
+        dropped: samples that the pipeline dropped; a score that is stored takes its sample out.
     """
 
     num_samples: int
@@ -56,6 +58,7 @@ class ScoreTable:
     stamp: npt.NDArray[np.uint16] = field(init=False, repr=False)
     visits: npt.NDArray[np.uint16] = field(init=False, repr=False)
     extra: dict[str, npt.NDArray[Any]] = field(init=False, repr=False)
+    dropped: DroppedSamples = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         if self.num_samples < 1:
@@ -63,6 +66,7 @@ class ScoreTable:
         self.score = np.full(self.num_samples, np.nan, np.float32)
         self.stamp = np.zeros(self.num_samples, np.uint16)
         self.visits = np.zeros(self.num_samples, np.uint16)
+        self.dropped = DroppedSamples(self.num_samples)
         self.extra = {}
         for spec in self.columns:
             self.extra.update(empty_arrays(spec, self.num_samples))
@@ -111,6 +115,7 @@ class ScoreTable:
         self.visits[rising] = seen + (seen < np.iinfo(np.uint16).max)
         self.score[indices] = scores
         self.stamp[indices] = stamp
+        self.dropped.discard(indices)
         return counts
 
     def import_scores(

@@ -178,7 +178,7 @@ class Resume(_message.Message):
     def __init__(self, new: _Optional[_Union[Resume.New, _Mapping]] = ..., start: _Optional[_Union[Resume.Start, _Mapping]] = ..., inside: _Optional[_Union[Resume.Inside, _Mapping]] = ...) -> None: ...
 
 class AttachRunRequest(_message.Message):
-    __slots__ = ("run_id", "job", "attempt", "nonce", "host", "pid", "world_size", "resume", "takeover")
+    __slots__ = ("run_id", "job", "attempt", "nonce", "host", "pid", "world_size", "resume", "takeover", "remember_drops")
     RUN_ID_FIELD_NUMBER: _ClassVar[int]
     JOB_FIELD_NUMBER: _ClassVar[int]
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
@@ -188,6 +188,7 @@ class AttachRunRequest(_message.Message):
     WORLD_SIZE_FIELD_NUMBER: _ClassVar[int]
     RESUME_FIELD_NUMBER: _ClassVar[int]
     TAKEOVER_FIELD_NUMBER: _ClassVar[int]
+    REMEMBER_DROPS_FIELD_NUMBER: _ClassVar[int]
     run_id: bytes
     job: str
     attempt: int
@@ -197,7 +198,8 @@ class AttachRunRequest(_message.Message):
     world_size: int
     resume: Resume
     takeover: bool
-    def __init__(self, run_id: _Optional[bytes] = ..., job: _Optional[str] = ..., attempt: _Optional[int] = ..., nonce: _Optional[bytes] = ..., host: _Optional[str] = ..., pid: _Optional[int] = ..., world_size: _Optional[int] = ..., resume: _Optional[_Union[Resume, _Mapping]] = ..., takeover: bool = ...) -> None: ...
+    remember_drops: bool
+    def __init__(self, run_id: _Optional[bytes] = ..., job: _Optional[str] = ..., attempt: _Optional[int] = ..., nonce: _Optional[bytes] = ..., host: _Optional[str] = ..., pid: _Optional[int] = ..., world_size: _Optional[int] = ..., resume: _Optional[_Union[Resume, _Mapping]] = ..., takeover: bool = ..., remember_drops: bool = ...) -> None: ...
 
 class AttachRunResponse(_message.Message):
     __slots__ = ("run_id", "generation", "heartbeat_interval_ms", "lease_ms", "barrier_timeout_ms", "server_version")
@@ -372,7 +374,7 @@ class Column(_message.Message):
     def __init__(self, name: _Optional[str] = ..., dtype: _Optional[str] = ..., data: _Optional[bytes] = ...) -> None: ...
 
 class PushScoresRequest(_message.Message):
-    __slots__ = ("run_id", "generation", "client_id", "sequence", "epoch", "indices", "scores", "columns")
+    __slots__ = ("run_id", "generation", "client_id", "sequence", "epoch", "indices", "scores", "columns", "dropped")
     RUN_ID_FIELD_NUMBER: _ClassVar[int]
     GENERATION_FIELD_NUMBER: _ClassVar[int]
     CLIENT_ID_FIELD_NUMBER: _ClassVar[int]
@@ -381,6 +383,7 @@ class PushScoresRequest(_message.Message):
     INDICES_FIELD_NUMBER: _ClassVar[int]
     SCORES_FIELD_NUMBER: _ClassVar[int]
     COLUMNS_FIELD_NUMBER: _ClassVar[int]
+    DROPPED_FIELD_NUMBER: _ClassVar[int]
     run_id: bytes
     generation: int
     client_id: bytes
@@ -389,7 +392,8 @@ class PushScoresRequest(_message.Message):
     indices: bytes
     scores: bytes
     columns: _containers.RepeatedCompositeFieldContainer[Column]
-    def __init__(self, run_id: _Optional[bytes] = ..., generation: _Optional[int] = ..., client_id: _Optional[bytes] = ..., sequence: _Optional[int] = ..., epoch: _Optional[int] = ..., indices: _Optional[bytes] = ..., scores: _Optional[bytes] = ..., columns: _Optional[_Iterable[_Union[Column, _Mapping]]] = ...) -> None: ...
+    dropped: bytes
+    def __init__(self, run_id: _Optional[bytes] = ..., generation: _Optional[int] = ..., client_id: _Optional[bytes] = ..., sequence: _Optional[int] = ..., epoch: _Optional[int] = ..., indices: _Optional[bytes] = ..., scores: _Optional[bytes] = ..., columns: _Optional[_Iterable[_Union[Column, _Mapping]]] = ..., dropped: _Optional[bytes] = ...) -> None: ...
 
 class PushScoresResponse(_message.Message):
     __slots__ = ("accepted", "non_finite", "stale", "duplicate", "journal_position")
@@ -579,7 +583,7 @@ class PlanStats(_message.Message):
     def __init__(self, plan_id: _Optional[str] = ..., epoch: _Optional[int] = ..., generation: _Optional[int] = ..., threshold: _Optional[float] = ..., kept: _Optional[int] = ..., pruned: _Optional[int] = ..., never_scored: _Optional[int] = ..., classes: _Optional[_Iterable[_Union[PlanClass, _Mapping]]] = ..., biased: bool = ..., unpruned: bool = ...) -> None: ...
 
 class RunInfo(_message.Message):
-    __slots__ = ("run", "run_id", "spec", "generation", "last_epoch", "trained", "rejected_scores", "stored_scores", "newest_plan", "job", "host", "pid", "barrier_timeouts", "plan_ids")
+    __slots__ = ("run", "run_id", "spec", "generation", "last_epoch", "trained", "rejected_scores", "stored_scores", "newest_plan", "job", "host", "pid", "barrier_timeouts", "plan_ids", "dropped_samples")
     RUN_FIELD_NUMBER: _ClassVar[int]
     RUN_ID_FIELD_NUMBER: _ClassVar[int]
     SPEC_FIELD_NUMBER: _ClassVar[int]
@@ -594,6 +598,7 @@ class RunInfo(_message.Message):
     PID_FIELD_NUMBER: _ClassVar[int]
     BARRIER_TIMEOUTS_FIELD_NUMBER: _ClassVar[int]
     PLAN_IDS_FIELD_NUMBER: _ClassVar[int]
+    DROPPED_SAMPLES_FIELD_NUMBER: _ClassVar[int]
     run: str
     run_id: bytes
     spec: RunSpec
@@ -608,7 +613,8 @@ class RunInfo(_message.Message):
     pid: int
     barrier_timeouts: int
     plan_ids: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, run: _Optional[str] = ..., run_id: _Optional[bytes] = ..., spec: _Optional[_Union[RunSpec, _Mapping]] = ..., generation: _Optional[int] = ..., last_epoch: _Optional[int] = ..., trained: bool = ..., rejected_scores: _Optional[int] = ..., stored_scores: _Optional[int] = ..., newest_plan: _Optional[_Union[PlanStats, _Mapping]] = ..., job: _Optional[str] = ..., host: _Optional[str] = ..., pid: _Optional[int] = ..., barrier_timeouts: _Optional[int] = ..., plan_ids: _Optional[_Iterable[str]] = ...) -> None: ...
+    dropped_samples: int
+    def __init__(self, run: _Optional[str] = ..., run_id: _Optional[bytes] = ..., spec: _Optional[_Union[RunSpec, _Mapping]] = ..., generation: _Optional[int] = ..., last_epoch: _Optional[int] = ..., trained: bool = ..., rejected_scores: _Optional[int] = ..., stored_scores: _Optional[int] = ..., newest_plan: _Optional[_Union[PlanStats, _Mapping]] = ..., job: _Optional[str] = ..., host: _Optional[str] = ..., pid: _Optional[int] = ..., barrier_timeouts: _Optional[int] = ..., plan_ids: _Optional[_Iterable[str]] = ..., dropped_samples: _Optional[int] = ...) -> None: ...
 
 class GetRunRequest(_message.Message):
     __slots__ = ("run", "run_id")
@@ -647,3 +653,17 @@ class DeleteRunRequest(_message.Message):
 class DeleteRunResponse(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
+
+class ForgetDropsRequest(_message.Message):
+    __slots__ = ("run", "run_id")
+    RUN_FIELD_NUMBER: _ClassVar[int]
+    RUN_ID_FIELD_NUMBER: _ClassVar[int]
+    run: str
+    run_id: bytes
+    def __init__(self, run: _Optional[str] = ..., run_id: _Optional[bytes] = ...) -> None: ...
+
+class ForgetDropsResponse(_message.Message):
+    __slots__ = ("forgotten",)
+    FORGOTTEN_FIELD_NUMBER: _ClassVar[int]
+    forgotten: int
+    def __init__(self, forgotten: _Optional[int] = ...) -> None: ...

@@ -109,6 +109,11 @@ class ScoreServiceStub(object):
                 request_serializer=infobatch__stream_dot_v1_dot_score__service__pb2.DeleteRunRequest.SerializeToString,
                 response_deserializer=infobatch__stream_dot_v1_dot_score__service__pb2.DeleteRunResponse.FromString,
                 _registered_method=True)
+        self.ForgetDrops = channel.unary_unary(
+                '/infobatch_stream.v1.ScoreService/ForgetDrops',
+                request_serializer=infobatch__stream_dot_v1_dot_score__service__pb2.ForgetDropsRequest.SerializeToString,
+                response_deserializer=infobatch__stream_dot_v1_dot_score__service__pb2.ForgetDropsResponse.FromString,
+                _registered_method=True)
 
 
 class ScoreServiceServicer(object):
@@ -220,6 +225,13 @@ class ScoreServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ForgetDrops(self, request, context):
+        """Forgets which samples the pipeline dropped: plans that are drawn from now on have them again. Idempotent.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ScoreServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -297,6 +309,11 @@ def add_ScoreServiceServicer_to_server(servicer, server):
                     servicer.DeleteRun,
                     request_deserializer=infobatch__stream_dot_v1_dot_score__service__pb2.DeleteRunRequest.FromString,
                     response_serializer=infobatch__stream_dot_v1_dot_score__service__pb2.DeleteRunResponse.SerializeToString,
+            ),
+            'ForgetDrops': grpc.unary_unary_rpc_method_handler(
+                    servicer.ForgetDrops,
+                    request_deserializer=infobatch__stream_dot_v1_dot_score__service__pb2.ForgetDropsRequest.FromString,
+                    response_serializer=infobatch__stream_dot_v1_dot_score__service__pb2.ForgetDropsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -704,6 +721,33 @@ class ScoreService(object):
             '/infobatch_stream.v1.ScoreService/DeleteRun',
             infobatch__stream_dot_v1_dot_score__service__pb2.DeleteRunRequest.SerializeToString,
             infobatch__stream_dot_v1_dot_score__service__pb2.DeleteRunResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ForgetDrops(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/infobatch_stream.v1.ScoreService/ForgetDrops',
+            infobatch__stream_dot_v1_dot_score__service__pb2.ForgetDropsRequest.SerializeToString,
+            infobatch__stream_dot_v1_dot_score__service__pb2.ForgetDropsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -27,11 +27,11 @@ def policy_of(dataset: InfoBatchStreamDataset) -> Policy:
     return dataset.options.policy
 
 
-def test_its_keywords_are_these_fourteen() -> None:
+def test_its_keywords_are_these_fifteen() -> None:
     parameters = inspect.signature(InfoBatchStreamDataset).parameters.values()
     assert [parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY] == [
         *("url", "run", "epochs", "policy", "prune_ratio", "delta", "subset", "seed"),
-        *("score_name", "order", "shuffle", "on_error", "batch_size", "connection"),
+        *("score_name", "order", "shuffle", "on_error", "drops", "batch_size", "connection"),
     ]
 
 

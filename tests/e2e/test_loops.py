@@ -105,6 +105,7 @@ def test_accumulated_gradients_are_the_big_batchs(
     np.testing.assert_array_equal(server.scores(run), losses_of(ALL, Model()))
 
 
+@pytest.mark.filterwarnings("ignore:the pipeline has dropped")
 @pytest.mark.parametrize("use_rows", [True, False])
 def test_micro_batches_of_dropped_samples_add_nothing(use_rows: bool, server: Server, shards: str) -> None:
     run = f"dropped-{use_rows}"

@@ -159,6 +159,7 @@ def test_each_kind_of_payload_carries_its_tie(server: Server, shards: str) -> No
     assert len(first(to_tensor, "tensor")) == 3
 
 
+@pytest.mark.filterwarnings("ignore:the pipeline has dropped")
 def test_rows_that_fill_have_no_weight_and_no_score(server: Server, shards: str) -> None:
     dataset = make_dataset(server, shards, "plain-dropped").select(not_a_tenth)
     kept = [number for number in range(SAMPLES) if not_a_tenth(number)]

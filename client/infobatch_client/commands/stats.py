@@ -49,19 +49,18 @@ def run(args: argparse.Namespace) -> int:
     history = stats.get("history")
     if history and isinstance(history, list):
         print()
-        print(aligned([("epoch", "kept", "pruned", "threshold"), *_epochs(history)]))
+        lines = [line for line in history if isinstance(line, dict)]
+        dropped = ("dropped",) if any(line.get("dropped") for line in lines) else ()
+        columns = ("kept", "pruned", *dropped, "threshold")
+        print(aligned([("epoch", *columns), *_epochs(lines, columns)]))
     return 0
 
 
-def _epochs(history: list[Json]) -> Iterator[tuple[str, ...]]:
+def _epochs(lines: list[dict[str, Json]], columns: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
     """One row per epoch; consecutive epochs with the same numbers share a row."""
-    for values, lines in groupby([line for line in history if isinstance(line, dict)], _plan_of):
-        epochs = [line.get("epoch") for line in lines]
+    for values, group in groupby(lines, lambda line: tuple(line.get(name) for name in columns)):
+        epochs = [line.get("epoch") for line in group]
         yield f"{epochs[0]}–{epochs[-1]}" if len(epochs) > 1 else str(epochs[0]), *map(shown, values)
-
-
-def _plan_of(line: dict[str, Json]) -> tuple[Json, ...]:
-    return tuple(line.get(name) for name in ("kept", "pruned", "threshold"))
 
 
 def _is_plain(value: Json) -> bool:

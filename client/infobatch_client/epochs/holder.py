@@ -84,6 +84,10 @@ class Holder:
             stacklevel=user_stacklevel(),
         )
 
+    def warn(self, text: str) -> None:
+        """Warns at the user's line."""
+        warnings.warn(text, stacklevel=_user_stacklevel())
+
     @property
     def _no_epoch(self) -> str:
         return f"no epoch is open: {self.open_epoch}"

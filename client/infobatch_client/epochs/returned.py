@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -22,14 +22,18 @@ class ReturnedBatches:
 
     Args:
         sequence: the loader's epochs.
+        find_drops: (epoch, whether the pass is over) → what to warn of, or None; asked if a stage has dropped samples.
 
     `gap_s` is the seconds from an epoch's last batch to the next
     one's first, once there were two epochs.
     """
 
-    def __init__(self, sequence: EpochSequence) -> None:
+    def __init__(
+        self, sequence: EpochSequence, find_drops: Callable[[OpenEpoch, bool], str | None] = lambda _epoch, _over: None
+    ) -> None:
         self.gap_s: float | None = None
         self._sequence = sequence
+        self._find_drops = find_drops
         self._returned: tuple[int, float] | None = None
 
     def of_pass(self, epoch: OpenEpoch, batches: Iterator[TiedBatch]) -> Iterator[tuple[Ticket, Any]]:
@@ -49,16 +53,25 @@ class ReturnedBatches:
                 raise LOADER.pass_over()
             if epoch.stopped or (batch := next(batches, None)) is None:
                 break
-            payload, index, weight, keyed, counts = batch
+            payload, index, weight, keyed, counts, dropped = batch
             ticket = epoch.awaited.add(epoch.num_consumed, index, weight, epoch.opening.batch_size)
             epoch.consume(counts)
+            if counts.dropped:
+                sequence.report_dropped(epoch, dropped)
+                self._warn_of_drops(epoch, False)
             # Tensors of their own: the ticket's arrays say whose scores are pushed, and nobody else may write them.
             tie = {"__index__": torch.tensor(index), "__weight__": torch.tensor(weight)} if keyed else {}
             self._measure_gap(epoch)
             yield ticket, with_tie(payload, keyed, tie)
+        if epoch.counts.dropped:
+            self._warn_of_drops(epoch, True)
         epoch.exhausted = True
         epoch.awaited.end()
         sequence.end_if_settled(epoch)
+
+    def _warn_of_drops(self, epoch: OpenEpoch, over: bool) -> None:
+        if (found := self._find_drops(epoch, over)) is not None:
+            LOADER.warn(found)
 
     def _measure_gap(self, epoch: OpenEpoch) -> None:
         now = time.monotonic()

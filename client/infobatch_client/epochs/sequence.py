@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import SupportsIndex
 
+import numpy as np
+import numpy.typing as npt
+
 from infobatch_client.epochs.holder import Holder
 from infobatch_client.epochs.open_epoch import OpenEpoch
 from infobatch_client.epochs.source import EpochSource, TrainingSource
@@ -77,6 +80,11 @@ class EpochSequence:
         epoch = self.open or self._begin(explicit=False, max_steps=max_steps)
         epoch.restart()
         return epoch
+
+    def report_dropped(self, epoch: OpenEpoch, samples: npt.NDArray[np.int64] | None) -> None:
+        """Passes the samples of a consumed batch that a stage dropped on to the run; None for none."""
+        if samples is not None and self._run is not None:
+            self._run.report_dropped(epoch, samples)
 
     def end_if_settled(self, epoch: OpenEpoch, *, wait: bool = True) -> None:
         """Passes the epoch's end on to the run once its last batch was updated; it stays open until the next one."""

@@ -6,6 +6,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
+import numpy.typing as npt
+
 from infobatch_client.epochs.open_epoch import OpenEpoch
 from infobatch_client.tie.columns import DeclaredColumn
 from infobatch_client.tie.ticket import Ticket
@@ -111,6 +114,10 @@ class TrainingSource(EpochSource):
     @abstractmethod
     def push(self, ticket: Ticket, scores: HostScores) -> None:
         """Takes the scores of a batch, or of some of its rows."""
+
+    @abstractmethod
+    def report_dropped(self, epoch: OpenEpoch, samples: npt.NDArray[np.int64]) -> None:
+        """Takes samples (n,) that the pipeline dropped, to be left out of later plans."""
 
     @abstractmethod
     def end(self, epoch: OpenEpoch, *, wait: bool = True) -> None:

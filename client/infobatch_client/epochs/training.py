@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from infobatch_client.epochs.open_epoch import OpenEpoch
@@ -119,6 +120,11 @@ class TrainingEpochs(TrainingSource):
         assert self._run is not None
         self._run.push(ticket, scores)
 
+    def report_dropped(self, epoch: OpenEpoch, samples: npt.NDArray[np.int64]) -> None:
+        """Queues them."""
+        assert self._run is not None
+        self._run.report_dropped(epoch.number, samples)
+
     def advance(self, epoch: OpenEpoch) -> None:
         """A loaded state is used up."""
         super().advance(epoch)
@@ -212,6 +218,7 @@ class TrainingEpochs(TrainingSource):
             "score_name": options.score_name,
             "order": repr(options.order),
             "subset": None if subset is None else hashlib.sha256(np.packbits(subset).tobytes()).hexdigest(),
+            "drops": options.drops,
             "batch_size": self._batch_size,
             "remainder": self._remainder,
             "world_size": self._ranks.world_size,

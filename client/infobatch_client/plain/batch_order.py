@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from infobatch_client.epochs.open_epoch import OpenEpoch
+from infobatch_client.tie.rows import failed_samples
 from infobatch_stream.errors import LossError, StateError
 from infobatch_stream.plan.order import PlanOrder
 
@@ -82,6 +83,18 @@ class BatchOrder:
             "update every batch, in the order in which the DataLoader returned it, with the index that came with it; "
             "dataset.skip() is for one that isn't trained. An iterator of an earlier epoch returns none of them"
         )
+
+    def dropped_of_next(self, samples: npt.NDArray[np.int64]) -> npt.NDArray[np.int64] | None:
+        """The samples (n,) of the batch that comes next that a stage has dropped; None if there are none.
+
+        Args:
+            samples: int64 (B,), the batch as it came: negative in rows that fill, where those that failed are named.
+        """
+        came = samples[samples >= 0]
+        if len(came) == self.next_rows:
+            return None
+        missing = np.setdiff1d(self._samples(self.epoch.num_consumed), np.append(came, failed_samples(samples)))
+        return missing if len(missing) else None
 
     def _samples(self, step: int) -> npt.NDArray[np.int64]:
         return self._order.samples(*self.epoch.opening.rows(step, self._rank))

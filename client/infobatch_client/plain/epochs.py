@@ -19,8 +19,10 @@ from infobatch_client.plain.row_stream import RowStream
 from infobatch_client.ranks.ranks import Ranks
 from infobatch_client.run.options import RunOptions
 from infobatch_client.tie.checks import checked_index, checked_weights
+from infobatch_client.tie.rows import failed_samples
 from infobatch_client.tie.ticket import Ticket
 from infobatch_client.tie.weighting import Losses, checked_losses, weighted_mean
+from infobatch_client.workers.drop_watch import DropWatch
 from infobatch_client.workers.pass_control import Pass, PassControl
 from infobatch_stream.manifest import Manifest
 from infobatch_stream.row_counts import RowCounts
@@ -52,6 +54,8 @@ class PlainEpochs:
         self._batch_size = batch_size
         self._ranks = ranks
         self._readers = EpochReaders(control, ranks)
+        self._remembers_drops = options.drops == "remember"
+        self._watch = DropWatch(control, trains=True, remembers=self._remembers_drops)
         self._order: BatchOrder | None = None
         self._loaded: dict[str, Any] | None = None
 
@@ -147,11 +151,18 @@ class PlainEpochs:
         self.loop.push(Ticket(order.epoch.number, order.epoch.num_consumed, samples, weights), scores, columns)
         if not order.is_newest(samples):
             order.note_newest(samples)
-            self._settle(order, int(np.count_nonzero(samples >= 0)))
+            if self._remembers_drops:
+                self.loop.sequence.report_dropped(order.epoch, order.dropped_of_next(samples))
+            failed = len(failed_samples(samples))
+            self._settle(order, int(np.count_nonzero(samples >= 0)), failed)
 
-    def _settle(self, order: BatchOrder, real: int) -> None:
+    def _settle(self, order: BatchOrder, real: int, failed: int = 0) -> None:
         epoch = order.epoch
-        epoch.consume(RowCounts(real, self._batch_size - real, max(0, order.next_rows - real), 0))
+        epoch.consume(RowCounts(real, self._batch_size - real, max(0, order.next_rows - real - failed), failed))
+        if epoch.counts.dropped:
+            found = self._watch.find(epoch.opening.world_size, over=epoch.finished, plan=epoch.plan)
+            if found is not None:
+                DATASET.warn(found)
         epoch.updated = True
         epoch.exhausted = epoch.finished  # workers read ahead: an update is all that this process sees of a batch
         self._readers.mark_updated()

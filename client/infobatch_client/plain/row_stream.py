@@ -6,16 +6,19 @@ its round over the workers return every batch whole and in order.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from torch.utils.data import get_worker_info
 
 from infobatch_client.epochs.holder import DATASET
 from infobatch_client.tie.collate import warn_if_untied
 from infobatch_client.tie.pass_mark import marked_row
-from infobatch_client.tie.rows import tied_row
+from infobatch_client.tie.rows import tied_row, with_failed
+from infobatch_client.workers.drop_watch import DropWatch
 from infobatch_client.workers.pass_batches import PassBatches
 from infobatch_client.workers.pass_control import Pass, PassControl
 from infobatch_client.workers.sample_source import SampleSource
@@ -25,6 +28,7 @@ from infobatch_stream.plan.epoch_plan import EpochPlan
 __all__ = ["RefusedRows", "RowStream"]
 
 _FORMAT = 1
+_log = logging.getLogger(__name__)
 _ADVICE = (
     "load the two states that were saved together, the dataset's first: dataset.load_state_dict(…), then "
     "dataset.set_epoch(…); or load the dataset's alone into a new loader, which is enough"
@@ -65,9 +69,11 @@ class RowStream(Iterator[Any]):
         self._control = control
         self._pass = pass_
         self._source, self._plan_of = source, plan_of
+        self._noted = control.samples_of(worker, workers)
         self._batches = self._batches_of(pass_)
         self._worker, self._workers = worker, workers
         self._trains = trains
+        self._names_drops = source.names_drops
         self._num_rows = 0
         self._rounds_before = 0  # batches that this worker returned in the passes that this one resumes
         self._loaded: dict[str, Any] | None = None
@@ -126,11 +132,14 @@ class RowStream(Iterator[Any]):
         return self._batches.plan.plan_id if self._batches.plan is not None else ""
 
     def _batches_of(self, pass_: Pass) -> PassBatches:
-        return PassBatches(self._source, pass_, None if self._plan_of is None else self._plan_of(pass_.epoch))
+        plan = None if self._plan_of is None else self._plan_of(pass_.epoch)
+        return PassBatches(self._source, pass_, plan, noted=self._noted)
 
     def _read(self) -> Iterator[Any]:
         rows = self._filled_rows() if self._pass.fills else self._unfilled_rows()
         yield from rows
+        if not self._trains:
+            self._warn_of_drops()
         self.ended = True
 
     def _unfilled_rows(self) -> Iterator[Any]:
@@ -145,11 +154,25 @@ class RowStream(Iterator[Any]):
         for batch in self._batches.batches(self._steps()):
             if self._control.closed:
                 raise DATASET.closed()
+            if batch.counts.dropped and not self._trains:
+                self._warn_of_drops()
+            indices = with_failed(batch) if self._names_drops else batch.indices
             mark = self._pass.mark
-            for payload, index, weight in zip(batch.payloads, batch.indices.tolist(), list(batch.weights), strict=True):
+            for payload, index, weight in zip(batch.payloads, indices.tolist(), list(batch.weights), strict=True):
                 row = tied_row(payload, index, weight)
                 yield marked_row(row, mark) if mark else row
                 mark = 0  # default_collate asks the first row of a batch how to collate it
+
+    def _warn_of_drops(self) -> None:
+        """For a validation set: in training, the loop's process warns at an update."""
+        read = int(self._control.samples[:, 1].sum())
+        over = read == self._batches.opening.num_positions_of(self._pass.rank)
+        watch = DropWatch(self._control, trains=False, fills=self._pass.fills)
+        found = watch.find(self._pass.world_size, over=over)
+        if found is not None and get_worker_info() is None:
+            DATASET.warn(found)
+        elif found is not None:
+            _log.warning(found)
 
     def _steps(self) -> range:
         """This worker's. Called at the first row: by then all workers of a loader have loaded their states."""

@@ -125,6 +125,10 @@ class ScoreClient:
         """Deletes a run."""
         return self._unary(lambda stub: stub.DeleteRun, request, timeout_s)
 
+    def forget_drops(self, request: pb.ForgetDropsRequest, *, timeout_s: float | None = None) -> pb.ForgetDropsResponse:
+        """Forgets which samples a run's pipeline dropped: later plans have them again."""
+        return self._unary(lambda stub: stub.ForgetDrops, request, timeout_s)
+
     def wait_until_up(self, timeout_s: float) -> pb.GetServerResponse:
         """The answer of GetServer, as soon as the server gives one.
 

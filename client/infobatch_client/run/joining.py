@@ -129,6 +129,7 @@ def join_run(
         world_size=world_size,
         resume=_resume(state, start_epoch),
         takeover=options.takeover,
+        remember_drops=options.drops == "remember",
     )
 
     def attach() -> pb.AttachRunResponse:

@@ -112,6 +112,7 @@ class RunOptions(GivesCopies):
         order: the numbers of the plan order that the user set.
         connection: how to reach the server.
         subset: bool (N,), or None; each look at it is a copy.
+        drops: "fill" or "remember", for samples that the pipeline drops.
     """
 
     run: str
@@ -124,6 +125,7 @@ class RunOptions(GivesCopies):
     order: OrderChoice
     connection: Connection
     subset: npt.NDArray[np.bool_] | None = None
+    drops: str = "fill"
 
     @classmethod
     def from_user(
@@ -139,6 +141,7 @@ class RunOptions(GivesCopies):
         score_name: str,
         order: OrderChoice,
         connection: Connection,
+        drops: str,
     ) -> RunOptions:
         """Checks the user's arguments; warns if the schedule would never prune, or never anneal.
 
@@ -166,6 +169,7 @@ class RunOptions(GivesCopies):
             score_name=score_name,
             order=order,
             connection=connection,
+            drops=drops,
         )
         for advice in filter(None, (options.schedule.advice(), chosen.advice())):
             warnings.warn(advice, stacklevel=3)

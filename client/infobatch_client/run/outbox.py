@@ -17,6 +17,7 @@ from infobatch_stream.v1 import score_service_pb2 as pb
 __all__ = ["ControlMessage", "Outbox", "Push"]
 
 _RECORDS_PER_PUSH = 16_384
+_NO_SAMPLES = np.empty(0, np.int64)
 
 ControlMessage: TypeAlias = pb.EndEpochRequest | pb.MarkUnprunedRequest
 
@@ -31,6 +32,7 @@ class Push:
         index: int64 (n,), each sample once.
         scores: float32 (n,).
         columns: by name, each (n,) of the policy's dtype; sorted by name.
+        dropped: int64 (m,), samples that the pipeline dropped, each once.
     """
 
     sequence: int
@@ -38,6 +40,12 @@ class Push:
     index: npt.NDArray[np.int64]
     scores: npt.NDArray[np.float32]
     columns: Mapping[str, npt.NDArray[Any]]
+    dropped: npt.NDArray[np.int64] = field(default_factory=lambda: _NO_SAMPLES)
+
+
+class _Drops(NamedTuple):
+    epoch: int
+    samples: npt.NDArray[np.int64]
 
 
 class _Batch(NamedTuple):
@@ -57,12 +65,17 @@ class _Batch(NamedTuple):
 
 @dataclass
 class _Segment:
-    """Records of one epoch between two control messages: index, scores, then columns. Of a sample the newest wins."""
+    """Records of one epoch between two control messages: index, scores, then columns. Of a sample the newest wins.
+
+    Beside them, the samples that were dropped in the epoch.
+    """
 
     epoch: int
     parts: list[tuple[npt.NDArray[Any], ...]] = field(default_factory=list)
     records: int = 0
     coalesced: int = 0
+    drops: list[npt.NDArray[np.int64]] = field(default_factory=list)
+    num_drops: int = 0
 
     def add(self, batch: _Batch) -> None:
         is_real = batch.samples >= 0
@@ -71,6 +84,21 @@ class _Segment:
         if self.records > max(_RECORDS_PER_PUSH, 2 * self.coalesced):
             self._coalesce()
 
+    def add_drops(self, samples: npt.NDArray[np.int64]) -> None:
+        self.drops.append(samples)
+        self.num_drops += len(samples)
+        if self.num_drops > max(_RECORDS_PER_PUSH, 2 * len(self.drops[0])):
+            self._unite_drops()
+
+    def take_drops(self, count: int) -> npt.NDArray[np.int64]:
+        """Removes up to `count` dropped samples."""
+        if not self.drops:
+            return _NO_SAMPLES
+        taken = self._unite_drops()[:count]
+        self.drops = [self.drops[0][count:]]
+        self.num_drops = len(self.drops[0])
+        return taken
+
     def take(self, count: int) -> tuple[npt.NDArray[Any], ...]:
         """Removes up to `count` records."""
         self._coalesce()
@@ -78,6 +106,11 @@ class _Segment:
         self.parts = [tuple(values[count:] for values in arrays)]
         self.records = self.coalesced = len(self.parts[0][0])
         return tuple(values[:count] for values in arrays)
+
+    def _unite_drops(self) -> npt.NDArray[np.int64]:
+        self.drops = [np.unique(np.concatenate(self.drops))]
+        self.num_drops = len(self.drops[0])
+        return self.drops[0]
 
     def _coalesce(self) -> None:
         if self.records == self.coalesced and len(self.parts) == 1:
@@ -103,7 +136,7 @@ class Outbox:
 
     def __init__(self, columns: Mapping[str, npt.DTypeLike] | None = None) -> None:
         self._columns = {name: np.dtype(dtype) for name, dtype in sorted((columns or {}).items())}
-        self._arrivals: deque[_Batch | ControlMessage] = deque()
+        self._arrivals: deque[_Batch | _Drops | ControlMessage] = deque()
         self._queue: deque[_Segment | ControlMessage] = deque()
         self._push: Push | None = None
         self._sequence = 0
@@ -136,6 +169,10 @@ class Outbox:
         arrays = self._column_arrays(columns or {}, len(index)) if columns or self._columns else ()
         self._arrivals.append(_Batch(epoch, index, scores, arrays, ready, now_s))
 
+    def put_dropped(self, epoch: int, samples: npt.NDArray[np.int64]) -> None:
+        """Adds samples (n,) that the pipeline dropped in an epoch; never changed afterwards. Cheap; copies nothing."""
+        self._arrivals.append(_Drops(epoch, samples))
+
     def put_message(self, message: ControlMessage) -> None:
         """Adds a control message behind everything that was put before it."""
         self._arrivals.append(message)
@@ -150,6 +187,8 @@ class Outbox:
                 self._segment(item.epoch).add(item)
                 if self.oldest_s is None:
                     self.oldest_s = item.since_s
+            elif isinstance(item, _Drops):
+                self._segment(item.epoch).add_drops(item.samples)
             else:
                 self._queue.append(item)
             self._arrivals.popleft()
@@ -160,7 +199,7 @@ class Outbox:
             item = self._queue[0]
             if not isinstance(item, _Segment):
                 return item
-            if item.records:
+            if item.records or item.num_drops:
                 self._push = self._freeze(item)
             else:
                 self._queue.popleft()
@@ -197,13 +236,17 @@ class Outbox:
         return segment
 
     def _freeze(self, segment: _Segment) -> Push:
-        index, scores, *columns = segment.take(_RECORDS_PER_PUSH)
+        index, scores, *columns = segment.take(_RECORDS_PER_PUSH) if segment.records else self._no_records()
         self._sequence += 1
         arrays = {
             name: values.astype(dtype, copy=False)
             for (name, dtype), values in zip(self._columns.items(), columns, strict=True)
         }
-        return Push(self._sequence, segment.epoch, index, scores, arrays)
+        dropped = segment.take_drops(_RECORDS_PER_PUSH)
+        return Push(self._sequence, segment.epoch, index, scores, arrays, dropped)
+
+    def _no_records(self) -> tuple[npt.NDArray[Any], ...]:
+        return (_NO_SAMPLES, np.empty(0, np.float32), *(np.empty(0, dtype) for dtype in self._columns.values()))
 
     def _column_arrays(self, columns: Mapping[str, torch.Tensor], rows: int) -> list[npt.NDArray[Any]]:
         """The columns as arrays (B,), in the order of their names."""

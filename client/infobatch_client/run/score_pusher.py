@@ -97,6 +97,10 @@ class ScorePusher:
         """
         self.outbox.put_scores(epoch, index, scores, ready=ready, columns=columns, now_s=time.monotonic())
 
+    def put_dropped(self, epoch: int, samples: npt.NDArray[np.int64]) -> None:
+        """Queues samples (n,) that the pipeline dropped in an epoch. Returns at once."""
+        self.outbox.put_dropped(epoch, samples)
+
     def put_message(self, message: ControlMessage) -> None:
         """Queues a control message behind every score that was queued before it. Returns at once."""
         self.outbox.put_message(message)

@@ -124,6 +124,8 @@ class Sender:
             indices=push.index.astype("<i8", copy=False).tobytes(),
             scores=push.scores.astype("<f4", copy=False).tobytes(),
         )
+        if len(push.dropped):
+            request.dropped = push.dropped.astype("<i8", copy=False).tobytes()
         for name, values in push.columns.items():
             little = values.astype(values.dtype.newbyteorder("<"), copy=False)
             request.columns.add(name=name, dtype=values.dtype.name, data=little.tobytes())

@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 
+import numpy as np
+import numpy.typing as npt
+
 from infobatch_client.ranks.ranks import Ranks
 from infobatch_client.run.connection import RunConnection
 from infobatch_client.run.options import RunOptions
@@ -100,6 +103,12 @@ class TrainingRun:
         if self.pusher is not None:
             self.pusher.check()
             self.pusher.put_scores(ticket.epoch, ticket.index, pushed.scores, pushed.ready, pushed.columns)
+
+    def report_dropped(self, epoch: int, samples: npt.NDArray[np.int64]) -> None:
+        """Queues samples (n,) that the pipeline dropped, if this process is the replica that pushes."""
+        self._check_process()
+        if self.pusher is not None:
+            self.pusher.put_dropped(epoch, samples)
 
     def end_epoch(self, plan: EpochPlan, *, start: int, end: int, counts: RowCounts) -> None:
         """Queues the message that this rank has pushed all scores of an epoch's positions [start, end).

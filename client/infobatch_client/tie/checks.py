@@ -29,7 +29,7 @@ def checked_index(index: torch.Tensor, plan: EpochPlan, rows: int) -> npt.NDArra
             f"DataLoader(dataset, batch_size={rows}) or InfoBatchStreamDataset(…, batch_size={len(index)})"
         )
     samples: npt.NDArray[np.int64] = index.detach().cpu().numpy().copy()
-    outside = samples[(samples >= plan.num_samples) | (samples < -1)]
+    outside = samples[(samples >= plan.num_samples) | (samples < -1 - plan.num_samples)]
     if len(outside):
         raise LossError(f"index has {outside[0]}; samples are in [0, {plan.num_samples}), and -1 in rows that fill")
     real = samples[samples >= 0]

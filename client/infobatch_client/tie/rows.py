@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,7 +11,17 @@ import numpy.typing as npt
 from infobatch_stream.errors import ConfigError
 from infobatch_stream.row_counts import RowCounts
 
-__all__ = ["BatchRows", "Beside", "TiedBatch", "tied_row", "untied_row", "with_tie", "without_tie"]
+__all__ = [
+    "BatchRows",
+    "Beside",
+    "TiedBatch",
+    "failed_samples",
+    "tied_row",
+    "untied_row",
+    "with_failed",
+    "with_tie",
+    "without_tie",
+]
 
 
 class TiedBatch(NamedTuple):
@@ -23,6 +33,7 @@ class TiedBatch(NamedTuple):
         weights: float32 (B,), 0 in rows that fill.
         keyed: the batch is torch's of dicts, and gets two more keys.
         counts: of the batch's rows.
+        dropped: int64 (n,), samples that a stage dropped; None if there are none, or nobody asks.
     """
 
     payload: Any
@@ -30,6 +41,7 @@ class TiedBatch(NamedTuple):
     weights: npt.NDArray[np.float32]
     keyed: bool
     counts: RowCounts
+    dropped: npt.NDArray[np.int64] | None = None
 
 
 class BatchRows(NamedTuple):
@@ -37,13 +49,16 @@ class BatchRows(NamedTuple):
 
     Args:
         payloads: B of them; those that fill are copies of others.
-        indices, weights, counts: as in `TiedBatch`.
+        indices, weights, counts, dropped: as in `TiedBatch`.
+        failed: samples that could not be read, or on which a stage raised.
     """
 
     payloads: list[Any]
     indices: npt.NDArray[np.int64]
     weights: npt.NDArray[np.float32]
     counts: RowCounts
+    dropped: npt.NDArray[np.int64] | None = None
+    failed: Sequence[int] = ()
 
 
 def without_tie(payload: dict[str, Any]) -> dict[str, Any]:
@@ -54,6 +69,25 @@ def without_tie(payload: dict[str, Any]) -> dict[str, Any]:
 def with_tie(payload: Any, keyed: bool, extra: Mapping[str, Any]) -> Any:
     """A batch with `__index__` and `__weight__` as two more keys, if it is torch's default batch of dicts."""
     return {**payload, **extra} if keyed and isinstance(payload, dict) else payload
+
+
+def with_failed(batch: BatchRows) -> npt.NDArray[np.int64]:
+    """The batch's indices (B,), in which rows that fill name the samples that failed: −2 − sample, in place of −1.
+
+    A plain loop can't see its workers. By this it tells samples that a stage dropped from those that failed.
+    """
+    if not batch.failed:
+        return batch.indices
+    indices: npt.NDArray[np.int64] = batch.indices.copy()
+    first = batch.counts.real
+    indices[first : first + len(batch.failed)] = -2 - np.array(batch.failed, np.int64)
+    return indices
+
+
+def failed_samples(indices: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """The samples that `with_failed` has named in indices (B,)."""
+    samples: npt.NDArray[np.int64] = -2 - indices[indices < -1]
+    return samples
 
 
 class Beside(tuple[Any, ...]):

@@ -40,9 +40,13 @@ class BatchStream(IterableDataset[TiedBatch]):
         if worker:
             end_with_parent()
         number, workers = (worker.id, worker.num_workers) if worker else (0, 1)
-        draws = self.collate_fn is not None
         batches = PassBatches(
-            self.source, self.control.read(), finish=self._collated, draws=draws, compact=self.compact
+            self.source,
+            self.control.read(),
+            finish=self._collated,
+            draws=self.collate_fn is not None,
+            compact=self.compact,
+            noted=self.control.samples_of(number, workers),
         )
         return batches.batches(range(number, batches.opening.num_steps, workers))
 
@@ -51,4 +55,5 @@ class BatchStream(IterableDataset[TiedBatch]):
         if keyed := isinstance(payloads[0], dict):
             payloads = [without_tie(payload) for payload in payloads]
         payload = (self.collate_fn or default_collate)(payloads)
-        return TiedBatch(payload, rows.indices, rows.weights, keyed and self.collate_fn is None, rows.counts)
+        keyed = keyed and self.collate_fn is None
+        return TiedBatch(payload, rows.indices, rows.weights, keyed, rows.counts, rows.dropped)

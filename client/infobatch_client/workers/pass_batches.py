@@ -68,6 +68,8 @@ class PassBatches:
         finish: of a batch's rows, the batch; None gives the rows themselves.
         draws: `finish` runs user code, which may draw random numbers, as stages do.
         compact: batches have their real rows only, or one that fills if there is none.
+        noted: int64 (3,), gets the samples that were read, at 1, and of these the dropped ones, at 2, after each batch,
+            or after the last row.
     """
 
     def __init__(
@@ -79,6 +81,7 @@ class PassBatches:
         finish: Callable[[BatchRows], Any] | None = None,
         draws: bool = False,
         compact: bool = False,
+        noted: npt.NDArray[np.int64] | None = None,
     ) -> None:
         self._source = source
         self._compact = compact
@@ -89,7 +92,10 @@ class PassBatches:
         self.opening = pass_.opening(self._positions.count)
         self._steps: Sequence[int] = ()
         self._errors = 0
-        self._unreadable: dict[int, int] = {}
+        self._failed: dict[int, list[int]] = {}  # samples by step
+        self._planned: dict[int, npt.NDArray[np.int64]] = {}  # by step, if drops are to be named
+        self._num_read = self._num_dropped = 0
+        self._noted = np.zeros(3, np.int64) if noted is None else noted
         self._spare: list[Any] = []  # one row that nobody else has, to fill batches that have no row of their own
         self._reader_error: Exception | None = None
         self._finish = finish
@@ -109,11 +115,18 @@ class PassBatches:
         """(step, sample, weight, payload) of all that comes out, where a step is one row. To be called once."""
         self._steps = steps
         self._steps_by_seed = _ROWS_BY_SEED * steps.step
-        outputs = ((*tie, payload) for tie, payload in self._outputs())
+        outputs = self._rows()
         if self._seeds is None:
             return outputs
         parts = self._seeds.around(self._parts(outputs), steps[0] if steps else 0)
         return itertools.chain.from_iterable(parts)
+
+    def _rows(self) -> Iterator[tuple[int, int, float, Any]]:
+        num_given = 0
+        for tie, payload in self._outputs():
+            num_given += 1
+            yield (*tie, payload)
+        self._noted[1:] = self._num_read, self._num_read - num_given - sum(map(len, self._failed.values()))
 
     def _parts(self, rows: Iterator[T]) -> Iterator[list[T]]:
         """Several rows at a time, as it takes some microseconds to change generators."""
@@ -173,6 +186,8 @@ class PassBatches:
                         error.add_note(f"in the pipeline, at {where}")
                     raise
                 self._skip(error, where)
+                if chain.num_pulled:
+                    self._fail(chain.tie.step, chain.tie.sample)
 
     def _tied_samples(self) -> Iterator[tuple[_Tie, dict[str, Any]]]:
         """Samples with their ties. An error here is the reader's, not a stage's, so it always ends the pass."""
@@ -196,14 +211,14 @@ class PassBatches:
                 elif expected == index:
                     break
                 else:
-                    self._unreadable[step] = self._unreadable.get(step, 0) + 1
+                    self._fail(step, expected)
             if step >= next_seed:
                 next_seed = step + self._steps_by_seed
                 if self._seeds is not None:
                     self._seeds.begin(step)
             yield _Tie(step, index, sample["__weight__"]), sample
-        for step, _ in itertools.chain.from_iterable(pairs):
-            self._unreadable[step] = self._unreadable.get(step, 0) + 1
+        for step, expected in itertools.chain.from_iterable(pairs):
+            self._fail(step, expected)
 
     def _chunks(
         self, pairs: list[Iterator[tuple[int, int]]]
@@ -218,6 +233,8 @@ class PassBatches:
             parts = [self._positions.samples(*self.opening.rows(step, self._rank)) for step in steps]
             indices = np.concatenate([indices for indices, _ in parts])
             owners = np.repeat(np.array(steps), [len(indices) for indices, _ in parts])
+            if self._source.names_drops:
+                self._planned.update(zip(steps, (samples for samples, _ in parts), strict=True))
             pairs.append(zip(owners.tolist(), indices.tolist(), strict=True))
             yield indices, np.concatenate([weights for _, weights in parts])
 
@@ -230,12 +247,16 @@ class PassBatches:
             part = steps[at : at + _CHUNK_SAMPLES]
             first, last = (opening.rows(step, self._rank)[0] for step in (part[0], part[-1]))
             taken = slice(None, None, steps.step * opening.world_size)
-            indices, weights = self._positions.samples(first, min(last + 1, opening.end))
-            pairs.append(zip(part, indices[taken].tolist(), strict=False))  # the last step may have none on this rank
-            yield np.ascontiguousarray(indices[taken]), weights[taken]
+            indices, weights = (values[taken] for values in self._positions.samples(first, min(last + 1, opening.end)))
+            self._num_read += len(indices)
+            pairs.append(zip(part, indices.tolist(), strict=False))  # the last step may have none on this rank
+            yield np.ascontiguousarray(indices), weights
 
     def _note_unreadable(self, index: int, error: ShardError) -> None:
         self._skip(error, f"sample {index}")
+
+    def _fail(self, step: int, sample: int) -> None:
+        self._failed.setdefault(step, []).append(sample)
 
     def _skip(self, error: Exception, where: str) -> None:
         self._errors += 1
@@ -259,9 +280,18 @@ class PassBatches:
         if len(payloads) < size:
             real = payloads or self._spare or [self._spare_row()]
             payloads += map(row_copy, itertools.islice(itertools.cycle(tuple(real)), size - len(payloads)))
-        unreadable = self._unreadable.pop(step, 0)
-        counts = RowCounts(len(rows), size - len(rows), end - first - len(rows) - unreadable, unreadable)
-        return BatchRows(payloads, indices, weights, counts)
+        failed = self._failed.pop(step, ())
+        counts = RowCounts(len(rows), size - len(rows), end - first - len(rows) - len(failed), len(failed))
+        self._num_read += end - first
+        self._noted[1] = self._num_read
+        if counts.dropped:
+            self._num_dropped += counts.dropped
+            self._noted[2] = self._num_dropped
+        planned = self._planned.pop(step, None)
+        dropped = None
+        if planned is not None and counts.dropped:
+            dropped = np.setdiff1d(planned, [*indices[: len(rows)].tolist(), *failed])
+        return BatchRows(payloads, indices, weights, counts, dropped, failed)
 
     def _spare_row(self) -> Any:
         """A row for a worker that has none of its own yet: the first output of the epoch's positions."""

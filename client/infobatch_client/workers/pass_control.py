@@ -16,10 +16,10 @@ import torch
 
 from infobatch_stream.plan.opening import Opening
 
-__all__ = ["Pass", "PassControl"]
+__all__ = ["WARNED_OF_DROPS", "WARNED_OF_ORDER", "Pass", "PassControl"]
 
-_SIZE_BYTES = 8192  # a pass as JSON, behind its length in 4 bytes; and at the end three flags
-_WARNED, _CLOSED, _UPDATED = -3, -2, -1
+_SIZE_BYTES = 8192  # a pass as JSON, behind its length in 4 bytes; and at the end flags
+WARNED_OF_ORDER, WARNED_OF_DROPS, _CLOSED, _UPDATED = -4, -3, -2, -1
 _KEY_BITS, _NUMBER_BITS = 40, 23
 _SLOTS = 251
 _MAX_WORKERS = (
@@ -96,6 +96,7 @@ class PassControl:
         self._bytes = _shared(_SIZE_BYTES, dtype=torch.uint8)
         self._loaded = _shared(_MAX_WORKERS, 3, dtype=torch.int64)
         self._passes = _shared(1 + _SLOTS, dtype=torch.int64)
+        self._samples = _shared(_MAX_WORKERS, 3, dtype=torch.int64)
         self._updated_at_start = False
         self._maker = os.getpid()
 
@@ -116,6 +117,7 @@ class PassControl:
         self._bytes[: len(framed)] = torch.from_numpy(np.frombuffer(framed, np.uint8).copy())
         self._bytes[_UPDATED] = 0
         self._loaded.zero_()
+        self._samples.zero_()
         self._updated_at_start = False
 
     def read(self) -> Pass:
@@ -190,11 +192,27 @@ class PassControl:
         """A worker resumes pass `number`: the one after it is next."""
         self._passes[0] = max(int(self._passes[0]), number + 1)
 
-    def warn_once(self) -> bool:
-        """Whether a warning is due: True once, in all processes together."""
-        due = not bool(self._bytes[_WARNED])
-        self._bytes[_WARNED] = 1
-        return due
+    def samples_of(self, worker: int, workers: int) -> npt.NDArray[np.int64]:
+        """int64 (3,), a row of `samples` of one worker that begins a pass, in shared memory, to be written there."""
+        row: npt.NDArray[np.int64] = self._samples.numpy()[worker]
+        row[:] = workers, 0, 0
+        return row
+
+    @property
+    def samples(self) -> npt.NDArray[np.int64]:
+        """int64 (n, 3), a row for each worker that has begun: workers, samples read, samples dropped."""
+        noted = self._samples.numpy()
+        return noted[noted[:, 0] > 0]
+
+    def warn_once(self, kind: int) -> bool:
+        """Whether this is the first call for a kind of warning, WARNED_OF_ORDER or WARNED_OF_DROPS, in any process."""
+        warned = bool(self._bytes[kind])
+        self._bytes[kind] = 1
+        return not warned
+
+    def warned(self, kind: int) -> bool:
+        """Whether `warn_once` was called for a kind of warning."""
+        return bool(self._bytes[kind])
 
     def note_loaded(self, worker: int, batches: int, rounds: int) -> None:
         """A worker has loaded a state: `batches` of the pass, and `rounds` since the loader's first pass, came before.

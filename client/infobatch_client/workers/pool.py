@@ -26,6 +26,8 @@ class WorkerPool:
         collate_fn: list of payloads → batch; None for torch's.
         pin_memory, prefetch_factor, multiprocessing_context, worker_init_fn: as in torch's DataLoader.
         compact: batches have their real rows only.
+
+    `control` tells the workers of a pass, and holds what they note of it.
     """
 
     def __init__(
@@ -40,7 +42,7 @@ class WorkerPool:
         worker_init_fn: Callable[[int], None] | None,
         compact: bool = False,
     ) -> None:
-        self._control = PassControl()
+        self.control = PassControl()
         self._fingerprint = source.reader.manifest.fingerprint
         self._generator = torch.Generator("cpu")  # of our own, so that torch's global one is left alone
         workers: dict[str, Any] = {}
@@ -52,7 +54,7 @@ class WorkerPool:
                 "worker_init_fn": worker_init_fn,
             }
         self._data_loader: DataLoader[TiedBatch] = DataLoader(
-            BatchStream(source, collate_fn, self._control, compact),
+            BatchStream(source, collate_fn, self.control, compact),
             batch_size=None,
             num_workers=num_workers,
             collate_fn=_as_it_is,
@@ -63,7 +65,7 @@ class WorkerPool:
 
     def batches(self, pass_: Pass) -> Iterator[TiedBatch]:
         """The batches of a pass, in order; begins at once, and ends the pass before it."""
-        self._control.write(pass_)
+        self.control.write(pass_)
         self._generator.manual_seed(pass_seed(pass_, self._fingerprint))
         with torch.device("cpu"):  # torch draws a seed by our generator, whatever the default device is
             return iter(self._data_loader)

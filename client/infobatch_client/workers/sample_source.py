@@ -23,12 +23,14 @@ class SampleSource:
         stages: webdataset stages.
         on_error: "raise", or "skip": a sample that can't be read, or on which a stage raises, is left out and counted.
         max_errors: the most errors that are skipped by worker and pass.
+        names_drops: batches name the samples that a stage dropped.
     """
 
     reader: ShardReader
     stages: Sequence[Any]
     on_error: str = "raise"
     max_errors: int = 1000
+    names_drops: bool = False
 
     @property
     def skips_errors(self) -> bool:

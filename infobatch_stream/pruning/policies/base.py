@@ -109,7 +109,7 @@ class Classification:
     Args:
         codes: slice → uint8, indices into `rows`, so that no policy has to hold N of them; of a policy that does, its
             array's `__getitem__`.
-        rows: 1 to 255 of them.
+        rows: 1 to 254 of them.
         num_scored: samples with a score, if the policy has counted them.
         threshold: for statistics, if there is one.
         cut_class: the code of the class that the threshold made.

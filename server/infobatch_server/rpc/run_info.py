@@ -23,6 +23,7 @@ def info_message(now: RunSnapshot) -> pb.RunInfo:
         rejected_scores=now.rejected_scores,
         stored_scores=now.stored_scores,
         barrier_timeouts=state.barrier_timeouts,
+        dropped_samples=now.dropped_samples,
         plan_ids=[plan_id for _, plan_id in sorted(state.plan_ids.items())],
     )
     if lease is not None:

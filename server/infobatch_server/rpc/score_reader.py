@@ -20,7 +20,12 @@ T = TypeVar("T", bound=Value)
 
 
 def batch_from_message(
-    message: pb.PushScoresRequest, *, num_samples: int, epochs: int, declared: Sequence[PushedColumn]
+    message: pb.PushScoresRequest,
+    *,
+    num_samples: int,
+    epochs: int,
+    declared: Sequence[PushedColumn],
+    subset: npt.NDArray[np.bool_] | None = None,
 ) -> ScoreBatch:
     """The batch of a push; its arrays are views of the message's bytes.
 
@@ -33,22 +38,35 @@ def batch_from_message(
         raise ConfigError("sequence numbers begin at 1")
     if message.epoch >= epochs:
         raise ConfigError(f"epoch={message.epoch} is outside the run's schedule of {epochs} epochs")
-    count, rest = divmod(len(message.indices), 8)
-    if rest:
-        raise ConfigError(f"indices has {len(message.indices)} bytes: int64 takes 8 each")
-    indices = np.frombuffer(message.indices, "<i8")
-    scores = _packed("scores", message.scores, np.dtype("<f4"), count)
-    if count and not 0 <= (low := int(indices.min())) <= (high := int(indices.max())) < num_samples:
-        raise ConfigError(f"sample index {low if low < 0 else high} is outside [0, {num_samples})")
+    indices = _samples("indices", message.indices, num_samples)
+    scores = _packed("scores", message.scores, np.dtype("<f4"), count := len(indices))
     return ScoreBatch(
         generation=message.generation,
         client_id=message.client_id,
         sequence=message.sequence,
         epoch=message.epoch,
-        indices=indices.astype(np.int64, copy=False),
+        indices=indices,
         scores=scores,
         columns=_columns(message.columns, declared, count),
+        dropped=_dropped(message.dropped, num_samples, subset) if message.dropped else None,
     )
+
+
+def _samples(name: str, data: bytes, num_samples: int) -> npt.NDArray[np.int64]:
+    count, rest = divmod(len(data), 8)
+    if rest:
+        raise ConfigError(f"{name} has {len(data)} bytes: int64 takes 8 each")
+    samples = np.frombuffer(data, "<i8")
+    if count and not 0 <= (low := int(samples.min())) <= (high := int(samples.max())) < num_samples:
+        raise ConfigError(f"sample index {low if low < 0 else high} is outside [0, {num_samples})")
+    return samples.astype(np.int64, copy=False)
+
+
+def _dropped(data: bytes, num_samples: int, subset: npt.NDArray[np.bool_] | None) -> npt.NDArray[np.int64]:
+    samples = _samples("dropped", data, num_samples)
+    if subset is not None and not (inside := subset[samples]).all():
+        raise ConfigError(f"dropped has sample {samples[~inside][0]}, which is outside the run's mask")
+    return samples
 
 
 def _columns(

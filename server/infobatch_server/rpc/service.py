@@ -82,6 +82,7 @@ class ScoreService(pb_grpc.ScoreServiceServicer):
             host=request.host,
             pid=request.pid,
             world_size=request.world_size,
+            remember_drops=request.remember_drops,
         )
         attach = AttachRequest(lease=lease, resume=_resume_point(request.resume), takeover=request.takeover)
         return pb.AttachRunResponse(
@@ -140,6 +141,7 @@ class ScoreService(pb_grpc.ScoreServiceServicer):
             num_samples=spec.num_samples,
             epochs=spec.schedule.epochs,
             declared=spec.policy.pushed_columns,
+            subset=spec.subset,
         )
         outcome = run.push(batch)
         return pb.PushScoresResponse(
@@ -237,6 +239,12 @@ class ScoreService(pb_grpc.ScoreServiceServicer):
         """Deletes a run."""
         self._registry.delete(self._registry.find(request.run, request.run_id), force=request.force)
         return pb.DeleteRunResponse()
+
+    @unary_unary
+    def ForgetDrops(self, request: pb.ForgetDropsRequest, context: grpc.ServicerContext) -> pb.ForgetDropsResponse:
+        """Forgets which samples a pipeline dropped."""
+        run = self._registry.find(request.run, request.run_id)
+        return pb.ForgetDropsResponse(forgotten=run.forget_drops())
 
 
 def _resume_point(message: pb.Resume) -> ResumePoint:

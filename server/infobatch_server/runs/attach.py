@@ -122,6 +122,7 @@ def attach(state: RunState, request: AttachRequest, run_id: bytes) -> Rewind:
             plan_ids={at: plan_id for at, plan_id in state.plan_ids.items() if at <= last_epoch},
             drawn={at: line for at, line in state.drawn.items() if at <= last_epoch},
             ended={at: trained for at, trained in state.ended.items() if at < epoch},
+            left_out={at: count for at, count in state.left_out.items() if at < epoch},
         ),
         stamps_to=last_epoch + 1,
         marks_from=epoch,

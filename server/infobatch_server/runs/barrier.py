@@ -67,12 +67,19 @@ class Barrier:
         Counts the positions before this opening of the epoch too: an earlier opening trained them, and its marks
         were dropped.
         """
-        marks = {mark.rank: mark for mark in self.marks(last.epoch) if mark.generation == last.generation}
-        marks[last.rank] = last
+        marks = self._generation_marks(last)
         if len(marks) < world_size:
             return None
-        start = min(mark.start_position for mark in marks.values())
-        return start + sum(mark.counts.real for mark in marks.values())
+        return min(mark.start_position for mark in marks) + sum(mark.counts.real for mark in marks)
+
+    def left_out(self, last: EpochMark) -> int:
+        """Samples of an epoch that its pipeline dropped, or that could not be read, as far as its ranks have said."""
+        return sum(mark.counts.dropped + mark.counts.unreadable for mark in self._generation_marks(last))
+
+    def _generation_marks(self, last: EpochMark) -> list[EpochMark]:
+        """The marks of an epoch of one generation, `last` in place of an earlier one of its rank."""
+        marks = {mark.rank: mark for mark in self.marks(last.epoch) if mark.generation == last.generation}
+        return list({**marks, last.rank: last}.values())
 
     def before(self, epoch: int, generation: int, world_size: int) -> NotReady | None:
         """The ranks that delay the plan of an epoch; None if every rank has ended the previous epoch."""

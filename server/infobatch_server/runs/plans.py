@@ -63,7 +63,7 @@ class RunPlans:
         Never waits: before the barrier, and while another call draws the plan, the answer is `NotReady`.
 
         Raises:
-            RunConflictError: the epoch can't be opened yet.
+            RunConflictError: the epoch can't be opened yet, or the pipeline has dropped every sample.
             RunNotFoundError: the epoch was opened, but its plan is no longer kept.
         """
         core = self._core
@@ -76,12 +76,14 @@ class RunPlans:
             if core.feed.is_paused:
                 return NotReady((), _DRAW_RETRY_MS)
             missing = None
-            if epoch > core.state.start_epoch and self._depends_on_scores(epoch):
+            if epoch > core.state.start_epoch and (self._depends_on_scores(epoch) or lease.remember_drops):
                 missing = core.barrier.before(epoch, generation, lease.world_size)
             if missing is not None and not missing.timed_out:
                 return missing
+            if lease.remember_drops:
+                _check_not_all_dropped(core)
             core.feed.pause()
-        return self._freeze(generation, epoch, missing)
+        return self._freeze(generation, epoch, missing, without_dropped=lease.remember_drops)
 
     def mark_unpruned(self, generation: int, epoch: int) -> None:
         """Records that the job trains an epoch unpruned; overrides a frozen plan of the epoch.
@@ -147,7 +149,7 @@ class RunPlans:
         spec = self._core.spec
         return spec.policy.needs_scores and not spec.schedule.is_unpruned(epoch)
 
-    def _freeze(self, generation: int, epoch: int, missing: NotReady | None) -> EpochPlan:
+    def _freeze(self, generation: int, epoch: int, missing: NotReady | None, *, without_dropped: bool) -> EpochPlan:
         core = self._core
         try:
             plan = seal(
@@ -158,6 +160,7 @@ class RunPlans:
                     generation=generation,
                     epoch=epoch,
                     journal_position=core.feed.applied_position,
+                    without_dropped=without_dropped,
                 )
             )
             core.store.put_plan(core.run_id, plan)
@@ -223,6 +226,15 @@ def _newest(state: RunState, plan: EpochPlan) -> PlanSummary:
     if previous is not None and plan.epoch < previous.epoch <= state.last_epoch:
         return previous
     return PlanSummary.of(plan)
+
+
+def _check_not_all_dropped(core: RunCore) -> None:
+    if core.feed.table.dropped.count == core.full_samples:
+        raise RunConflictError(
+            f"the pipeline has dropped all {core.full_samples} samples of run {core.spec.run!r}, so that there is "
+            "nothing left to train: correct the filter, and bring the samples back by `infobatch forget-drops`; or "
+            "train with drops='fill'"
+        )
 
 
 def _check_import(core: RunCore, plan: EpochPlan) -> None:

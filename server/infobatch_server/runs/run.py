@@ -139,7 +139,12 @@ class Run:
             )
             trained = core.barrier.trained(mark, world_size)
             if trained is not None:
-                state = replace(state, ended={**state.ended, mark.epoch: trained})
+                left_out = core.barrier.left_out(mark)
+                state = replace(
+                    state,
+                    ended={**state.ended, mark.epoch: trained},
+                    left_out={**state.left_out, mark.epoch: left_out},
+                )
             core.store.add_mark(core.run_id, mark, state)
             core.adopt(state)
             core.barrier.add(mark)
@@ -202,6 +207,14 @@ class Run:
         with self.core.feed.exclusive():
             self._check_free("seeded")
             self.plans.import_plan(plan)
+
+    def forget_drops(self) -> int:
+        """Forgets which samples the pipeline dropped; returns their number. Plans that are drawn already stay."""
+        core = self.core
+        with core.feed.exclusive():
+            core.check_exists()
+            core.store.forget_drops(core.run_id)
+            return core.feed.table.dropped.clear()
 
     def read_scores(self, first: int, stop: int, step: int) -> Iterator[tuple[int, ScoreTable]]:
         """Copies of consecutive parts of the table as (first sample, part); each part is a consistent snapshot."""

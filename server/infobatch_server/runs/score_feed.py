@@ -161,6 +161,8 @@ class ScoreFeed:
     def _apply_ready(self) -> None:
         while not self.is_paused and (pending := self._pending.pop(self.applied_position + 1, None)):
             batch = pending.batch
+            if batch.dropped is not None:  # before the scores, which take their samples back
+                self.table.dropped.add(batch.dropped)
             pending.counts = self.table.update(batch.epoch, batch.indices, batch.scores, batch.columns)
             self.applied_position += 1
             self._pending_bytes -= batch.nbytes

@@ -49,6 +49,7 @@ class RunSnapshot:
         stored_scores: scores accepted since the run was created.
         rejected_scores: NaN and infinite scores since the run was created.
         stale_scores: scores that were older than the sample's, since the server started.
+        dropped_samples: samples that are remembered as dropped by the pipeline.
     """
 
     run_id: bytes
@@ -59,12 +60,15 @@ class RunSnapshot:
     stored_scores: int
     rejected_scores: int
     stale_scores: int
+    dropped_samples: int
 
     @property
     def savings(self) -> Savings:
         """The savings of pruning so far."""
-        ended = self.state.ended
-        return Savings(epochs_ended=len(ended), trained=sum(ended.values()), full=len(ended) * self.full_samples)
+        ended, lines = self.state.ended, dict(self.history)
+        full = sum(lines[epoch].kept + lines[epoch].pruned if epoch in lines else self.full_samples for epoch in ended)
+        left_out = sum(self.state.left_out.values())  # these would not have been trained without pruning either
+        return Savings(epochs_ended=len(ended), trained=sum(ended.values()), full=full - left_out)
 
     @property
     def history(self) -> list[tuple[int, PlanLine]]:
@@ -88,4 +92,5 @@ def snapshot(run: Run) -> RunSnapshot:
             stored_scores=core.feed.stored_scores,
             rejected_scores=core.feed.rejected_scores,
             stale_scores=core.feed.stale_scores,
+            dropped_samples=core.feed.table.dropped.count,
         )

@@ -10,7 +10,7 @@ from infobatch_stream.errors import ConfigError
 __all__ = ["BYTES_PER_SAMPLE", "Limits"]
 
 BYTES_PER_SAMPLE = 8.5
-"""Resident bytes per sample: score, stamp and visits, and room for four bits."""
+"""Resident bytes per sample: score, stamp and visits, and room for four bits, one of which says "dropped"."""
 
 _MEMORY_SHARE = 0.75
 

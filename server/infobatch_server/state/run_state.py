@@ -41,6 +41,7 @@ class Lease:
         host: the host of the attaching process.
         pid: the id of the attaching process.
         world_size: number of ranks.
+        remember_drops: the job's plans leave out what the pipeline has dropped.
     """
 
     job: str
@@ -49,6 +50,7 @@ class Lease:
     host: str
     pid: int
     world_size: int
+    remember_drops: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,6 +106,7 @@ class PlanLine:
     Args:
         kept: samples that the plan trains.
         pruned: samples that the plan prunes.
+        dropped: samples that the plan leaves out because the pipeline dropped them.
         threshold: the threshold of its classes; None if it has none.
         unpruned: the plan prunes nothing.
     """
@@ -112,11 +115,18 @@ class PlanLine:
     pruned: int
     threshold: float | None
     unpruned: bool
+    dropped: int = 0
 
     @classmethod
     def of(cls, plan: EpochPlan) -> PlanLine:
         """The figures of a plan."""
-        return cls(kept=plan.kept, pruned=plan.pruned, threshold=plan.threshold, unpruned=plan.unpruned)
+        return cls(
+            kept=plan.kept,
+            pruned=plan.pruned,
+            dropped=plan.dropped,
+            threshold=plan.threshold,
+            unpruned=plan.unpruned,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,6 +145,7 @@ class RunState:
         newest_plan: figures of the newest plan; None before the first.
         drawn: the plans that were drawn, by epoch; one of an epoch in `unpruned` was not trained.
         ended: samples trained, by epoch, for the epochs that every rank has ended.
+        left_out: of the same epochs, samples that the pipeline dropped or that could not be read, by epoch.
         barrier_timeouts: plans that were drawn before every rank had ended the previous epoch.
         unusual_low_classes: plans whose low class was outside [0.2, 0.95] of the scored samples.
     """
@@ -150,5 +161,6 @@ class RunState:
     newest_plan: PlanSummary | None = None
     drawn: dict[int, PlanLine] = field(default_factory=dict)
     ended: dict[int, int] = field(default_factory=dict)
+    left_out: dict[int, int] = field(default_factory=dict)
     barrier_timeouts: int = 0
     unusual_low_classes: int = 0

@@ -24,6 +24,7 @@ class ScoreBatch:
         indices: int64 (n,), each in [0, N).
         scores: float32 (n,).
         columns: the declared columns by name, (n,) each.
+        dropped: int64 (m,), samples that the pipeline dropped, each in [0, N) and in the run's mask; None: none.
     """
 
     generation: int
@@ -33,8 +34,11 @@ class ScoreBatch:
     indices: npt.NDArray[np.int64]
     scores: npt.NDArray[np.float32]
     columns: Mapping[str, npt.NDArray[Any]] = field(default_factory=dict)
+    dropped: npt.NDArray[np.int64] | None = None
 
     @property
     def nbytes(self) -> int:
         """Bytes of all arrays."""
-        return self.indices.nbytes + self.scores.nbytes + sum(values.nbytes for values in self.columns.values())
+        dropped = 0 if self.dropped is None else self.dropped.nbytes
+        columns = sum(values.nbytes for values in self.columns.values())
+        return self.indices.nbytes + self.scores.nbytes + columns + dropped

@@ -79,6 +79,9 @@ class RunStore(Protocol):
     ) -> None:
         """Records scores of consecutive samples, to be imported into the table after all batches appended so far."""
 
+    def forget_drops(self, run_id: bytes) -> None:
+        """Records that the dropped samples of all batches appended so far are forgotten."""
+
     def save(self, run_id: bytes, state: RunState) -> None:
         """Replaces the state in one transaction, and drops the plans that only the previous state names."""
 

@@ -58,6 +58,9 @@ class MemoryStore:
     ) -> None:
         """Does nothing: the run's table holds the scores."""
 
+    def forget_drops(self, run_id: bytes) -> None:
+        """Does nothing: the run's table holds them."""
+
     def save(self, run_id: bytes, state: RunState) -> None:
         """Drops the plans that only the previous state names; a plan that no state has named yet stays."""
         plan_ids = frozenset(state.plan_ids.values())

@@ -58,6 +58,7 @@ class RunStats(BaseModel):
     prune_requested: int | None = Field(None, description="the number of samples to prune according to the policy")
     never_scored: int | None = None
     classes: list[ClassStats] | None = None
+    dropped_samples: int = Field(description="samples that are remembered as dropped by the pipeline")
     stored_scores: int = Field(description="since the run was created")
     rejected_scores: int = Field(description="NaN and infinite scores since the run was created")
     stale_scores: int = Field(description="scores that were older than the sample's, since the server started")
@@ -65,7 +66,9 @@ class RunStats(BaseModel):
     unusual_low_classes: int = Field(description="plans whose low class was outside [0.2, 0.95] of the scored samples")
     epochs_ended: int = Field(description="epochs that every rank has ended; the following totals cover these epochs")
     trained_samples: int = Field(description="samples trained, counted once per epoch")
-    saved_samples: int = Field(description="samples in the mask that these epochs did not train")
+    saved_samples: int = Field(
+        description="samples that these epochs didn't train, without those outside the mask, dropped or unreadable"
+    )
     saved_share: float | None = Field(None, description="saved_samples / samples without pruning; null before any")
 
 
@@ -75,6 +78,7 @@ class EpochStats(BaseModel):
     epoch: int
     kept: int
     pruned: int
+    dropped: int = Field(description="left out because the pipeline dropped them")
     threshold: float | None = Field(None, description="null if the plan has none")
     unpruned: bool = Field(description="nothing is pruned in this epoch")
 
@@ -152,6 +156,7 @@ def run_stats(now: RunSnapshot) -> RunStats:
         last_epoch=state.last_epoch,
         trained=state.trained,
         generation=state.generation,
+        dropped_samples=now.dropped_samples,
         stored_scores=now.stored_scores,
         rejected_scores=now.rejected_scores,
         stale_scores=now.stale_scores,
@@ -190,6 +195,7 @@ def _history(now: RunSnapshot) -> list[EpochStats]:
             epoch=epoch,
             kept=line.kept,
             pruned=line.pruned,
+            dropped=line.dropped,
             threshold=_finite(line.threshold),
             unpruned=line.unpruned,
         )

@@ -128,6 +128,20 @@ def test_stats_shows_the_plans_by_epoch(endpoint: Endpoint, capsys: pytest.Captu
     ]
 
 
+def test_stats_shows_dropped_samples_if_a_plan_left_some_out(
+    endpoint: Endpoint, capsys: pytest.CaptureFixture[str]
+) -> None:
+    history = [{**line, "dropped": 900 * (line["epoch"] > 1)} for line in RUN["history"]]
+    endpoint.answers["/v1/runs/cifar10"] = {**RUN, "history": history}
+    assert cli.main(["stats", "cifar10", "--http", endpoint.http]) == 0
+    _, table = capsys.readouterr().out.split("\n\n")
+    assert table.splitlines()[:3] == [
+        "epoch    kept  pruned  dropped  threshold",
+        "0–1    50,000       0        0          -",
+        "2      34,000  16,000      900       0.75",
+    ]
+
+
 def test_json_is_passed_on_as_it_came(endpoint: Endpoint, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["stats", "cifar10", "--json", "--http", endpoint.http]) == 0
     assert json.loads(capsys.readouterr().out) == RUN

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 
@@ -58,6 +59,9 @@ class Local(TrainingSource):
 
     def push(self, ticket: Ticket, scores: HostScores) -> None:
         self.pushed.append((ticket, scores))
+
+    def report_dropped(self, epoch: OpenEpoch, samples: npt.NDArray[np.int64]) -> None:
+        raise AssertionError("no stage drops any")
 
     def end(self, epoch: OpenEpoch, *, wait: bool = True) -> None:
         self.ends.append((epoch.number, epoch.positions))

@@ -170,3 +170,29 @@ def test_columns_that_are_not_the_policys_are_refused_at_once(columns: dict[str,
     with pytest.raises(ConfigError, match=words):
         outbox.put_scores(0, np.array([1, 2]), torch.zeros(2), columns=columns, now_s=0)
     assert outbox.is_empty
+
+
+def test_dropped_samples_go_with_the_scores_of_their_epoch_and_before_its_end() -> None:
+    outbox = Outbox()
+    outbox.put_dropped(0, np.array([7, 3]))
+    put(outbox, 0, [1, 2], [5, 6])
+    outbox.put_dropped(0, np.array([3, 9]))
+    outbox.put_message(pb.EndEpochRequest(epoch=0))
+    outbox.put_dropped(1, np.array([4]))
+    assert not outbox.is_empty
+    first, end, second = drain(outbox)
+    assert isinstance(first, Push)
+    assert (first.index.tolist(), first.dropped.tolist()) == ([1, 2], [3, 7, 9])
+    assert isinstance(end, pb.EndEpochRequest)
+    assert isinstance(second, Push)
+    assert (second.epoch, second.sequence, second.index.tolist(), second.dropped.tolist()) == (1, 2, [], [4])
+    assert outbox.is_empty
+
+
+def test_many_dropped_samples_are_sent_in_parts_and_repeats_of_them_take_no_memory() -> None:
+    outbox = Outbox(COLUMNS)
+    for _ in range(20):
+        outbox.put_dropped(2, np.arange(40_000))
+    pushes = drain(outbox)
+    assert all(isinstance(push, Push) and len(push.dropped) <= 16_384 and len(push.index) == 0 for push in pushes)
+    assert np.concatenate([push.dropped for push in pushes if isinstance(push, Push)]).tolist() == list(range(40_000))

@@ -11,7 +11,8 @@ import pytest
 
 from infobatch_server.process.address import Address
 from infobatch_server.server import ScoreServer
-from tests.server.calls import Caller, end_request, make_spec
+from infobatch_stream.v1 import score_service_pb2 as pb
+from tests.server.calls import Caller, end_request, make_spec, push_request
 
 PLAN_FIELDS = ("plan_id", "epoch", "threshold", "kept", "pruned", "never_scored", "classes", "unpruned")
 
@@ -88,8 +89,30 @@ def test_a_finished_run_shows_its_savings(web: httpx.Client, caller: Caller) -> 
     assert 0 < stats["saved_share"] == (3600 - trained) / 3600
     assert stats["pruned"] == 0, "the last plan is unpruned"
     assert [tuple(line.values()) for line in stats["history"]] == [
-        (plan.epoch, plan.kept, plan.pruned, plan.threshold, plan.unpruned) for plan in plans
+        (plan.epoch, plan.kept, plan.pruned, 0, plan.threshold, plan.unpruned) for plan in plans
     ]
+
+
+def test_dropped_samples_are_counted_and_never_as_saved(web: httpx.Client, caller: Caller) -> None:
+    run = caller.create(make_spec(epochs=4)).run_id
+    generation = caller.attach(run, remember_drops=True)
+    dropped = np.arange(0, 1000, 4)
+    scores = np.random.default_rng(0).random(1000)
+    for epoch in range(2):
+        plan = caller.plan(run, generation, epoch)
+        kept = np.setdiff1d(plan.kept_between(0, 1000), dropped)
+        push = push_request(run, generation, epoch + 1, epoch, kept, scores[kept])
+        push.dropped = dropped.astype("<i8").tobytes()
+        caller.stub.PushScores(push)
+        end = end_request(run, generation, epoch, plan.plan_id, trained=plan.kept)
+        end.counts.CopyFrom(pb.RowCounts(real=len(kept), dropped=plan.kept - len(kept)))
+        caller.stub.EndEpoch(end)
+    stats = web.get("/v1/runs/test").json()
+    assert stats["dropped_samples"] == 250
+    assert [line["dropped"] for line in stats["history"]] == [0, 250]
+    assert {row["name"]: row["size"] for row in stats["classes"]}["dropped"] == 250
+    assert stats["saved_samples"] == plan.pruned == 750 - plan.kept > 0
+    assert stats["saved_share"] == plan.pruned / 1500
 
 
 def test_errors_for_missing_runs_and_paths_are_json(web: httpx.Client) -> None:

@@ -1,0 +1,108 @@
+"""Finds out early that a pipeline drops many samples, and says so once: every drop costs a row of weight 0."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from infobatch_client.workers.pass_control import WARNED_OF_DROPS, PassControl
+from infobatch_stream.plan.epoch_plan import EpochPlan
+
+__all__ = ["DropWatch"]
+
+_SHARE = 0.05
+_FEW_SAMPLES = 20  # of so few, one or two are no share
+_EARLY_SAMPLES = 64  # before so many, an epoch that isn't over says too little
+_EARLY_SD = 4.0  # so often is the share looked at that three would mislead
+_SPLIT_SD = 3.0
+
+
+@dataclass(frozen=True, eq=False)
+class DropWatch:
+    """Looks at the samples that the workers of this process have read and dropped in the present pass.
+
+    Args:
+        control: where they note them.
+        trains: a run is trained, rather than a validation set read.
+        remembers: what is dropped is left out of later plans.
+        fills: rows of weight 0 take the places of dropped samples; without, only a split over workers or ranks is
+            remarkable.
+    """
+
+    control: PassControl
+    trains: bool
+    remembers: bool = False
+    fills: bool = True
+
+    def find(self, world_size: int, *, over: bool, plan: EpochPlan | None = None) -> str | None:
+        """What to warn of: more than 5 % dropped, for certain if the pass isn't over. None from the second time on.
+
+        If drops are remembered, only a plan that leaves some out already makes them remarkable: the pipeline then
+        drops samples that it gave before.
+
+        Args:
+            world_size: ranks of the job.
+            over: every sample of the pass has been read.
+            plan: the epoch's, if there is a run.
+        """
+        if self.control.warned(WARNED_OF_DROPS):
+            return None
+        workers = self.control.samples
+        read, dropped = map(int, workers[:, 1:].sum(0))
+        if not _exceeds(read, dropped, over=over):
+            return None
+        if self.remembers and (plan is None or not plan.dropped or dropped <= plan.never_scored):
+            return None
+        split = _split(workers, world_size)
+        if (not self.fills and not split) or not self.control.warn_once(WARNED_OF_DROPS):
+            return None
+        so_far = "" if over else " so far"
+        found = f"the pipeline has dropped {dropped:,} of {read:,} samples{so_far} in this epoch ({dropped / read:.1%})"
+        if self.remembers:
+            return (
+                f"{found}, though the plan leaves out the {plan.dropped if plan else 0:,} that it dropped before: it "
+                "doesn't decide alike in every epoch, and with drops='remember' the data set shrinks from epoch to "
+                "epoch. Use drops='fill'; `infobatch forget-drops RUN` brings back what was left out"
+            )
+        if not self.fills:
+            return f"{found}{split}. Leave out the stage that splits samples, or these are never read"
+        remedy = (
+            "Give the run the other samples only: subset= takes them (select_samples(shards, predicate) finds them), "
+            "and drops='remember' leaves out of later epochs what a filter has dropped, if it always decides alike"
+            if self.trains
+            else "Write shards without these samples to save the steps"
+        )
+        return (
+            f"{found}. Repeats of weight 0 take their rows, so that the number of steps stays, mean losses are too "
+            f"small, and BatchNorm sees copies. {remedy}; a stage that splits samples over workers or ranks must be "
+            f"left out{split}"
+        )
+
+
+def _exceeds(read: int, dropped: int, *, over: bool) -> bool:
+    """Whether more than 5 % were dropped; before the pass is over, more than chance would make of 5 %."""
+    if over:
+        return dropped > _SHARE * read and dropped >= (2 if read >= _FEW_SAMPLES else 3)
+    deviation = math.sqrt(_SHARE * (1 - _SHARE) * read)
+    return read >= _EARLY_SAMPLES and dropped > _SHARE * read + _EARLY_SD * deviation
+
+
+def _split(workers: npt.NDArray[np.int64], world_size: int) -> str:
+    """The hint that the drops follow the number of worker or rank; "" if they don't seem to."""
+    read, kept = workers[:, 1], workers[:, 1] - workers[:, 2]
+    if len(read) > 1 and int(read.min()) >= _EARLY_SAMPLES // 2 and float(np.ptp(kept / read)) > 0.5:
+        shares = ", ".join(f"{share:.0%}" for share in (1 - kept / read)[:8])
+        return f" (the workers drop {shares}: it depends on the worker's number)"
+    num_workers = int(workers[0, 0])
+    for parts in sorted({num_workers, world_size, num_workers * world_size} - {1}):
+        share = 1 / parts
+        deviation = np.sqrt(share * (1 - share) * read)
+        if (np.abs(kept - share * read) <= _SPLIT_SD * deviation + 1).all():
+            return (
+                f" (each worker keeps 1/{parts} of what it reads, as wds.split_by_worker and split_by_node do: here "
+                "each worker is given samples of its own)"
+            )
+    return ""
