@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import warnings
 from dataclasses import dataclass
@@ -9,6 +10,8 @@ from dataclasses import dataclass
 from infobatch_stream.errors import ConfigError, LossError
 
 __all__ = ["DATASET", "LOADER", "Holder"]
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +77,14 @@ class Holder:
         """For `load_state_dict()` after the first epoch was opened."""
         return ConfigError(
             f"load_state_dict() comes before the first epoch: make a new {self.name} to load a state into it"
+        )
+
+    def log_finished(self, num_epochs: int) -> None:
+        """Says that a loop over the epochs does nothing: legal, as for a job that restarts from its last checkpoint."""
+        _log.warning(
+            "nothing to train: all %d epochs of this %s's run are over; to train on, make a run of more epochs under "
+            "another name (run=…)",
+            *(num_epochs, self.name),
         )
 
     def warn_never_updated(self, batches: str) -> None:
