@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import urllib.error
@@ -15,29 +14,13 @@ from urllib.parse import quote, urlsplit
 
 from infobatch_stream.errors import ConfigError, RunNotFoundError, ServerError, ServerUnreachableError
 
-__all__ = ["Json", "add_server_arguments", "aligned", "get_json", "percent", "read_token", "run_path", "shown"]
+__all__ = ["TOKEN_VARIABLE", "Json", "aligned", "get_json", "percent", "read_token", "run_path", "shown"]
 
 TOKEN_VARIABLE = "INFOBATCH_TOKEN"
 _IS_IT_ONE = ": is it a score server's --http address?"
 
 Json: TypeAlias = "dict[str, Json] | list[Json] | str | int | float | bool | None"
 """A value as JSON has it."""
-
-
-def add_server_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the options that name a server and authorize the caller: `--http` and `--token-file`."""
-    parser.add_argument(
-        "--http",
-        metavar="HOST:PORT",
-        default="127.0.0.1:8080",
-        help="the server's REST address, or its http(s):// URL (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--token-file",
-        type=Path,
-        metavar="FILE",
-        help=f"a file with the token to read with (default: the variable {TOKEN_VARIABLE}, if set)",
-    )
 
 
 def read_token(token_file: Path | None) -> str | None:
@@ -62,8 +45,14 @@ def read_token(token_file: Path | None) -> str | None:
 
 
 def run_path(run: str) -> str:
-    """The REST path of one run."""
-    return f"/v1/runs/{quote(run, safe='')}"
+    """The REST path of one run.
+
+    Raises:
+        ConfigError: an empty name.
+    """
+    if not run:
+        raise ConfigError("a run's name can't be empty; `infobatch runs` lists the runs")
+    return f"/v1/runs/{quote(run, safe='', errors='surrogateescape')}"
 
 
 def get_json(http: str, path: str, *, token: str | None = None, timeout_s: float = 10.0) -> Json:
