@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 import numpy as np
 import numpy.typing as npt
-from webdataset.compat import FluidInterface
-from webdataset.pipeline import DataPipeline
 
 from infobatch_client.plain.loading import PlainLoading
 from infobatch_client.reading.reader import ShardReader
 from infobatch_client.run.options import Connection, RunOptions
 from infobatch_client.shards.index_store import IndexedShards, index_shards
 from infobatch_client.shards.urls import expand_shards
+from infobatch_client.tie.fluid import FluidPipeline
 from infobatch_client.tie.stages import refuse_if_tie_breaks
 from infobatch_client.workers.sample_source import SampleSource
 from infobatch_client.workers.skip_errors import SkipErrors, error_rule
@@ -26,10 +25,11 @@ from infobatch_stream.ratios import Number, whole_number
 
 __all__ = ["InfoBatchStreamDataset"]
 
+PolicyName = Literal["infobatch", "full", "hard", "levels", "random"]
 Shards = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
 
-class InfoBatchStreamDataset(PlainLoading, DataPipeline, FluidInterface):  # type: ignore[misc]
+class InfoBatchStreamDataset(PlainLoading, FluidPipeline):
     """webdataset shards, read by index, pruned by a run on a score server.
 
     Read it through `InfoBatchLoader`, or, with `batch_size`, through a plain `torch.utils.data.DataLoader`, with the
@@ -49,7 +49,8 @@ class InfoBatchStreamDataset(PlainLoading, DataPipeline, FluidInterface):  # typ
         epochs: C, the number of epochs that are trained. Needed unless policy is None.
         policy: an object (`InfoBatch`, `Random`, `Hard`, `Levels`, `Full`, or one of a distribution of yours), with
             everything that decides which samples are pruned; or its name, such as "infobatch" (the paper), for its
-            defaults. None reads without server or run, for validation.
+            defaults. A name of your distribution's works too, but a type checker wants the object. None reads without
+            server or run, for validation.
         prune_ratio: with a policy's name: r in [0, 1), the share pruned of the samples below the mean; 0.5 by default.
         delta: with a policy's name: δ in [0, 1]; epochs from ⌊delta·epochs⌋ on are unpruned; 0.875 by default.
         subset: bool (N,) or int64 indices: the samples that exist for this run.
@@ -78,7 +79,7 @@ class InfoBatchStreamDataset(PlainLoading, DataPipeline, FluidInterface):  # typ
         url: str | None = None,
         run: str | None = None,
         epochs: int | None = None,
-        policy: Policy | str | None = "infobatch",
+        policy: Policy | PolicyName | None = "infobatch",
         prune_ratio: Number | None = None,
         delta: Number | None = None,
         subset: npt.ArrayLike | None = None,
@@ -86,7 +87,7 @@ class InfoBatchStreamDataset(PlainLoading, DataPipeline, FluidInterface):  # typ
         score_name: str = "loss",
         order: OrderChoice | None = None,
         shuffle: bool = True,
-        on_error: str | SkipErrors = "raise",
+        on_error: Literal["raise", "skip"] | SkipErrors = "raise",
         batch_size: int | None = None,
         connection: Connection | None = None,
     ) -> None:

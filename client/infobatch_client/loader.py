@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, SupportsIndex
+from typing import Any, Literal, SupportsIndex
 
 from infobatch_client.dataset import InfoBatchStreamDataset
 from infobatch_client.epochs.holder import LOADER
@@ -73,8 +73,8 @@ class InfoBatchLoader(LossCalls):
         collate_fn: Callable[[list[Any]], Any] | None = None,
         pin_memory: bool = False,
         prefetch_factor: int = 2,
-        remainder: str = "fill",
-        multiprocessing_context: str | None = None,
+        remainder: Literal["fill", "drop"] = "fill",
+        multiprocessing_context: Literal["fork", "spawn", "forkserver"] | None = None,
         worker_init_fn: Callable[[int], None] | None = None,
         process_group: Any = None,
         rank: int | None = None,

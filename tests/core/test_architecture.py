@@ -23,8 +23,8 @@ SIDES = {"infobatch_stream": "core", "infobatch_server": "server", "infobatch_cl
 ARROWS = {
     "client/commands": "client/embedded client/rpc client/shards core/errors",
     "client/dataset": (
-        "client/plain client/reading client/run client/shards client/tie client/workers core/errors core/plan "
-        "core/pruning core/ratios"
+        "client/plain client/reading client/run client/shards client/tie client/workers core/errors "
+        "core/plan core/pruning core/ratios"
     ),
     "client/demo": (
         "client/dataset client/embedded client/loader client/progress_lr client/run core/errors core/pruning"
