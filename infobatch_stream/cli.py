@@ -90,6 +90,8 @@ def _run(arguments: list[str]) -> int:
             return int(module.run(args))
     except ModuleNotFoundError as error:
         raise _missing_package(command_name, error) from error
+    except ImportError as error:  # another platform, or a package that is broken
+        raise ConfigError(f"`infobatch {command_name}` can't run here: {error}") from error
     if args.version:
         from infobatch_stream.version import __version__
 

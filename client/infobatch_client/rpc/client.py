@@ -10,6 +10,7 @@ from typing import NoReturn, TypeVar
 import grpc
 from google.protobuf.message import Message
 
+from infobatch_client.rpc import forks
 from infobatch_client.rpc.first_contact import FirstContact
 from infobatch_stream import errors
 from infobatch_stream.v1 import score_service_pb2 as pb
@@ -170,7 +171,8 @@ class ScoreClient:
         timeout_s: float | None,
     ) -> Response:
         try:
-            return choose(self._stub())(request, timeout=timeout_s or self._call_timeout_s)
+            with forks.call():
+                return choose(self._stub())(request, timeout=timeout_s or self._call_timeout_s)
         except grpc.RpcError as error:
             self._raise(_rpc_name(request), error)
 
@@ -181,7 +183,13 @@ class ScoreClient:
         timeout_s: float | None,
     ) -> Iterator[Response]:
         try:
-            yield from choose(self._stub())(request, timeout=timeout_s or self._call_timeout_s)
+            messages = iter(choose(self._stub())(request, timeout=timeout_s or self._call_timeout_s))
+            while True:
+                with forks.call():
+                    message = next(messages, None)
+                if message is None:
+                    return
+                yield message
         except grpc.RpcError as error:
             self._raise(_rpc_name(request), error)
 
@@ -194,7 +202,8 @@ class ScoreClient:
     ) -> Response:
         timeout_s = timeout_s or _STREAMED_REQUEST_FACTOR * self._call_timeout_s
         try:
-            return choose(self._stub())(iter(requests), timeout=timeout_s)
+            with forks.call():
+                return choose(self._stub())(iter(requests), timeout=timeout_s)
         except grpc.RpcError as error:
             self._raise(rpc, error)
 
