@@ -18,7 +18,7 @@ help:
 	@echo 'make demo      train on 1,347 digits with and without pruning, and compare (DEMO_ARGS=--help for options, DEMO_ARGS="--nproc 2" for two ranks)'
 	@echo 'make test      run the tests: minutes on two cores (ARGS=… goes to pytest)'
 	@echo 'make test-all  those and the rest of the long matrices'
-	@echo 'make lint      ruff, mypy, and whether the generated code is fresh'
+	@echo 'make lint      ruff, mypy, pyright, and whether the generated code is fresh'
 	@echo 'make proto     regenerate infobatch_stream/v1 from proto/'
 	@echo 'make docs      build the site into build/site; a dead link or an unknown name fails'
 	@echo 'make pictures  draw docs/pictures/*.svg'
@@ -40,6 +40,7 @@ lint: $(VENV)/dev.stamp
 	cd examples/cifar10 && MYPYPATH=. ../../$(VENV)/bin/mypy --config-file ../../pyproject.toml *.py
 	cd examples/clip && MYPYPATH=. ../../$(VENV)/bin/mypy --config-file ../../pyproject.toml *.py
 	cd examples/frameworks && MYPYPATH=. ../../$(VENV)/bin/mypy --config-file ../../pyproject.toml *.py
+	$(VENV)/bin/pytest -q tests/docs/test_types.py
 	$(VENV)/bin/python tools/generate_proto.py --check
 
 proto: $(VENV)/dev.stamp

@@ -6,6 +6,8 @@ A subcommand's module has `HELP` (one sentence), `add_arguments(parser)` and `ru
 from __future__ import annotations
 
 import argparse
+import io
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -45,14 +47,28 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line `argv` (default: that of the process) and returns the exit status.
 
     Returns:
-        0: success. 2: an `InfoBatchError`, invalid arguments included, printed in one line on stderr.
-        130: interrupted.
+        0: success. 2: an `InfoBatchError`, invalid arguments included, or an error of files or connections, printed in
+        one line on stderr. 130: interrupted. 141: nobody reads the output any more, as in `infobatch runs | head -1`.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # for terminals without the sign for "to", or δ
     try:
-        return _run(arguments)
+        try:
+            return _run(arguments)
+        finally:
+            if sys.stdout is not None:
+                sys.stdout.flush()
     except InfoBatchError as error:
         print(f"infobatch: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:
+        _close_output()
+        return 141
+    except OSError as error:
+        place = "" if error.filename is None else f": {error.filename}"
+        print(f"infobatch: {error.strerror or error}{place}", file=sys.stderr)
+        _close_output()
         return 2
     except KeyboardInterrupt:
         return 130
@@ -77,6 +93,8 @@ def _run(arguments: list[str]) -> int:
             return int(module.run(args))
     except ModuleNotFoundError as error:
         raise _missing_package(command_name, error) from error
+    except ImportError as error:  # another platform, or a package that is broken
+        raise ConfigError(f"`infobatch {command_name}` can't run here: {error}") from error
     if args.version:
         from infobatch_stream.version import __version__
 
@@ -84,6 +102,14 @@ def _run(arguments: list[str]) -> int:
     else:
         parser.print_help()
     return 0
+
+
+def _close_output() -> None:
+    """Throws away output that can't be written, which the interpreter would try to write again at its end."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
 
 
 def _missing_package(command_name: str | None, error: ModuleNotFoundError) -> Exception:

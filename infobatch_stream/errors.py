@@ -138,7 +138,8 @@ class RunBusyError(ServerError):
     """Another job holds the run's lease.
 
     Attributes:
-        retry_after_s: when the lease is free unless that job calls again, in seconds; 0 if unknown.
+        retry_after_s: when the lease is free unless that job calls again, in seconds; 0 if that is unknown, or would
+            not help.
     """
 
     def __init__(self, message: str, retry_after_s: float = 0.0) -> None:

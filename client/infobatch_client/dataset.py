@@ -5,12 +5,10 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 import numpy.typing as npt
 import pyarrow as pa
-from webdataset.compat import FluidInterface
-from webdataset.pipeline import DataPipeline
 
 from infobatch_client.foreign_options import WEBDATASET, refusing
 from infobatch_client.plain.loading import PlainLoading
@@ -20,6 +18,7 @@ from infobatch_client.selection.keys import subset_array
 from infobatch_client.shards.bad_shards import left_out_warning
 from infobatch_client.shards.index_store import IndexedShards, index_shards
 from infobatch_client.shards.urls import expand_shards
+from infobatch_client.tie.fluid import FluidPipeline
 from infobatch_client.tie.refusals import refuse_if_tie_breaks
 from infobatch_client.workers.sample_source import SampleSource
 from infobatch_client.workers.skip_errors import SkipErrors, error_rule
@@ -30,10 +29,11 @@ from infobatch_stream.ratios import Number, whole_number
 
 __all__ = ["InfoBatchStreamDataset"]
 
+PolicyName = Literal["infobatch", "full", "hard", "levels", "random"]
 Shards = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
 
-class InfoBatchStreamDataset(PlainLoading, DataPipeline, FluidInterface):  # type: ignore[misc]
+class InfoBatchStreamDataset(PlainLoading, FluidPipeline):
     """webdataset shards, read by index, pruned by a run on a score server.
 
     Read it through `InfoBatchLoader`, or, with `batch_size`, through a plain `torch.utils.data.DataLoader`, with the
@@ -53,7 +53,8 @@ class InfoBatchStreamDataset(PlainLoading, DataPipeline, FluidInterface):  # typ
         epochs: C, the number of epochs that are trained. Needed unless policy is None.
         policy: an object (`InfoBatch`, `Random`, `Hard`, `Levels`, `Full`, or one of a distribution of yours), with
             everything that decides which samples are pruned; or its name, such as "infobatch" (the paper), for its
-            defaults. None reads without server or run, for validation.
+            defaults. A name of your distribution's works too, but a type checker wants the object. None reads without
+            server or run, for validation.
         prune_ratio: with a policy's name: r in [0, 1), the share pruned of the samples below the mean; 0.5 by default.
         delta: with a policy's name: δ in [0, 1]; epochs from ⌊delta·epochs⌋ on are unpruned; 0.875 by default.
         subset: the samples that exist for this run: bool (N,); int64 indices, such as `select_samples` gives; or keys
@@ -90,7 +91,7 @@ class InfoBatchStreamDataset(PlainLoading, DataPipeline, FluidInterface):  # typ
         url: str | None = None,
         run: str | None = None,
         epochs: int | None = None,
-        policy: Policy | str | None = "infobatch",
+        policy: Policy | PolicyName | None = "infobatch",
         prune_ratio: Number | None = None,
         delta: Number | None = None,
         subset: npt.ArrayLike | os.PathLike[str] | pa.Table | pa.ChunkedArray | None = None,
@@ -98,8 +99,8 @@ class InfoBatchStreamDataset(PlainLoading, DataPipeline, FluidInterface):  # typ
         score_name: str = "loss",
         order: OrderChoice | None = None,
         shuffle: bool = True,
-        on_error: str | SkipErrors = "raise",
-        drops: str = "fill",
+        on_error: Literal["raise", "skip"] | SkipErrors = "raise",
+        drops: Literal["fill", "remember"] = "fill",
         batch_size: int | None = None,
         connection: Connection | None = None,
     ) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, SupportsIndex
+from typing import Any, Literal, SupportsIndex
 
 import torch
 
@@ -83,9 +83,9 @@ class InfoBatchLoader(LossCalls, WithoutFluidMethods):
         collate_fn: Callable[[list[Any]], Any] | None = None,
         pin_memory: bool = False,
         prefetch_factor: int = 2,
-        remainder: str = "fill",
+        remainder: Literal["fill", "drop"] = "fill",
         compact: bool = False,
-        multiprocessing_context: str | None = None,
+        multiprocessing_context: Literal["fork", "spawn", "forkserver"] | None = None,
         worker_init_fn: Callable[[int], None] | None = None,
         process_group: Any = None,
         rank: int | None = None,

@@ -72,12 +72,14 @@ def error_from_status(
     name = metadata.get(ERROR_KEY, "")
     if not name and code is grpc.StatusCode.RESOURCE_EXHAUSTED and "larger than max" in details:
         return errors.ConfigError(f"{call}: the request is too large for the server: {details}")  # gRPC's own answer
+    if not name and code is grpc.StatusCode.UNIMPLEMENTED:
+        return errors.ServerError(f"{call}: no such call there: it is no score server, or one of another version")
     kind: type[errors.InfoBatchError] = (
         getattr(errors, name) if name in errors.__all__ else _KINDS.get(code, errors.ServerError)
     )
     if issubclass(kind, errors.RunBusyError):
         return kind(details, retry_after_s=int(metadata.get(RETRY_AFTER_KEY, 0)) / 1000)
-    if issubclass(kind, errors.TryAgainError):
+    if issubclass(kind, errors.TryAgainError) or not name:
         details = f"{call}: {code.name}: {details}"
     error = kind(details)
     if isinstance(error, errors.ServerUnreachableError):

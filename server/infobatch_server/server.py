@@ -68,7 +68,13 @@ class ScoreServer:
         self.http_address: Address | None = None
         if http is not None:
             listener = bind(http)
-            app = make_app(self.registry, version=self.version, is_ready=lambda: self._ready, loopback=http.is_loopback)
+            app = make_app(
+                self.registry,
+                version=self.version,
+                is_ready=lambda: self._ready,
+                loopback=http.is_loopback,
+                grpc_address=lambda: str(self.grpc_address),
+            )
             self._http = HttpServer(app, listener)
             self.http_address = http.at(self._http.port)
         try:

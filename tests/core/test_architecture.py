@@ -21,7 +21,7 @@ MODULES = [
 SIDES = {"infobatch_stream": "core", "infobatch_server": "server", "infobatch_client": "client"}
 # Which rooms a room may import from. Everything in a folder is one room; a module outside of folders is one by itself.
 ARROWS = {
-    "client/commands": "client/rpc client/shards core/errors",
+    "client/commands": "client/embedded client/rpc client/shards core/errors",
     "client/dataset": (
         "client/foreign_options client/plain client/reading client/run client/selection client/shards client/tie "
         "client/workers core/errors core/plan core/pruning core/ratios"

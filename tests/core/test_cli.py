@@ -81,6 +81,30 @@ def test_a_missing_module_of_ours_keeps_its_traceback(monkeypatch: pytest.Monkey
         cli.main(["index"])
 
 
+@pytest.mark.parametrize(
+    "code",
+    [
+        "from infobatch_stream import InfoBatchStreamDataset",
+        "from infobatch_stream import InfoBatchLoader",
+        "import infobatch_client.integrations.lightning",
+        "import infobatch_server.server",
+        "from infobatch_stream.cli import main; sys.exit(main(['runs']))",
+        "from infobatch_stream.cli import main; sys.exit(main(['serve', '--data-dir', 'x']))",
+    ],
+)
+def test_windows_is_told_that_it_is_not_supported(code: str) -> None:
+    windows = "import sys; sys.modules['fcntl'] = None; {}sys.platform = 'win32'\n"
+    torch = "import torch; " if "import InfoBatch" in code else ""  # which looks at the platform itself
+    done = subprocess.run(
+        [sys.executable, "-c", windows.format(torch) + code], capture_output=True, text=True, check=False
+    )
+    assert done.returncode != 0
+    assert done.stderr.splitlines()[-1].endswith(
+        "infobatch-stream runs on Linux and macOS, not on Windows; Linux under WSL2 is fine"
+    )
+    assert "Traceback" not in done.stderr or "main(" not in code
+
+
 def test_an_unknown_command_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
         cli.main(["train"])

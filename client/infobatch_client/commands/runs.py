@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 
-from infobatch_client.rpc.rest import Json, add_server_arguments, aligned, get_json, percent, read_token, shown
+from infobatch_client.commands.which_server import add_server_arguments, ask
+from infobatch_client.rpc.rest import Json, aligned, percent, shown
 from infobatch_stream.errors import ServerError
 
 HELP = "List the runs of a score server."
@@ -19,14 +20,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Prints the list; 0."""
-    answer = get_json(args.http, "/v1/runs", token=read_token(args.token_file))
+    answer = ask(args, "/v1/runs")
     if args.json:
         print(json.dumps(answer, indent=2))
         return 0
     found = answer.get("runs", []) if isinstance(answer, dict) else answer
     runs = [entry for entry in found if isinstance(entry, dict)] if isinstance(found, list) else None
     if runs is None:
-        raise ServerError(f"{args.http} answered something else than a list of runs")
+        raise ServerError("this is no list of runs: is it a score server's --http address?")
     if not runs:
         print("no runs yet")
         return 0

@@ -7,16 +7,8 @@ import json
 from collections.abc import Iterator
 from itertools import groupby
 
-from infobatch_client.rpc.rest import (
-    Json,
-    add_server_arguments,
-    aligned,
-    get_json,
-    percent,
-    read_token,
-    run_path,
-    shown,
-)
+from infobatch_client.commands.which_server import add_server_arguments, ask
+from infobatch_client.rpc.rest import Json, aligned, percent, run_path, shown
 from infobatch_stream.errors import ServerError
 
 HELP = "Show the pruning statistics of a run."
@@ -31,12 +23,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Prints the run's statistics; 0."""
-    stats = get_json(args.http, run_path(args.run), token=read_token(args.token_file))
+    stats = ask(args, run_path(args.run))
     if args.json:
         print(json.dumps(stats, indent=2))
         return 0
     if not isinstance(stats, dict):
-        raise ServerError(f"{args.http} answered something else than a run's statistics")
+        raise ServerError("these are no run's statistics: is it a score server's --http address?")
     rows = {name: shown(value) for name, value in stats.items() if _is_plain(value)}
     pruned, num_samples = stats.get("pruned"), stats.get("num_samples")
     if isinstance(pruned, int) and isinstance(num_samples, int) and num_samples:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -66,7 +67,7 @@ def train_both(shards: DigitShards, settings: Settings) -> tuple[Outcome, Outcom
     return train("full", shards, settings), train("infobatch", shards, settings)
 
 
-def train(policy: str, shards: DigitShards, settings: Settings) -> Outcome:
+def train(policy: Literal["full", "infobatch"], shards: DigitShards, settings: Settings) -> Outcome:
     """Trains under `policy` ("full" or "infobatch"), then counts the errors on the test shards.
 
     If torch.distributed is initialised, all ranks train together.

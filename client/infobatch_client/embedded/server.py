@@ -15,11 +15,11 @@ import subprocess
 import sys
 import threading
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
 from infobatch_client.embedded.process import ServerProcess
+from infobatch_client.embedded.server_files import ServerFiles
 from infobatch_client.embedded.state_folder import state_folder
 from infobatch_client.rpc.client import ScoreClient
 from infobatch_stream import errors
@@ -44,7 +44,7 @@ class EmbeddedServer:
         pid: its process.
     """
 
-    def __init__(self, folder: _Folder, endpoint: dict[str, Any], users_lock: IO[bytes]) -> None:
+    def __init__(self, folder: ServerFiles, endpoint: dict[str, Any], users_lock: IO[bytes]) -> None:
         self.folder = folder.path
         self.log = folder.log
         self.address = str(endpoint["grpc"])
@@ -65,7 +65,7 @@ class EmbeddedServer:
             ConfigError: the folder can't be written, or there is no local one.
             ServerError: the server did not start, keeps silent, or is of another version than this client.
         """
-        folder = _Folder(state_folder(state_dir))
+        folder = ServerFiles(state_folder(state_dir))
         try:
             users_lock = open(folder.users_lock, "ab")  # noqa: SIM115 (open until release)
         except OSError as error:
@@ -102,52 +102,6 @@ class EmbeddedServer:
         self._process.close()
 
 
-@dataclass(frozen=True)
-class _Folder:
-    """The files of one embedded server."""
-
-    path: Path
-
-    @property
-    def users_lock(self) -> Path:
-        return self.path / "users.lock"
-
-    @property
-    def endpoint(self) -> Path:
-        return self.path / "endpoint.json"
-
-    @property
-    def log(self) -> Path:
-        return self.path / "server.log"
-
-    @property
-    def data(self) -> Path:
-        return self.path / "server"
-
-    def has_server(self) -> bool:
-        """Whether a server holds the data's lock: up, starting, stalled or about to end."""
-        try:
-            handle = os.open(self.data / "server.lock", os.O_RDWR | os.O_CLOEXEC)
-        except OSError:
-            return False
-        try:
-            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        except OSError:
-            return False  # no locks here; a server that tries to start says so
-        finally:
-            os.close(handle)
-        return False
-
-    def log_end(self) -> str:
-        try:
-            lines = self.log.read_text(errors="replace").splitlines()
-        except OSError as error:
-            return f"({error})"
-        return "\n".join(lines[-15:])
-
-
 def _take(file: IO[bytes], kind: int, holder: str) -> None:
     """Takes a lock, which others normally hold for less time than a start may take."""
     deadline = time.monotonic() + 2 * _START_TIMEOUT_S
@@ -172,7 +126,7 @@ def _unusable(path: Path, error: OSError) -> errors.ConfigError:
     )
 
 
-def _find_or_start(folder: _Folder) -> dict[str, Any]:
+def _find_or_start(folder: ServerFiles) -> dict[str, Any]:
     """The endpoint of the folder's server. Called under the start lock.
 
     If the data isn't locked there is no server, whatever endpoint.json says. If it is, there is one, which may still be
@@ -192,7 +146,7 @@ def _find_or_start(folder: _Folder) -> dict[str, Any]:
         time.sleep(_POLL_S)
 
 
-def _running(folder: _Folder) -> dict[str, Any] | None:
+def _running(folder: ServerFiles) -> dict[str, Any] | None:
     """The endpoint of a server that answers and is the one that wrote it.
 
     Raises:
@@ -225,7 +179,7 @@ def _nonce_at(address: str) -> str | None:
         client.close()
 
 
-def _launch(folder: _Folder, deadline: float) -> dict[str, Any] | None:
+def _launch(folder: ServerFiles, deadline: float) -> dict[str, Any] | None:
     """Starts a server and waits until it answers; None if another one has locked the data meanwhile.
 
     It runs in a session of its own, so that Ctrl-C doesn't end it before the last flush.
@@ -262,7 +216,7 @@ def _launch(folder: _Folder, deadline: float) -> dict[str, Any] | None:
     raise errors.ServerError(f"the embedded score server did not start; the end of {folder.log}:\n{folder.log_end()}")
 
 
-def _owner(folder: _Folder) -> str:
+def _owner(folder: ServerFiles) -> str:
     try:
         return (folder.data / "server.lock").read_text().strip() or "unknown"
     except OSError:

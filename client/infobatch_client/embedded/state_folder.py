@@ -12,7 +12,9 @@ from pathlib import Path
 from infobatch_client.embedded.network_fs import mounts_of_this_process, network_file_system
 from infobatch_stream.errors import ConfigError
 
-__all__ = ["state_folder"]
+__all__ = ["chosen_state_folder", "state_folder"]
+
+_DEFAULT = ".infobatch"
 
 
 def state_folder(state_dir: str | os.PathLike[str] | None, mountinfo: str | None = None) -> Path:
@@ -29,18 +31,18 @@ def state_folder(state_dir: str | os.PathLike[str] | None, mountinfo: str | None
         ConfigError: the folder can't be created or used, or there is no local one.
     """
     mounts = mounts_of_this_process() if mountinfo is None else mountinfo
-    requested = Path(state_dir or ".infobatch").absolute()
+    requested = Path(state_dir or _DEFAULT).absolute()
     kind = network_file_system(requested.resolve(), mounts)
     if kind is None:
         return _create(requested)
-    of_user = Path(tempfile.gettempdir()).resolve() / f"infobatch-{os.getuid()}"
+    of_user = _local_folders()
     if (local_kind := network_file_system(of_user, mounts)) is not None:
         raise ConfigError(
             f"the embedded score server can't keep its state in {requested} ({kind}), nor in {of_user.parent} "
             f"({local_kind}): both are on network file systems; pass state_dir= with a local folder, or url= of a "
             "server of your own"
         )
-    local = of_user / hashlib.sha256(os.fsencode(requested.resolve())).hexdigest()[:32]
+    local = _local_for(requested)
     for folder in (of_user, local):
         _create(folder, private=True)
     warnings.warn(
@@ -49,6 +51,21 @@ def state_folder(state_dir: str | os.PathLike[str] | None, mountinfo: str | None
         stacklevel=2,
     )
     return local
+
+
+def chosen_state_folder(state_dir: str | os.PathLike[str] | None, mountinfo: str | None = None) -> Path:
+    """The folder that `state_folder` returns for the same arguments; nothing is created, checked or warned of."""
+    mounts = mounts_of_this_process() if mountinfo is None else mountinfo
+    requested = Path(state_dir or _DEFAULT).absolute()
+    return requested if network_file_system(requested.resolve(), mounts) is None else _local_for(requested)
+
+
+def _local_folders() -> Path:
+    return Path(tempfile.gettempdir()).resolve() / f"infobatch-{os.getuid()}"
+
+
+def _local_for(requested: Path) -> Path:
+    return _local_folders() / hashlib.sha256(os.fsencode(requested.resolve())).hexdigest()[:32]
 
 
 def _create(folder: Path, *, private: bool = False) -> Path:

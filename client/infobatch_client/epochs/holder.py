@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import warnings
 from dataclasses import dataclass
@@ -9,6 +10,8 @@ from dataclasses import dataclass
 from infobatch_stream.errors import ConfigError, LossError
 
 __all__ = ["DATASET", "LOADER", "Holder", "user_stacklevel"]
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +79,14 @@ class Holder:
             f"load_state_dict() comes before the first epoch: make a new {self.name} to load a state into it"
         )
 
+    def log_finished(self, num_epochs: int) -> None:
+        """Says that a loop over the epochs does nothing: legal, as for a job that restarts from its last checkpoint."""
+        _log.warning(
+            "nothing to train: all %d epochs of this %s's run are over; to train on, make a run of more epochs under "
+            "another name (run=…)",
+            *(num_epochs, self.name),
+        )
+
     def warn_never_updated(self, batches: str) -> None:
         """Warns, at the user's line, that `batches` ("8 of 16 batches of epoch 0 were never") have no update."""
         warnings.warn(
@@ -86,7 +97,7 @@ class Holder:
 
     def warn(self, text: str) -> None:
         """Warns at the user's line."""
-        warnings.warn(text, stacklevel=_user_stacklevel())
+        warnings.warn(text, stacklevel=user_stacklevel())
 
     @property
     def _no_epoch(self) -> str:

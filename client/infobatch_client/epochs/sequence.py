@@ -115,6 +115,8 @@ class EpochSequence:
         else:
             epoch.max_steps = max_steps
         self._source.start_over()
+        if epoch is None and self._source.next_epoch >= self._source.num_epochs:
+            self._holder.log_finished(self._source.num_epochs)
         left = max_steps
         while epoch is not None or self._source.next_epoch < self._source.num_epochs:
             epoch = epoch or self._begin(explicit=True, max_steps=left)

@@ -86,7 +86,10 @@ class TrainingEpochs(TrainingSource):
     def open(self, max_steps: int | None = None) -> NextEpoch:
         """Compares the settings of all ranks, connects the first time, and gets the plan of the next epoch."""
         if self.next_epoch >= self.num_epochs:
-            raise ConfigError(f"all {self.num_epochs} epochs of the run's schedule are trained")
+            raise ConfigError(
+                f"all {self.num_epochs} epochs of the run's schedule are trained: to train on, make a run of more "
+                "epochs under another name (run=…)"
+            )
         self._ranks.compare(
             f"open epoch {self.next_epoch}",
             lambda: {**self._seen(), "max_steps": max_steps},
@@ -142,6 +145,8 @@ class TrainingEpochs(TrainingSource):
         """Positions of the open epoch, or the start of the next."""
         if epoch is None and self._state is not None:
             return self._state.to_dict()  # as it was loaded
+        if self._run is not None:
+            self._run.warn_if_it_forgets()
         order = self._order()
         joined = self._joined
         return ResumeState(

@@ -10,6 +10,8 @@ from typing import NoReturn, TypeVar
 import grpc
 from google.protobuf.message import Message
 
+from infobatch_client.rpc import forks
+from infobatch_client.rpc.first_contact import FirstContact
 from infobatch_stream import errors
 from infobatch_stream.v1 import score_service_pb2 as pb
 from infobatch_stream.v1 import score_service_pb2_grpc as pb_grpc
@@ -130,21 +132,29 @@ class ScoreClient:
         return self._unary(lambda stub: stub.ForgetDrops, request, timeout_s)
 
     def wait_until_up(self, timeout_s: float) -> pb.GetServerResponse:
-        """The answer of GetServer, as soon as the server gives one.
+        """The answer of GetServer, as soon as the server gives one; a line of log after 2 s says why it doesn't yet.
 
         Raises:
             ServerUnreachableError: it gave none within `timeout_s`.
             ServerBusyError: it is there, and was overloaded all the time.
+            ConfigError: at once: a program that is no score server listens there.
         """
+        contact = FirstContact(self.address, timeout_s)
+
+        def attempt(left_s: float) -> pb.GetServerResponse:
+            try:
+                limit_s = min(left_s, self._call_timeout_s, contact.call_timeout_s)
+                return self.get_server(pb.GetServerRequest(), timeout_s=limit_s)
+            except errors.TryAgainError as error:
+                contact.failed(error)
+                raise
+
         try:
-            return retry_until(
-                lambda left_s: self.get_server(pb.GetServerRequest(), timeout_s=min(left_s, self._call_timeout_s)),
-                timeout_s,
-            )
+            return retry_until(attempt, timeout_s)
         except errors.ServerUnreachableError as error:
             raise errors.ServerUnreachableError(
-                f"no score server answered at url={self.address!r} within {timeout_s:g} s ({error}); is the address "
-                f"right, and `infobatch serve --grpc {self.address}` running there?"
+                f"no score server answered at url={self.address!r} within {timeout_s:g} s ({contact.reason or error}); "
+                f"is the address right, and `infobatch serve --grpc {self.address}` running there?"
             ) from None
 
     def close(self) -> None:
@@ -165,7 +175,8 @@ class ScoreClient:
         timeout_s: float | None,
     ) -> Response:
         try:
-            return choose(self._stub())(request, timeout=timeout_s or self._call_timeout_s)
+            with forks.call():
+                return choose(self._stub())(request, timeout=timeout_s or self._call_timeout_s)
         except grpc.RpcError as error:
             self._raise(_rpc_name(request), error)
 
@@ -176,7 +187,13 @@ class ScoreClient:
         timeout_s: float | None,
     ) -> Iterator[Response]:
         try:
-            yield from choose(self._stub())(request, timeout=timeout_s or self._call_timeout_s)
+            messages = iter(choose(self._stub())(request, timeout=timeout_s or self._call_timeout_s))
+            while True:
+                with forks.call():
+                    message = next(messages, None)
+                if message is None:
+                    return
+                yield message
         except grpc.RpcError as error:
             self._raise(_rpc_name(request), error)
 
@@ -189,7 +206,8 @@ class ScoreClient:
     ) -> Response:
         timeout_s = timeout_s or _STREAMED_REQUEST_FACTOR * self._call_timeout_s
         try:
-            return choose(self._stub())(iter(requests), timeout=timeout_s)
+            with forks.call():
+                return choose(self._stub())(iter(requests), timeout=timeout_s)
         except grpc.RpcError as error:
             self._raise(rpc, error)
 
@@ -216,9 +234,10 @@ def retry_until(attempt: Callable[[float], T], timeout_s: float, *, pause_s: flo
         try:
             return attempt(max(0.05, deadline_s - time.monotonic()))
         except errors.TryAgainError:
-            if time.monotonic() + pause_s >= deadline_s:
+            left_s = deadline_s - time.monotonic()
+            if left_s <= 0:
                 raise
-        time.sleep(pause_s)
+        time.sleep(min(pause_s, left_s))
         pause_s = min(2.0, 1.5 * pause_s)
 
 

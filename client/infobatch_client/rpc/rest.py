@@ -2,59 +2,57 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import urllib.error
 import urllib.request
 from collections.abc import Sequence
+from http.client import BadStatusLine, HTTPException
 from pathlib import Path
 from typing import TypeAlias
 from urllib.parse import quote, urlsplit
 
 from infobatch_stream.errors import ConfigError, RunNotFoundError, ServerError, ServerUnreachableError
 
-__all__ = ["Json", "add_server_arguments", "aligned", "get_json", "percent", "read_token", "run_path", "shown"]
+__all__ = ["TOKEN_VARIABLE", "Json", "aligned", "get_json", "percent", "read_token", "run_path", "shown"]
 
 TOKEN_VARIABLE = "INFOBATCH_TOKEN"
+_IS_IT_ONE = ": is it a score server's --http address?"
 
 Json: TypeAlias = "dict[str, Json] | list[Json] | str | int | float | bool | None"
 """A value as JSON has it."""
-
-
-def add_server_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the options that name a server and authorize the caller: `--http` and `--token-file`."""
-    parser.add_argument(
-        "--http",
-        metavar="HOST:PORT",
-        default="127.0.0.1:8080",
-        help="the server's REST address, or its http(s):// URL (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--token-file",
-        type=Path,
-        metavar="FILE",
-        help=f"a file with the token to read with (default: the variable {TOKEN_VARIABLE}, if set)",
-    )
 
 
 def read_token(token_file: Path | None) -> str | None:
     """The token in `token_file`, else the environment's, else None.
 
     Raises:
-        ConfigError: the file can't be read.
+        ConfigError: the file can't be read, or there is no token in it.
     """
     if token_file is None:
-        return os.environ.get(TOKEN_VARIABLE) or None
-    try:
-        return token_file.read_text(encoding="utf-8").strip()
-    except OSError as error:
-        raise ConfigError(f"can't read the token file {token_file}: {error.strerror}") from error
+        token, place = os.environ.get(TOKEN_VARIABLE, "").strip(), f"the variable {TOKEN_VARIABLE}"
+        if not token:
+            return None
+    else:
+        place = f"the token file {token_file}"
+        try:
+            token = token_file.read_text(encoding="ascii", errors="replace").strip()
+        except OSError as error:
+            raise ConfigError(f"can't read {place}: {error.strerror}") from error
+    if not (token and token.isascii() and token.isprintable()):
+        raise ConfigError(f"{place} holds no token: it must be one line of printable ASCII characters")
+    return token
 
 
 def run_path(run: str) -> str:
-    """The REST path of one run."""
-    return f"/v1/runs/{quote(run, safe='')}"
+    """The REST path of one run.
+
+    Raises:
+        ConfigError: an empty name.
+    """
+    if not run:
+        raise ConfigError("a run's name can't be empty; `infobatch runs` lists the runs")
+    return f"/v1/runs/{quote(run, safe='', errors='surrogateescape')}"
 
 
 def get_json(http: str, path: str, *, token: str | None = None, timeout_s: float = 10.0) -> Json:
@@ -67,24 +65,33 @@ def get_json(http: str, path: str, *, token: str | None = None, timeout_s: float
         ServerError: any other status, or an answer that isn't JSON.
     """
     url = _base_url(http) + path
-    request = urllib.request.Request(url, headers={"Accept": "application/json"})
-    if token is not None:
-        request.add_header("Authorization", f"Bearer {token}")
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
-        with opener.open(request, timeout=timeout_s) as answer:
+        with opener.open(_request(url, token), timeout=timeout_s) as answer:
             value: Json = json.loads(answer.read())
             return value
     except urllib.error.HTTPError as error:
         with error:
             detail = _detail(error.read())
-        kind = RunNotFoundError if error.code == 404 else ServerError
-        raise kind(f"{url} answered {error.code} {error.reason}{detail}") from error
-    except json.JSONDecodeError as error:
-        raise ServerError(f"{url} answered no JSON: is it a score server's --http address?") from error
+        kind = RunNotFoundError if error.code == 404 and detail else ServerError
+        raise kind(f"{url} answered {error.code} {error.reason}{detail or _IS_IT_ONE}") from error
+    except BadStatusLine as error:
+        raise ServerError(
+            f"{url} doesn't answer in HTTP: is it the port for training (--grpc), or one with TLS (https://)? --http "
+            "takes a score server's REST address"
+        ) from error
     except OSError as error:
         reason = error.reason if isinstance(error, urllib.error.URLError) else error
         raise ServerUnreachableError(f"no score server at {url}: {reason}") from error
+    except (ValueError, RecursionError, HTTPException) as error:
+        raise ServerError(f"{url} answered no JSON{_IS_IT_ONE}") from error
+
+
+def _request(url: str, token: str | None) -> urllib.request.Request:
+    request = urllib.request.Request(url, headers={"Accept": "application/json"})
+    if token is not None:
+        request.add_header("Authorization", f"Bearer {token}")
+    return request
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> str:
@@ -116,7 +123,10 @@ def _base_url(http: str) -> str:
     url = http if "://" in http else f"http://{http}"
     try:
         parts = urlsplit(url)
-        known = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+        host = parts.hostname or ""
+        host.encode("idna")  # a ValueError for a name that no host can have
+        is_plain = url.isascii() and url.isprintable() and not {" ", "@"} & set(url)
+        known = parts.scheme in ("http", "https") and host and parts.port != 0 and is_plain
     except ValueError:
         known = False
     if not known:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import sys
 from typing import Any
 
 from infobatch_client.embedded.server import EmbeddedServer
@@ -55,6 +56,8 @@ class RunConnection:
     ) -> None:
         self._ranks = ranks
         self._embedded: EmbeddedServer | None = None
+        self._opened_at = _users_line()
+        self._forgets = False
         address = options.url or self._start_embedded(options.state_dir)
         self.client = ScoreClient(address, call_timeout_s=options.timeouts.call_timeout_s)
         try:
@@ -76,6 +79,22 @@ class RunConnection:
             f"{embedded.log}. Start the training again with a new run, or train against an `infobatch serve` of your "
             "own (url='HOST:PORT')"
         )
+
+    def warn_if_it_forgets(self) -> None:
+        """Says once, where a state is saved, that it is of no use after the server's end."""
+        if not self._forgets:
+            return
+        self._forgets = False
+        if self._embedded is not None:
+            _log.warning(
+                "the saved state can't be resumed by another process: the embedded score server keeps its runs in "
+                "memory and ends with this one; train against an `infobatch serve` (url='HOST:PORT')"
+            )
+        else:
+            _log.warning(
+                "the saved state can be resumed as long as the score server at %s runs: it keeps its runs in memory",
+                self.client.address,
+            )
 
     def detach(self) -> None:
         """Gives back this rank's part of the lease; a failure is logged only, as the lease expires by itself."""
@@ -133,6 +152,7 @@ class RunConnection:
         def join() -> dict[str, Any]:
             nonlocal joined
             server = self.client.wait_until_up(options.timeouts.connect_timeout_s)
+            self._forgets = not server.durable
             if state is not None and self._embedded and not server.durable:
                 raise errors.StateError(
                     "the embedded server keeps its state in memory, so there is no run to resume: train against "
@@ -154,6 +174,7 @@ class RunConnection:
                     start_epoch=start_epoch,
                     world_size=ranks.world_size,
                     patience_s=math.inf if ranks.world_size == 1 else options.timeouts.agree_timeout_s,
+                    opened_at=self._opened_at,
                 )
             except errors.RunConflictError as conflict:
                 if not manifest.left_out:
@@ -168,3 +189,11 @@ class RunConnection:
                 joined.leave()
             raise
         return joined or Joined.from_dict(values, self.client.address, spec)
+
+
+def _users_line() -> str:
+    """The file and line outside this package that opens the run."""
+    frame = sys._getframe(1)
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("infobatch_client."):
+        frame = frame.f_back
+    return f"{frame.f_code.co_filename}:{frame.f_lineno}"

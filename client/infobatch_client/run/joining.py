@@ -26,11 +26,11 @@ from infobatch_stream.wire.specs import spec_from_messages, spec_message, spec_p
 
 __all__ = ["Joined", "join_run"]
 
-_BUSY_PAUSE_S = 1.0
+_BUSY_PAUSE_S = 0.25
 _SLACK_S = 5.0  # a lease is free at most this long after the announced time
-_RENEWED_S = 2.0  # a lease whose announced end moves by more than this has been renewed
+_ROUNDED_S = 0.01  # the announced time is a whole number of milliseconds
 _log = logging.getLogger(__name__)
-_joined_runs: set[tuple[int, str, str]] = set()  # process, server, run
+_joined_runs: dict[tuple[int, str, str], str] = {}  # (process, server, run) → the line that opened it
 
 T = TypeVar("T")
 
@@ -76,7 +76,7 @@ class Joined:
 
     def leave(self) -> None:
         """Allows this process to join the run again."""
-        _joined_runs.discard((os.getpid(), self.address, self.spec.run))
+        _joined_runs.pop((os.getpid(), self.address, self.spec.run), None)
 
 
 def join_run(
@@ -89,6 +89,7 @@ def join_run(
     world_size: int = 1,
     patience_s: float = math.inf,
     job: Job | None = None,
+    opened_at: str = "",
 ) -> Joined:
     """Creates or joins a run and attaches to it.
 
@@ -101,6 +102,7 @@ def join_run(
         world_size: ranks of the job.
         patience_s: how long to wait for a lease at most: the other ranks wait too.
         job: this job; the launcher's by default.
+        opened_at: the user's line that opens the run, for a later error of this process.
 
     Raises:
         RunConflictError: the run has another spec, or has trained already and no state was passed.
@@ -137,7 +139,7 @@ def join_run(
         return retry_until(lambda _: client.attach_run(request), options.timeouts.connect_timeout_s)
 
     answer = _once_free(client, spec.run, attach, patience_s)
-    _joined_runs.add((os.getpid(), client.address, spec.run))
+    _joined_runs[os.getpid(), client.address, spec.run] = opened_at
     return Joined(
         address=client.address,
         run_id=run_id,
@@ -184,24 +186,39 @@ def _create(
 
 def _once_free(client: ScoreClient, run: str, attempt: Callable[[], T], patience_s: float) -> T:
     """The result of `attempt`, as soon as no lease is in its way; waits only for a lease that nobody renews."""
-    free_at_s: float | None = None
+    free_at_s: float | None = None  # at the latest, unless the lease is renewed
     while True:
+        asked_s = time.monotonic()
         try:
             return attempt()
         except RunBusyError as error:
-            if (os.getpid(), client.address, run) in _joined_runs:
-                raise RunBusyError(
-                    f"another loader or dataset of this process is training run {run!r}: close() it first"
-                ) from None
-            now_s = time.monotonic()
+            if (own := _joined_runs.get((os.getpid(), client.address, run))) is not None:
+                raise _held_here(run, own) from None
+            if not error.retry_after_s:
+                raise
+            answered_s = time.monotonic()
             if free_at_s is None and error.retry_after_s + _SLACK_S > patience_s:
                 raise
             if free_at_s is None:
-                free_at_s = now_s + error.retry_after_s
+                free_at_s = answered_s + error.retry_after_s
                 _log.warning("waiting up to %.0f s for the run's lease to expire: %s", error.retry_after_s, error)
-            elif now_s + error.retry_after_s > free_at_s + _RENEWED_S or now_s > free_at_s + _SLACK_S:
-                raise  # its job is alive
+            elif asked_s + error.retry_after_s > free_at_s + _ROUNDED_S:
+                raise RunBusyError(
+                    f"{error} (that job is alive: it has called again since this one asked first)", error.retry_after_s
+                ) from None
+            elif answered_s > free_at_s + _SLACK_S:
+                raise
         time.sleep(_BUSY_PAUSE_S)
+
+
+def _held_here(run: str, opened_at: str) -> RunBusyError:
+    """The error for a run that another object of this process holds: a cell of a notebook that was run again, often."""
+    place = f" (it opened the run at {opened_at})" if opened_at else ""
+    return RunBusyError(
+        f"another loader or dataset of this process is training run {run!r}{place}: close() it first, or use it in a "
+        "`with` block. If a notebook's cell was run again and no variable holds the old one, take the run from "
+        'it with connection=Connection(takeover=True); add if_exists="restart" to begin the run anew'
+    )
 
 
 def _resume(state: ResumeState | None, start_epoch: int) -> pb.Resume:

@@ -7,7 +7,7 @@ import secrets
 import time
 import warnings
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -85,7 +85,7 @@ class Connection:
 
     timeouts: Timeouts = field(default_factory=Timeouts)
     state_dir: str | os.PathLike[str] | None = None
-    if_exists: str = "refuse"
+    if_exists: Literal["refuse", "restart"] = "refuse"
     takeover: bool = False
 
     def __post_init__(self) -> None:

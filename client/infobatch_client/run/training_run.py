@@ -85,6 +85,10 @@ class TrainingRun:
             self._connection.client, self.joined, ranks=ranks, pusher=self.pusher, timeouts=options.timeouts
         )
 
+    def warn_if_it_forgets(self) -> None:
+        """Says once, where a state is saved, that the server keeps its runs in memory."""
+        self._connection.warn_if_it_forgets()
+
     def check(self) -> None:
         """Raises the error that stopped the pusher, if one did, or says that the embedded server has ended."""
         if self.pusher is not None:

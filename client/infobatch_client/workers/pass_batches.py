@@ -247,10 +247,11 @@ class PassBatches:
             part = steps[at : at + _CHUNK_SAMPLES]
             first, last = (opening.rows(step, self._rank)[0] for step in (part[0], part[-1]))
             taken = slice(None, None, steps.step * opening.world_size)
-            indices, weights = (values[taken] for values in self._positions.samples(first, min(last + 1, opening.end)))
+            indices, weights = self._positions.samples(first, min(last + 1, opening.end))
+            indices = np.ascontiguousarray(indices[taken])
             self._num_read += len(indices)
             pairs.append(zip(part, indices.tolist(), strict=False))  # the last step may have none on this rank
-            yield np.ascontiguousarray(indices), weights
+            yield indices, weights[taken]
 
     def _note_unreadable(self, index: int, error: ShardError) -> None:
         self._skip(error, f"sample {index}")

@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from fractions import Fraction
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -173,8 +173,8 @@ class Policy(ABC):
     anneal: bool = True
     prune_schedule: Pairs = ""
     rescale: bool = True
-    draw: str = ""
-    condition: str = "low"
+    draw: Literal["", "bernoulli", "exact"] = ""
+    condition: Literal["low", "high"] = "low"
 
     def __post_init__(self) -> None:
         for name, wanted in setting_types(type(self)).items():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import fields
 from functools import lru_cache
-from typing import Any, cast, get_type_hints
+from typing import Any, Literal, cast, get_args, get_origin, get_type_hints
 
 import numpy as np
 
@@ -28,7 +28,7 @@ _SCALARS: dict[Any, tuple[type, ...]] = {
 def setting_types(policy: type) -> dict[str, Any]:
     """The type of each setting of a policy's class, by name."""
     hints = get_type_hints(policy)
-    return {spec.name: hints[spec.name] for spec in fields(policy)}
+    return {spec.name: _plain(hints[spec.name]) for spec in fields(policy)}
 
 
 def checked_setting(name: str, value: object, wanted: Any, *, unset: object) -> object:
@@ -61,6 +61,11 @@ def checked_setting(name: str, value: object, wanted: Any, *, unset: object) -> 
     if not _is_a(value, wanted):
         raise _wrong(name, value, wanted.__name__)
     return wanted(value)
+
+
+def _plain(hint: Any) -> Any:
+    """The type of the values of a Literal; the policy itself checks which of them it has."""
+    return type(get_args(hint)[0]) if get_origin(hint) is Literal else hint
 
 
 def _is_a(value: object, wanted: type) -> bool:

@@ -31,7 +31,8 @@ from infobatch_stream.wire.specs import spec_message
 
 __all__ = ["ScoreService"]
 
-_HEARTBEAT_S = 5.0
+_MIN_HEARTBEAT_S, _MAX_HEARTBEAT_S = 1.0, 5.0
+_HEARTBEATS_PER_S = 100  # of one job
 _BUSY_RETRY_MS = 250
 _READ_SAMPLES = 2**17  # at most 1 MiB a message for scores, stamps and visits
 
@@ -88,7 +89,7 @@ class ScoreService(pb_grpc.ScoreServiceServicer):
         return pb.AttachRunResponse(
             run_id=run.run_id,
             generation=run.attach(attach),
-            heartbeat_interval_ms=int(1000 * _HEARTBEAT_S),
+            heartbeat_interval_ms=int(1000 * _heartbeat_interval_s(request.world_size)),
             lease_ms=int(1000 * LEASE_S),
             barrier_timeout_ms=int(1000 * BARRIER_TIMEOUT_S),
             server_version=self._version,
@@ -245,6 +246,11 @@ class ScoreService(pb_grpc.ScoreServiceServicer):
         """Forgets which samples a pipeline dropped."""
         run = self._registry.find(request.run, request.run_id)
         return pb.ForgetDropsResponse(forgotten=run.forget_drops())
+
+
+def _heartbeat_interval_s(world_size: int) -> float:
+    """Short, as who starts a job twice waits for the next one to learn that the first job is alive."""
+    return min(_MAX_HEARTBEAT_S, max(_MIN_HEARTBEAT_S, world_size / _HEARTBEATS_PER_S))
 
 
 def _resume_point(message: pb.Resume) -> ResumePoint:

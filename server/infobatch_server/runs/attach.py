@@ -15,6 +15,10 @@ MAX_GENERATION = 2**24 - 1
 """The draw's key has 24 bits for the generation."""
 
 _MAX_RANKS = 2**20
+_REMEDIES = (
+    'load a state to resume the run, use another run name, or start it over with if_exists="restart" '
+    "in connection=Connection(…)"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,23 +83,31 @@ def check_attach(spec: RunSpec, run_id: bytes, state: RunState, request: AttachR
         lease_left_s: seconds until the attached job's lease expires; 0 if no job holds the run.
 
     Raises:
-        RunBusyError: another job holds the lease.
+        RunBusyError: another job holds the lease; without `retry_after_s` if its end would not help.
         RunConflictError: a new training on a trained run, or the run has no generations left.
         RunNotFoundError: the run no longer keeps the plan to resume.
         ConfigError: the epoch is outside the schedule.
     """
     current, next_attempt = state.lease, _is_next_attempt(state.lease, request.lease)
+    starts_over = request.resume.new and state.trained and not next_attempt
     if current is not None and lease_left_s > 0 and not (next_attempt or request.takeover):
-        raise RunBusyError(
+        held = (
             f"run {spec.run!r} is held by job {current.job!r} attempt {current.attempt} on host {current.host!r}, pid "
-            f"{current.pid}, for another {lease_left_s:.0f} s unless it calls again; end that job and wait until "
-            "its lease expires, or use another run name",
+            f"{current.pid}, for another {lease_left_s:.0f} s unless it calls again"
+        )
+        if starts_over:  # would be refused then, too
+            raise RunBusyError(
+                f"{held}. It {_trained(spec, state)}, and this job starts a new training: {_REMEDIES}, which waits "
+                "until that job has ended or its lease has expired; takeover=True beside it takes the run at once"
+            )
+        raise RunBusyError(
+            f"{held}; end that job and wait until its lease expires, use another run name, or take the run from it "
+            "with connection=Connection(takeover=True)",
             retry_after_s=lease_left_s,
         )
-    if request.resume.new and state.trained and not next_attempt:
+    if starts_over:
         raise RunConflictError(
-            f"run {spec.run!r} has been trained (newest epoch: {state.last_epoch}), and this job starts a new "
-            'training: load a state to resume the run, use another run name, or start it over with if_exists="restart"'
+            f"run {spec.run!r} {_trained(spec, state)}, and this job starts a new training: {_REMEDIES}"
         )
     _check_resume(spec, run_id, state, request.resume)
     if state.generation >= MAX_GENERATION:
@@ -127,6 +139,13 @@ def attach(state: RunState, request: AttachRequest, run_id: bytes) -> Rewind:
         stamps_to=last_epoch + 1,
         marks_from=epoch,
     )
+
+
+def _trained(spec: RunSpec, state: RunState) -> str:
+    epochs = spec.schedule.epochs
+    if epochs - 1 in state.ended:
+        return f"has been trained to its end (all {epochs} epochs)"
+    return f"has been trained (newest epoch: {state.last_epoch} of {epochs})"
 
 
 def _is_next_attempt(current: Lease | None, new: Lease) -> bool:

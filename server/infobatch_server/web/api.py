@@ -16,7 +16,7 @@ from infobatch_server.state.run_state import Lease, PlanSummary
 from infobatch_server.web.host_check import HostCheck
 from infobatch_stream.errors import RunNotFoundError
 
-__all__ = ["ClassStats", "EpochStats", "RunDetails", "RunList", "RunStats", "make_app"]
+__all__ = ["ClassStats", "EpochStats", "RunDetails", "RunList", "RunStats", "ServerInfo", "make_app"]
 
 
 class ClassStats(BaseModel):
@@ -95,7 +95,21 @@ class RunList(BaseModel):
     runs: list[RunStats]
 
 
-def make_app(registry: Registry, *, version: str, is_ready: Callable[[], bool], loopback: bool) -> FastAPI:
+class ServerInfo(BaseModel):
+    """This server."""
+
+    version: str
+    grpc: str = Field(description="the address at which it listens for training jobs, host:port")
+
+
+def make_app(
+    registry: Registry,
+    *,
+    version: str,
+    is_ready: Callable[[], bool],
+    loopback: bool,
+    grpc_address: Callable[[], str],
+) -> FastAPI:
     """Builds the FastAPI application.
 
     Args:
@@ -103,6 +117,7 @@ def make_app(registry: Registry, *, version: str, is_ready: Callable[[], bool], 
         version: the server's version.
         is_ready: says whether the server answers calls.
         loopback: the server listens on loopback only; then a request's `Host` must be a loopback name.
+        grpc_address: says at which address gRPC listens.
     """
     app = FastAPI(
         title="infobatch score server",
@@ -120,6 +135,10 @@ def make_app(registry: Registry, *, version: str, is_ready: Callable[[], bool], 
     def readyz() -> PlainTextResponse:
         ready = is_ready()
         return PlainTextResponse("ready\n" if ready else "not ready\n", 200 if ready else 503)
+
+    @app.get("/v1/server", summary="This server.")
+    def get_server() -> ServerInfo:
+        return ServerInfo(version=version, grpc=grpc_address())
 
     @app.get("/v1/runs", summary="All runs, sorted by name.")
     def list_runs() -> RunList:

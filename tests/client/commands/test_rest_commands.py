@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import shlex
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -11,6 +15,8 @@ from typing import Any
 
 import pytest
 
+from infobatch_client.embedded.server import EmbeddedServer
+from infobatch_server.server import ScoreServer
 from infobatch_stream import cli
 
 RUN = {
@@ -158,6 +164,91 @@ def test_what_is_not_a_score_server_is_said_so(endpoint: Endpoint, capsys: pytes
     endpoint.answers["/v1/runs"] = b"<html>"
     assert cli.main(["runs", "--http", endpoint.http]) == 2
     assert "is it a score server's --http address?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("body", [b"<html>", b"\xff\xfe", b"[" * 100_000, b"", b"7", b'"text"', b"null"])
+@pytest.mark.parametrize("command", [["runs"], ["stats", "cifar10"]])
+def test_any_answer_of_another_server_is_one_line(
+    command: list[str], body: bytes, endpoint: Endpoint, capsys: pytest.CaptureFixture[str]
+) -> None:
+    endpoint.answers = {"/v1/runs": body, "/v1/runs/cifar10": body}
+    assert cli.main([*command, "--http", endpoint.http]) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.startswith("infobatch: ")
+    assert said.err.count("\n") == 1
+
+
+def test_a_grpc_port_is_named_as_one(capsys: pytest.CaptureFixture[str]) -> None:
+    with ScoreServer() as server:
+        assert cli.main(["runs", "--http", str(server.grpc_address)]) == 2
+    said = capsys.readouterr().err
+    assert "doesn't answer in HTTP: is it the port for training (--grpc)" in said
+    assert said.count("\n") == 1
+
+
+def test_a_runs_name_can_be_anything_but_empty(endpoint: Endpoint, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["stats", "", "--http", endpoint.http]) == 2
+    assert "a run's name can't be empty" in capsys.readouterr().err
+    assert cli.main(["stats", "\udcff", "--http", endpoint.http]) == 2
+    assert "/v1/runs/%FF answered 404" in capsys.readouterr().err
+
+
+def command_line(*arguments: str) -> str:
+    return shlex.join([sys.executable, "-m", "infobatch_stream", *arguments])
+
+
+def test_a_reader_that_goes_away_is_no_error(endpoint: Endpoint) -> None:
+    pipe = f"{command_line('runs', '--json', '--http', endpoint.http)} | true; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", pipe], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
+def test_a_disk_that_is_full_is_one_line(endpoint: Endpoint) -> None:
+    command = f"{command_line('runs', '--http', endpoint.http)} > /dev/full"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (2, "infobatch: No space left on device\n")
+
+
+def test_a_terminal_without_a_sign_shows_another_one(endpoint: Endpoint) -> None:
+    done = subprocess.run(
+        ["bash", "-c", command_line("stats", "cifar10", "--http", endpoint.http)],
+        capture_output=True,
+        check=False,
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert b"\n0?1    50,000 " in done.stdout
+
+
+def test_without_an_address_the_embedded_server_of_the_folder_is_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    server = EmbeddedServer.start()
+    try:
+        assert cli.main(["runs"]) == 0
+        said = capsys.readouterr()
+        assert said.out == "no runs yet\n"
+        assert said.err == f"infobatch: the embedded server of {tmp_path}/.infobatch, at {server.http_address}\n"
+        assert cli.main(["stats", "none", "--state-dir", ".infobatch"]) == 2
+        assert "no run 'none'" in capsys.readouterr().err
+    finally:
+        server.release()
+
+
+def test_a_folder_without_a_server_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["runs", "--state-dir", "nowhere"]) == 2
+    assert f"no server runs in {tmp_path}/nowhere: there is no such folder" in capsys.readouterr().err
+    assert not (tmp_path / "nowhere").exists()
+    (tmp_path / ".infobatch").mkdir()
+    (tmp_path / ".infobatch" / "endpoint.json").write_text('{"http": "127.0.0.1:9"}')  # left over from a dead one
+    assert cli.main(["runs", "--state-dir", ".infobatch"]) == 2
+    assert "an embedded one ends with its training" in capsys.readouterr().err
 
 
 def test_nobody_there_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,76 @@
+"""The files in the state folder of an embedded server, and whether a server runs there."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+__all__ = ["ServerFiles"]
+
+
+@dataclass(frozen=True)
+class ServerFiles:
+    """The files of one embedded server.
+
+    Args:
+        path: the folder of its state.
+    """
+
+    path: Path
+
+    @property
+    def users_lock(self) -> Path:
+        """Locked by every user of the server."""
+        return self.path / "users.lock"
+
+    @property
+    def endpoint(self) -> Path:
+        """Says where the server is; may be left over from an earlier one."""
+        return self.path / "endpoint.json"
+
+    @property
+    def log(self) -> Path:
+        """The server's output."""
+        return self.path / "server.log"
+
+    @property
+    def data(self) -> Path:
+        """The server's own folder."""
+        return self.path / "server"
+
+    def has_server(self) -> bool:
+        """Whether a server holds the data's lock: up, starting, stalled or about to end."""
+        try:
+            handle = os.open(self.data / "server.lock", os.O_RDWR | os.O_CLOEXEC)
+        except OSError:
+            return False
+        try:
+            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False  # no locks here; a server that tries to start says so
+        finally:
+            os.close(handle)
+        return False
+
+    @property
+    def http_address(self) -> str | None:
+        """The REST address of the server that runs here; None if none runs, or it is still starting."""
+        if not self.has_server():
+            return None
+        try:
+            return str(json.loads(self.endpoint.read_text())["http"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def log_end(self) -> str:
+        """The last lines of the log."""
+        try:
+            lines = self.log.read_text(errors="replace").splitlines()
+        except OSError as error:
+            return f"({error})"
+        return "\n".join(lines[-15:])
