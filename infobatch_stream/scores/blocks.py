@@ -15,11 +15,11 @@ _BLOCK = 1 << 18
 
 
 class Scores(Protocol):
-    """float32 (N,), NaN where never scored, read in slices; a numpy array is one."""
+    """float32 (N,), NaN where never scored, read in slices or at indices, int64 (n,); a numpy array is one."""
 
     def __len__(self) -> int: ...
 
-    def __getitem__(self, part: slice, /) -> npt.NDArray[np.float32]: ...
+    def __getitem__(self, part: slice | npt.NDArray[np.int64], /) -> npt.NDArray[np.float32]: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,7 +32,7 @@ class MaskedScores:
     def __len__(self) -> int:
         return len(self.score)
 
-    def __getitem__(self, part: slice, /) -> npt.NDArray[np.float32]:
+    def __getitem__(self, part: slice | npt.NDArray[np.int64], /) -> npt.NDArray[np.float32]:
         values: npt.NDArray[np.float32] = self.score[part].copy()
         np.copyto(values, np.float32(np.nan), where=~self.mask[part])
         return values
