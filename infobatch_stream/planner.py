@@ -6,6 +6,7 @@ scores with the threshold by the one line in `pruning.policies.pruned_class.beyo
 
 from __future__ import annotations
 
+import hashlib
 from typing import TypeVar
 
 import numpy as np
@@ -21,7 +22,7 @@ from infobatch_stream.run_spec import RunSpec
 from infobatch_stream.scores.blocks import MaskedScores, count_scored
 from infobatch_stream.scores.table import ScoreTable
 
-__all__ = ["draw_plan"]
+__all__ = ["draw_plan", "seed_after_import"]
 
 T = TypeVar("T", bound=np.generic)
 
@@ -36,6 +37,7 @@ def draw_plan(
     generation: int,
     epoch: int,
     journal_position: int = 0,
+    draw_seed: int | None = None,
 ) -> EpochPlan:
     """The plan of one epoch; the same arguments give the same bits everywhere.
 
@@ -49,13 +51,15 @@ def draw_plan(
         generation: from 1; a uniform that decided a plan of one generation decides none of another.
         epoch: the epoch to draw.
         journal_position: kept in the plan; says which scores it has seen.
+        draw_seed: in place of the spec's seed, of a run into which scores were imported: `seed_after_import`. The
+            plan's order keeps the spec's.
     """
     policy, position = spec.policy, spec.schedule.position(epoch)
     unpruned = spec.schedule.is_unpruned(epoch)
     view = _view(spec, table)
     classified = Classification(codes=one_class, rows=(KEPT,)) if unpruned else checked_classes(policy, view, position)
     codes, rows = _with_mask(classified, spec.subset)
-    words = WordStream(spec.seed, epoch, generation, Stream.DRAW)
+    words = WordStream(spec.seed if draw_seed is None else draw_seed, epoch, generation, Stream.DRAW)
     exact = policy.draw == "exact" or any(row.keep_count is not None for row in rows)
     if exact:
         drawn = _draw_exact(codes, spec.num_samples, rows, words)
@@ -87,6 +91,21 @@ def draw_plan(
         biased=not unpruned and (policy.biased or drops),
         unpruned=unpruned,
     )
+
+
+def seed_after_import(seed: int, table: ScoreTable) -> int:
+    """The seed of draws from a table into which scores were imported, in [0, 2⁶⁴).
+
+    The scores may come from a run of the same seed, whose uniforms have shaped them: samples that were kept have newer,
+    lower scores. The same uniforms again would be biased. A seed that depends on the scores has shaped none of them;
+    and the same scores give the same seed, in however many calls they were imported.
+
+    Args:
+        seed: the run's.
+        table: as it is at the first draw after the import.
+    """
+    digest = hashlib.blake2b(seed.to_bytes(8, "little") + table.digest(), digest_size=8)
+    return int.from_bytes(digest.digest(), "little")
 
 
 def _view(spec: RunSpec, table: ScoreTable) -> ScoreView:

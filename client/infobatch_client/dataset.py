@@ -53,7 +53,7 @@ class InfoBatchStreamDataset(PlainLoading, DataPipeline, FluidInterface):  # typ
         prune_ratio: with a policy's name: r in [0, 1), the share pruned of the samples below the mean; 0.5 by default.
         delta: with a policy's name: δ in [0, 1]; epochs from ⌊delta·epochs⌋ on are unpruned; 0.875 by default.
         subset: bool (N,) or int64 indices: the samples that exist for this run.
-        seed: of draw and order, in [0, 2⁶⁴).
+        seed: of draw and order, in [0, 2⁶⁴). Scores imported into the run change the draw's.
         score_name: the name of the number that `loader.update` pushes; part of the run.
         order: lanes, stripe, window and run length of the plan order, in place of the defaults.
         shuffle: off reads in index order; only with policy=None.

@@ -11,7 +11,7 @@ from infobatch_server.runs.core import RunCore
 from infobatch_server.state.run_state import PlanLine, PlanSummary, RunState
 from infobatch_stream.errors import ConfigError, RunConflictError, RunNotFoundError
 from infobatch_stream.plan.epoch_plan import EpochPlan, full_plan_id, unpruned_plan
-from infobatch_stream.planner import draw_plan
+from infobatch_stream.planner import draw_plan, seed_after_import
 from infobatch_stream.pruning.policies.pruned_class import ODD_SHARE_ADVICE
 from infobatch_stream.wire.specs import seal
 
@@ -150,6 +150,8 @@ class RunPlans:
     def _freeze(self, generation: int, epoch: int, missing: NotReady | None) -> EpochPlan:
         core = self._core
         try:
+            imported = core.state.scores_imported and not core.spec.schedule.is_unpruned(epoch)
+            draw_seed = seed_after_import(core.spec.seed, core.feed.table) if imported else core.state.draw_seed
             plan = seal(
                 draw_plan(
                     core.spec,
@@ -158,6 +160,7 @@ class RunPlans:
                     generation=generation,
                     epoch=epoch,
                     journal_position=core.feed.applied_position,
+                    draw_seed=draw_seed,
                 )
             )
             core.store.put_plan(core.run_id, plan)
@@ -170,6 +173,8 @@ class RunPlans:
                         state,
                         barrier_timeouts=state.barrier_timeouts + late,
                         unusual_low_classes=state.unusual_low_classes + unusual,
+                        scores_imported=state.scores_imported and not imported,
+                        draw_seed=draw_seed,
                     )
                 )
                 wins = self._full_plan(epoch) if epoch in state.unpruned else plan

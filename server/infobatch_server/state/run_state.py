@@ -137,6 +137,8 @@ class RunState:
         ended: samples trained, by epoch, for the epochs that every rank has ended.
         barrier_timeouts: plans that were drawn before every rank had ended the previous epoch.
         unusual_low_classes: plans whose low class was outside [0.2, 0.95] of the scored samples.
+        scores_imported: scores were imported since the last draw.
+        draw_seed: the seed of draws, of a run into which scores were imported before a draw; None: the spec's.
     """
 
     generation: int = 0
@@ -152,3 +154,5 @@ class RunState:
     ended: dict[int, int] = field(default_factory=dict)
     barrier_timeouts: int = 0
     unusual_low_classes: int = 0
+    scores_imported: bool = False
+    draw_seed: int | None = None
