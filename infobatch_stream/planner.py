@@ -7,16 +7,20 @@ scores with the threshold by the one line in `pruning.policies.pruned_class.beyo
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from infobatch_stream.philox import Stream, WordStream
-from infobatch_stream.plan.epoch_plan import EpochPlan, PlanClass, kept_by_shard
+from infobatch_stream.plan.epoch_plan import EpochPlan, PlanClass, PlanGroup, kept_by_shard
 from infobatch_stream.pruning.answer import checked_classes
 from infobatch_stream.pruning.draw import CodesOf, Drawn, class_sizes, draw_bernoulli, draw_exact, exact_count
+from infobatch_stream.pruning.group_classes import GroupAnswer, classes_by_group, scores_of
+from infobatch_stream.pruning.groups import Groups
 from infobatch_stream.pruning.policies import KEPT, Classification, ClassRow, Policy, ScoreView, one_class
+from infobatch_stream.pruning.threshold import mean_threshold
 from infobatch_stream.ratios import LANES
 from infobatch_stream.run_spec import RunSpec
 from infobatch_stream.scores.blocks import MaskedScores, count_scored
@@ -57,7 +61,14 @@ def draw_plan(
     policy, position = spec.policy, spec.schedule.position(epoch)
     unpruned = spec.schedule.is_unpruned(epoch)
     view = _view(spec, table)
-    classified = Classification(codes=one_class, rows=(KEPT,)) if unpruned else checked_classes(policy, view, position)
+    groups, answers = view.groups, list[GroupAnswer | None]()
+    group_samples = [] if groups is None else _group_samples(groups, spec.subset)
+    if unpruned:
+        classified = Classification(codes=one_class, rows=(KEPT,))
+    elif groups is not None and policy.per_group:
+        classified, answers = classes_by_group(policy, view, groups, group_samples, position)
+    else:
+        classified = checked_classes(policy, view, position)
     codes, rows = _with_mask(classified, spec.subset)
     words = WordStream(spec.seed if draw_seed is None else draw_seed, epoch, generation, Stream.DRAW)
     exact = policy.draw == "exact" or any(row.keep_count is not None for row in rows)
@@ -72,6 +83,7 @@ def draw_plan(
     )
     # No weight makes up for a class of which nothing is kept, whatever the policy says of itself.
     drops = any(row.size and not row.weight for row in classes[: len(classified.rows)])
+    shard_kept = kept_by_shard(drawn.keep_bits, spec.shard_sizes)
     return EpochPlan(
         run_id=run_id,
         generation=generation,
@@ -81,15 +93,16 @@ def draw_plan(
         classes=classes,
         keep_bits=drawn.keep_bits,
         class_plane=drawn.class_plane,
-        shard_kept=kept_by_shard(drawn.keep_bits, spec.shard_sizes),
+        shard_kept=shard_kept,
         order=spec.order,
         threshold=classified.threshold,
-        low_share=_cut_share(classified, drawn, num_scored),
+        low_share=_share(classified.cut_size, classified.cut_class, drawn, num_scored),
         never_scored=view.num_samples - num_scored,
         prune_requested=classified.prune_requested,
         journal_position=journal_position,
         biased=not unpruned and (policy.biased or drops),
         unpruned=unpruned,
+        groups=() if groups is None else _plan_groups(view, groups, group_samples, answers, drawn, shard_kept),
     )
 
 
@@ -116,6 +129,7 @@ def _view(spec: RunSpec, table: ScoreTable) -> ScoreView:
         _read_only(table.visits),
         spec.subset_samples or spec.num_samples,
         {name: _read_only(values) for name, values in table.extra.items()},
+        spec.groups,
     )
 
 
@@ -124,6 +138,44 @@ def _read_only(values: npt.NDArray[T]) -> npt.NDArray[T]:
     view: npt.NDArray[T] = values.view()
     view.flags.writeable = False
     return view
+
+
+def _group_samples(groups: Groups, mask: npt.NDArray[np.bool_] | None) -> list[int]:
+    """Samples by group that may be trained."""
+    if mask is None:
+        return groups.sums(groups.shard_sizes)
+    return groups.sums(kept_by_shard(np.packbits(mask, bitorder="little"), groups.shard_sizes))
+
+
+def _plan_groups(
+    view: ScoreView,
+    groups: Groups,
+    samples: Sequence[int],
+    answers: Sequence[GroupAnswer | None],
+    drawn: Drawn,
+    shard_kept: npt.NDArray[np.int64],
+) -> tuple[PlanGroup, ...]:
+    """The groups' figures, with `answers` of a policy that was asked about each."""
+    kept, figures = groups.sums(shard_kept), []
+    for code, name in enumerate(groups.names):
+        mean = mean_threshold(scores_of(view, groups.ranges.of(code)))
+        answer = answers[code] if answers else None
+        threshold, low_share = None, None
+        if answer is not None:
+            threshold = answer.classification.threshold
+            low_share = _share(answer.classification.cut_size, answer.cut_code, drawn, mean.num_scored)
+        figures.append(
+            PlanGroup(
+                name=name,
+                samples=samples[code],
+                scored=mean.num_scored,
+                kept=kept[code],
+                threshold=threshold,
+                low_share=low_share,
+                mean_score=mean.value,
+            )
+        )
+    return tuple(figures)
 
 
 def _with_mask(
@@ -160,12 +212,11 @@ def _draw_exact(codes: CodesOf, num_samples: int, rows: tuple[ClassRow, ...], wo
     return draw_exact(codes, num_samples, expected, counts_of, words, tie_break)
 
 
-def _cut_share(classified: Classification, drawn: Drawn, num_scored: int) -> float | None:
+def _share(cut_size: int | None, cut_code: int | None, drawn: Drawn, num_scored: int) -> float | None:
     """The share of the scored samples that is beyond the threshold, a float that float32 holds exactly."""
-    if classified.cut_class is None or not num_scored:
+    if cut_code is None or not num_scored:
         return None
-    cut_size = int(drawn.sizes[classified.cut_class]) if classified.cut_size is None else classified.cut_size
-    return float(np.float32(cut_size / num_scored))
+    return float(np.float32((int(drawn.sizes[cut_code]) if cut_size is None else cut_size) / num_scored))
 
 
 def _plan_class(row: ClassRow, size: int, kept: int, exact: bool, policy: Policy) -> PlanClass:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
 import numpy as np
@@ -14,8 +14,10 @@ from webdataset.pipeline import DataPipeline
 from infobatch_client.plain.loading import PlainLoading
 from infobatch_client.reading.reader import ShardReader
 from infobatch_client.run.options import Connection, RunOptions
+from infobatch_client.shards.groups import group_shards
 from infobatch_client.shards.index_store import IndexedShards, index_shards
 from infobatch_client.shards.urls import expand_shards
+from infobatch_client.tie.mixing import mixed_error, refuse_if_data_set
 from infobatch_client.tie.stages import refuse_if_tie_breaks
 from infobatch_client.workers.sample_source import SampleSource
 from infobatch_client.workers.skip_errors import SkipErrors, error_rule
@@ -53,6 +55,9 @@ class InfoBatchStreamDataset(PlainLoading, DataPipeline, FluidInterface):  # typ
         prune_ratio: with a policy's name: r in [0, 1), the share pruned of the samples below the mean; 0.5 by default.
         delta: with a policy's name: δ in [0, 1]; epochs from ⌊delta·epochs⌋ on are unpruned; 0.875 by default.
         subset: bool (N,) or int64 indices: the samples that exist for this run.
+        groups: the sources of the data set: by name, a pattern of its shards' file names or paths, such as
+            {"web": "web-*.tar", "books": "books-*.tar"}; each shard in one group. Part of the run. Statistics show each
+            group, and a policy with `per_group=True` has a threshold for each.
         seed: of draw and order, in [0, 2⁶⁴). Scores imported into the run change the draw's.
         score_name: the name of the number that `loader.update` pushes; part of the run.
         order: lanes, stripe, window and run length of the plan order, in place of the defaults.
@@ -82,6 +87,7 @@ class InfoBatchStreamDataset(PlainLoading, DataPipeline, FluidInterface):  # typ
         prune_ratio: Number | None = None,
         delta: Number | None = None,
         subset: npt.ArrayLike | None = None,
+        groups: Mapping[str, str] | None = None,
         seed: int = 0,
         score_name: str = "loss",
         order: OrderChoice | None = None,
@@ -104,6 +110,7 @@ class InfoBatchStreamDataset(PlainLoading, DataPipeline, FluidInterface):  # typ
                 run=run,
                 epochs=epochs,
                 subset=subset,
+                groups=groups,
                 prune_ratio=prune_ratio,
                 delta=delta,
                 connection=connection,
@@ -127,6 +134,9 @@ class InfoBatchStreamDataset(PlainLoading, DataPipeline, FluidInterface):  # typ
         self.indexed: IndexedShards = index_shards(expand_shards(shards))
         if self.options is not None and subset is not None:
             self.options = self.options.with_subset(np.asarray(subset), self.indexed.manifest.num_samples)
+        if self.options is not None:
+            names, of_shard = ((), []) if groups is None else group_shards(groups, self.indexed.manifest.names)
+            self.options = self.options.with_groups(names, of_shard, self.indexed.manifest)
         self.pipeline = [None]
 
     @property
@@ -150,7 +160,14 @@ class InfoBatchStreamDataset(PlainLoading, DataPipeline, FluidInterface):  # typ
             PipelineError: the stage would separate scores from their samples.
         """
         refuse_if_tie_breaks(f)
+        refuse_if_data_set(f)
         super().append(f)
+
+    def __add__(self, other: Any) -> NoReturn:
+        """Refused: the shards of both belong in one dataset, or each in a loader of its own."""
+        raise mixed_error("adding datasets")
+
+    __radd__ = __add__
 
     def with_epoch(self, *_: Any, **__: Any) -> NoReturn:
         """Refused: the plan decides which samples an epoch has."""

@@ -6,6 +6,7 @@ import os
 import secrets
 import time
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -16,6 +17,8 @@ from infobatch_client.rpc.address import check_url
 from infobatch_stream.errors import ConfigError
 from infobatch_stream.manifest import Manifest
 from infobatch_stream.plan.order_params import OrderChoice, OrderParams
+from infobatch_stream.pruning.group_classes import check_per_group
+from infobatch_stream.pruning.groups import Groups
 from infobatch_stream.pruning.policies import Policy, make_policy, require_registered
 from infobatch_stream.pruning.schedule import Schedule
 from infobatch_stream.ratios import Number, whole_number
@@ -111,6 +114,7 @@ class RunOptions:
         order: the numbers of the plan order that the user set.
         connection: how to reach the server.
         subset: bool (N,), or None.
+        groups: of the shards, or None.
     """
 
     run: str
@@ -123,6 +127,7 @@ class RunOptions:
     order: OrderChoice
     connection: Connection
     subset: npt.NDArray[np.bool_] | None = None
+    groups: Groups | None = None
 
     @classmethod
     def from_user(
@@ -216,6 +221,19 @@ class RunOptions:
         mask[subset] = True
         return replace(self, subset=mask)
 
+    def with_groups(self, names: tuple[str, ...], of_shard: Sequence[int], manifest: Manifest) -> RunOptions:
+        """The same with groups of shards, each shard's as a place in `names`; no names: without.
+
+        Raises:
+            ConfigError: invalid names, too many groups, or none for a policy that needs some.
+        """
+        groups = None
+        if names:
+            codes = np.asarray(of_shard, np.int64).clip(0, 255).astype(np.uint8)  # too many names are refused below
+            groups = Groups(names, codes, np.asarray(manifest.counts, np.int64))
+        check_per_group(self.policy, groups)
+        return replace(self, groups=groups)
+
     def spec(self, manifest: Manifest, *, global_batch: int, num_nodes: int = 1) -> RunSpec:
         """The run's spec; the order's defaults follow from the batch and the number of nodes."""
         sizes = np.asarray(manifest.counts, np.int64)
@@ -235,6 +253,7 @@ class RunOptions:
             order=self.order.over(default),
             score_name=self.score_name,
             subset=self.subset,
+            groups=self.groups,
         )
 
 

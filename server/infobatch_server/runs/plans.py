@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from dataclasses import replace
 
 from infobatch_server.runs.attach import MAX_GENERATION
@@ -167,7 +168,7 @@ class RunPlans:
             with core.lock:
                 state = self._with_plan(core.state, plan)
                 late = missing is not None
-                unusual = core.spec.policy.finds_odd(plan.low_share)
+                unusual = any(self._odd_classes(plan))
                 core.save(
                     replace(
                         state,
@@ -214,11 +215,16 @@ class RunPlans:
                 "run %s: the plan of epoch %d was drawn after the time-out; ranks %s had not ended epoch %d",
                 *(run, plan.epoch, list(missing.missing_ranks), plan.epoch - 1),
             )
-        if self._core.spec.policy.finds_odd(plan.low_share):
+        for where, share in self._odd_classes(plan):
             log.warning(
-                "run %s: in epoch %d the pruned class is %.3g of the scored samples. %s",
-                *(run, plan.epoch, plan.low_share, ODD_SHARE_ADVICE),
+                "run %s: in epoch %d the pruned class is %.3g of the scored samples%s. %s",
+                *(run, plan.epoch, share, where, ODD_SHARE_ADVICE),
             )
+
+    def _odd_classes(self, plan: EpochPlan) -> Iterator[tuple[str, float | None]]:
+        """Where a threshold makes a class of an unusual size, and its share of the scored samples."""
+        shares = [("", plan.low_share), *((f" of group {group.name}", group.low_share) for group in plan.groups)]
+        return ((where, share) for where, share in shares if self._core.spec.policy.finds_odd(share))
 
 
 def _newest(state: RunState, plan: EpochPlan) -> PlanSummary:
@@ -240,6 +246,7 @@ def _check_import(core: RunCore, plan: EpochPlan) -> None:
         ("seed", spec.seed, plan.seed),
         ("order", spec.order, plan.order),
         ("order_version", spec.order_version, plan.order_version),
+        ("groups", () if spec.groups is None else spec.groups.names, tuple(group.name for group in plan.groups)),
     ):
         if expected != actual:
             raise ConfigError(f"the plan doesn't fit run {spec.run!r}: its {name} is {actual}, the run's is {expected}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from infobatch_stream.plan.epoch_plan import EpochPlan, PlanClass
+from infobatch_stream.plan.epoch_plan import EpochPlan, PlanClass, PlanGroup
 from infobatch_stream.row_counts import NO_ROWS, RowCounts
 
 __all__ = ["EpochMark", "Lease", "PlanLine", "PlanSummary", "ResumePoint", "RunState"]
@@ -90,6 +90,7 @@ class PlanSummary:
     classes: tuple[PlanClass, ...]
     biased: bool
     unpruned: bool
+    groups: tuple[PlanGroup, ...] = ()
 
     @classmethod
     def of(cls, plan: EpochPlan) -> PlanSummary:
