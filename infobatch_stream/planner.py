@@ -6,24 +6,28 @@ scores with the threshold by the one line in `pruning.policies.pruned_class.beyo
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import hashlib
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from infobatch_stream.philox import Stream, WordStream
-from infobatch_stream.plan.epoch_plan import EpochPlan, PlanClass, kept_by_shard
+from infobatch_stream.plan.epoch_plan import EpochPlan, PlanClass, PlanGroup, kept_by_shard
 from infobatch_stream.pruning.answer import checked_classes
 from infobatch_stream.pruning.draw import CodesOf, Drawn, class_sizes, draw_bernoulli, draw_exact, exact_count
+from infobatch_stream.pruning.group_classes import GroupAnswer, classes_by_group, scores_of
+from infobatch_stream.pruning.groups import Groups
 from infobatch_stream.pruning.policies import KEPT, Classification, ClassRow, Policy, ScoreView, one_class
+from infobatch_stream.pruning.threshold import mean_threshold
 from infobatch_stream.ratios import LANES
 from infobatch_stream.run_spec import RunSpec
 from infobatch_stream.scores.blocks import Mask, MaskedScores, blocks, count_scored
 from infobatch_stream.scores.dropped import DroppedSamples, WithoutDropped
 from infobatch_stream.scores.table import ScoreTable
 
-__all__ = ["draw_plan"]
+__all__ = ["draw_plan", "seed_after_import"]
 
 T = TypeVar("T", bound=np.generic)
 
@@ -40,6 +44,7 @@ def draw_plan(
     epoch: int,
     journal_position: int = 0,
     without_dropped: bool = False,
+    draw_seed: int | None = None,
 ) -> EpochPlan:
     """The plan of one epoch; the same arguments give the same bits everywhere.
 
@@ -54,14 +59,24 @@ def draw_plan(
         epoch: the epoch to draw.
         journal_position: kept in the plan; says which scores it has seen.
         without_dropped: leave out the samples that the pipeline dropped, as the static mask leaves out others.
+        draw_seed: in place of the spec's seed, of a run into which scores were imported: `seed_after_import`. The
+            plan's order keeps the spec's.
     """
     policy, position = spec.policy, spec.schedule.position(epoch)
     unpruned = spec.schedule.is_unpruned(epoch)
     dropped = table.dropped if without_dropped and table.dropped.count else None
-    view = _view(spec, table, dropped)
-    classified = Classification(codes=one_class, rows=(KEPT,)) if unpruned else checked_classes(policy, view, position)
+    mask = spec.subset if dropped is None else WithoutDropped(spec.subset, dropped)
+    view = _view(spec, table, mask)
+    groups, answers = view.groups, list[GroupAnswer | None]()
+    group_samples = [] if groups is None else _group_samples(groups, spec.num_samples, mask)
+    if unpruned:
+        classified = Classification(codes=one_class, rows=(KEPT,))
+    elif groups is not None and policy.per_group:
+        classified, answers = classes_by_group(policy, view, groups, group_samples, position)
+    else:
+        classified = checked_classes(policy, view, position)
     codes, rows = _with_mask(classified, spec.subset, dropped)
-    words = WordStream(spec.seed, epoch, generation, Stream.DRAW)
+    words = WordStream(spec.seed if draw_seed is None else draw_seed, epoch, generation, Stream.DRAW)
     exact = policy.draw == "exact" or any(row.keep_count is not None for row in rows)
     if exact:
         drawn = _draw_exact(codes, spec.num_samples, rows, words)
@@ -74,6 +89,7 @@ def draw_plan(
     )
     # No weight makes up for a class of which nothing is kept, whatever the policy says of itself.
     drops = any(row.size and not row.weight for row in classes[: len(classified.rows)])
+    shard_kept = kept_by_shard(drawn.keep_bits, spec.shard_sizes)
     return EpochPlan(
         run_id=run_id,
         generation=generation,
@@ -83,24 +99,38 @@ def draw_plan(
         classes=classes,
         keep_bits=drawn.keep_bits,
         class_plane=drawn.class_plane,
-        shard_kept=kept_by_shard(drawn.keep_bits, spec.shard_sizes),
+        shard_kept=shard_kept,
         order=spec.order,
         threshold=classified.threshold,
-        low_share=_cut_share(classified, drawn, num_scored),
+        low_share=_share(classified.cut_size, classified.cut_class, drawn, num_scored),
         never_scored=view.num_samples - num_scored,
         prune_requested=classified.prune_requested,
         journal_position=journal_position,
         biased=not unpruned and (policy.biased or drops),
         unpruned=unpruned,
+        groups=() if groups is None else _plan_groups(view, groups, group_samples, answers, drawn, shard_kept),
     )
 
 
-def _view(spec: RunSpec, table: ScoreTable, dropped: DroppedSamples | None) -> ScoreView:
+def seed_after_import(seed: int, table: ScoreTable) -> int:
+    """The seed of draws from a table into which scores were imported, in [0, 2⁶⁴).
+
+    The scores may come from a run of the same seed, whose uniforms have shaped them: samples that were kept have newer,
+    lower scores. The same uniforms again would be biased. A seed that depends on the scores has shaped none of them;
+    and the same scores give the same seed, in however many calls they were imported.
+
+    Args:
+        seed: the run's.
+        table: as it is at the first draw after the import.
+    """
+    digest = hashlib.blake2b(seed.to_bytes(8, "little") + table.digest(), digest_size=8)
+    return int.from_bytes(digest.digest(), "little")
+
+
+def _view(spec: RunSpec, table: ScoreTable, mask: Mask | None) -> ScoreView:
     score = _read_only(table.score)
-    mask: Mask | None = spec.subset
     num_samples = spec.subset_samples or spec.num_samples
-    if dropped is not None:
-        mask = WithoutDropped(mask, dropped)
+    if mask is not spec.subset and mask is not None:
         num_samples = sum(int(np.count_nonzero(mask[part])) for part in blocks(spec.num_samples))
     return ScoreView(
         score if mask is None else MaskedScores(score, mask),
@@ -108,6 +138,7 @@ def _view(spec: RunSpec, table: ScoreTable, dropped: DroppedSamples | None) -> S
         _read_only(table.visits),
         num_samples,
         {name: _read_only(values) for name, values in table.extra.items()},
+        spec.groups,
     )
 
 
@@ -116,6 +147,45 @@ def _read_only(values: npt.NDArray[T]) -> npt.NDArray[T]:
     view: npt.NDArray[T] = values.view()
     view.flags.writeable = False
     return view
+
+
+def _group_samples(groups: Groups, num_samples: int, mask: Mask | None) -> list[int]:
+    """Samples by group that may be trained."""
+    if mask is None:
+        return groups.sums(groups.shard_sizes)
+    bits = [np.packbits(mask[part], bitorder="little") for part in blocks(num_samples)]  # of whole bytes
+    return groups.sums(kept_by_shard(np.concatenate(bits), groups.shard_sizes))
+
+
+def _plan_groups(
+    view: ScoreView,
+    groups: Groups,
+    samples: Sequence[int],
+    answers: Sequence[GroupAnswer | None],
+    drawn: Drawn,
+    shard_kept: npt.NDArray[np.int64],
+) -> tuple[PlanGroup, ...]:
+    """The groups' figures, with `answers` of a policy that was asked about each."""
+    kept, figures = groups.sums(shard_kept), []
+    for code, name in enumerate(groups.names):
+        mean = mean_threshold(scores_of(view, groups.ranges.of(code)))
+        answer = answers[code] if answers else None
+        threshold, low_share = None, None
+        if answer is not None:
+            threshold = answer.classification.threshold
+            low_share = _share(answer.classification.cut_size, answer.cut_code, drawn, mean.num_scored)
+        figures.append(
+            PlanGroup(
+                name=name,
+                samples=samples[code],
+                scored=mean.num_scored,
+                kept=kept[code],
+                threshold=threshold,
+                low_share=low_share,
+                mean_score=mean.value,
+            )
+        )
+    return tuple(figures)
 
 
 def _with_mask(
@@ -160,12 +230,11 @@ def _draw_exact(codes: CodesOf, num_samples: int, rows: tuple[ClassRow, ...], wo
     return draw_exact(codes, num_samples, expected, counts_of, words, tie_break)
 
 
-def _cut_share(classified: Classification, drawn: Drawn, num_scored: int) -> float | None:
+def _share(cut_size: int | None, cut_code: int | None, drawn: Drawn, num_scored: int) -> float | None:
     """The share of the scored samples that is beyond the threshold, a float that float32 holds exactly."""
-    if classified.cut_class is None or not num_scored:
+    if cut_code is None or not num_scored:
         return None
-    cut_size = int(drawn.sizes[classified.cut_class]) if classified.cut_size is None else classified.cut_size
-    return float(np.float32(cut_size / num_scored))
+    return float(np.float32((int(drawn.sizes[cut_code]) if cut_size is None else cut_size) / num_scored))
 
 
 def _plan_class(row: ClassRow, size: int, kept: int, exact: bool, policy: Policy) -> PlanClass:

@@ -12,6 +12,8 @@ import numpy.typing as npt
 
 from infobatch_stream.errors import ConfigError
 from infobatch_stream.plan.order_params import ORDER_VERSION, OrderParams
+from infobatch_stream.pruning.group_classes import check_per_group
+from infobatch_stream.pruning.groups import Groups
 from infobatch_stream.pruning.policies import Policy
 from infobatch_stream.pruning.schedule import Schedule
 
@@ -44,6 +46,7 @@ class RunSpec:
         order: how kept samples are ordered.
         score_name: the name of the pushed number: "loss" by default.
         subset: bool (N,): the static mask; None for all samples.
+        groups: of the shards; None without.
     """
 
     run: str
@@ -55,6 +58,7 @@ class RunSpec:
     order: OrderParams
     score_name: str = "loss"
     subset: npt.NDArray[np.bool_] | None = None
+    groups: Groups | None = None
     order_version: int = ORDER_VERSION
 
     def __post_init__(self) -> None:
@@ -67,6 +71,9 @@ class RunSpec:
             raise ConfigError(f"score_name={self.score_name!r} must have 1 to 128 characters")
         assert self.schedule.epochs == self.epochs  # checks the number of epochs
         _check_sizes(self.shard_sizes)
+        if self.groups is not None and not np.array_equal(self.groups.shard_sizes, self.shard_sizes):
+            raise ConfigError("the groups are of other shards")
+        check_per_group(self.policy, self.groups)
         if self.subset is not None:
             if self.subset.dtype != bool or self.subset.shape != (self.num_samples,):
                 raise ConfigError(
@@ -123,6 +130,7 @@ class RunSpec:
             **self.policy.params(),
             "score_name": self.score_name,
             "subset": self.subset_sha256.hex() or "none",
+            "groups": "none" if self.groups is None else str(self.groups),
             "order_version": self.order_version,
         }
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NoReturn
 
 import numpy.typing as npt
@@ -16,9 +16,11 @@ from infobatch_client.reading.reader import ShardReader
 from infobatch_client.run.options import Connection, RunOptions
 from infobatch_client.selection.keys import subset_array
 from infobatch_client.shards.bad_shards import left_out_warning
+from infobatch_client.shards.groups import group_shards
 from infobatch_client.shards.index_store import IndexedShards, index_shards
 from infobatch_client.shards.urls import expand_shards
 from infobatch_client.tie.fluid import FluidPipeline
+from infobatch_client.tie.mixing import mixed_error, refuse_if_data_set
 from infobatch_client.tie.refusals import refuse_if_tie_breaks
 from infobatch_client.workers.sample_source import SampleSource
 from infobatch_client.workers.skip_errors import SkipErrors, error_rule
@@ -59,7 +61,10 @@ class InfoBatchStreamDataset(PlainLoading, FluidPipeline):
         delta: with a policy's name: δ in [0, 1]; epochs from ⌊delta·epochs⌋ on are unpruned; 0.875 by default.
         subset: the samples that exist for this run: bool (N,); int64 indices, such as `select_samples` gives; or keys
             (`__key__`): a list, an Arrow column, or a file of them (.txt with a key a line, .parquet, .arrow, .npy).
-        seed: of draw and order, in [0, 2⁶⁴).
+        groups: the sources of the data set: by name, a pattern of its shards' file names or paths, such as
+            {"web": "web-*.tar", "books": "books-*.tar"}; each shard in one group. Part of the run. Statistics show each
+            group, and a policy with `per_group=True` has a threshold for each.
+        seed: of draw and order, in [0, 2⁶⁴). Scores imported into the run change the draw's.
         score_name: the name of the number that `loader.update` pushes; part of the run.
         order: lanes, stripe, window and run length of the plan order, in place of the defaults.
         shuffle: off reads in index order; only with policy=None.
@@ -95,6 +100,7 @@ class InfoBatchStreamDataset(PlainLoading, FluidPipeline):
         prune_ratio: Number | None = None,
         delta: Number | None = None,
         subset: npt.ArrayLike | os.PathLike[str] | pa.Table | pa.ChunkedArray | None = None,
+        groups: Mapping[str, str] | None = None,
         seed: int = 0,
         score_name: str = "loss",
         order: OrderChoice | None = None,
@@ -121,6 +127,7 @@ class InfoBatchStreamDataset(PlainLoading, FluidPipeline):
                 run=run,
                 epochs=epochs,
                 subset=subset,
+                groups=groups,
                 prune_ratio=prune_ratio,
                 delta=delta,
                 connection=connection,
@@ -152,6 +159,9 @@ class InfoBatchStreamDataset(PlainLoading, FluidPipeline):
             self.options = self.options.with_subset(
                 subset_array(subset, self.indexed), self.indexed.manifest.num_samples
             )
+        if self.options is not None:
+            names, of_shard = ((), []) if groups is None else group_shards(groups, self.indexed.manifest.names)
+            self.options = self.options.with_groups(names, of_shard, self.indexed.manifest)
         self.pipeline = [None]
 
     @property
@@ -181,7 +191,14 @@ class InfoBatchStreamDataset(PlainLoading, FluidPipeline):
             PipelineError: the stage would separate scores from their samples.
         """
         refuse_if_tie_breaks(f)
+        refuse_if_data_set(f)
         super().append(f)
+
+    def __add__(self, other: Any) -> NoReturn:
+        """Refused: the shards of both belong in one dataset, or each in a loader of its own."""
+        raise mixed_error("adding datasets")
+
+    __radd__ = __add__
 
     def with_epoch(self, *_: Any, **__: Any) -> NoReturn:
         """Refused: the plan decides which samples an epoch has."""

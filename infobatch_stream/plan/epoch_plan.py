@@ -14,6 +14,7 @@ from infobatch_stream.plan.order_params import ORDER_VERSION, OrderParams
 __all__ = [
     "EpochPlan",
     "PlanClass",
+    "PlanGroup",
     "check_arrays",
     "full_plan_id",
     "kept_by_shard",
@@ -45,6 +46,34 @@ class PlanClass:
     weight: float
 
 
+@dataclass(frozen=True, kw_only=True)
+class PlanGroup:
+    """The figures of one group of shards in a plan.
+
+    Args:
+        name: the group's.
+        samples: its samples that may be trained.
+        scored: those that had a score when the plan was drawn.
+        kept: those that the plan keeps.
+        threshold: the group's own, if the policy has one for each group; a float that float32 holds exactly.
+        low_share: the share of the scored samples beyond that threshold; a float that float32 holds exactly.
+        mean_score: of the scored samples, rounded up to a float32; None if there are none.
+    """
+
+    name: str
+    samples: int
+    scored: int
+    kept: int
+    threshold: float | None = None
+    low_share: float | None = None
+    mean_score: float | None = None
+
+    @property
+    def pruned(self) -> int:
+        """Samples that may be trained, and that this epoch leaves out."""
+        return self.samples - self.kept
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class EpochPlan:
     """The kept samples of one epoch of one run, and their weights.
@@ -71,6 +100,7 @@ class EpochPlan:
         journal_position: the last position of the journal whose scores were used.
         biased: Σ weight·g is not unbiased for the sum over all samples.
         unpruned: nothing is pruned, every weight is 1.
+        groups: the figures of the run's groups, in their order; none if it has none, and in a fallback.
     """
 
     plan_id: str = ""
@@ -92,6 +122,7 @@ class EpochPlan:
     journal_position: int = 0
     biased: bool = False
     unpruned: bool = False
+    groups: tuple[PlanGroup, ...] = ()
 
     @property
     def kept(self) -> int:
@@ -170,6 +201,8 @@ def check_arrays(plan: EpochPlan, num_shards: int) -> None:
     for name, (length, expected) in lengths.items():
         if length != expected:
             raise PlanError(f"{name} of the plan has {length} entries, not {expected}")
+    if plan.groups and sum(group.kept for group in plan.groups) != plan.kept:
+        raise PlanError(f"the kept samples of the plan's groups don't add up to {plan.kept}")
     if int(plan.shard_kept.min()) < 0 or int(plan.shard_kept.sum()) != plan.kept:
         raise PlanError(f"the kept samples of the plan's shards don't add up to {plan.kept}")
 

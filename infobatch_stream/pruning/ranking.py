@@ -1,4 +1,7 @@
-"""The k-th smallest score without a sort or a copy: a sample says about where it lies, and one pass finds it."""
+"""The k-th smallest score without a sort or a copy: a probe says about where it lies, and one pass finds it.
+
+The probe only saves passes: whatever it holds, even nothing, the answer is exact.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +10,14 @@ import math
 import numpy as np
 import numpy.typing as npt
 
+from infobatch_stream.philox import Stream, WordStream
 from infobatch_stream.scores.blocks import Scores, blocks, count_scored
 
 __all__ = ["Ranking"]
 
-_SAMPLE = 1 << 16
-_SAMPLE_SD = 4
+_PROBE = 1 << 16
+_PROBE_SD = 4
+_PROBE_WORDS = WordStream(seed=0, epoch=0, generation=0, stream=Stream.POLICY)  # no plan uses generation 0
 _COLLECT = 1 << 23
 _SIGN = 1 << 31
 
@@ -34,8 +39,8 @@ class Ranking:
     def __init__(self, scores: Scores) -> None:
         self._scores = scores
         self.num_scored = count_scored(scores)
-        sample = scores[slice(0, len(scores), -(-len(scores) // _SAMPLE))]
-        self._sample = np.sort(sample[~np.isnan(sample)])
+        probe = scores[_probe_places(len(scores))]
+        self._probe = np.sort(probe[~np.isnan(probe)])
 
     def smallest(self, rank: int) -> float:
         """The `rank`-th smallest score, rank in [1, num_scored]."""
@@ -62,11 +67,11 @@ class Ranking:
         return self.smallest(self.num_scored + 1 - rank)
 
     def _bracket(self, rank: int) -> tuple[int, int]:
-        """Keys [low, high] between which the sample puts a rank."""
-        size = len(self._sample)
-        place, reach = rank * size // self.num_scored, _SAMPLE_SD * math.isqrt(size)
-        low = _key(float(self._sample[place - reach])) if place - reach >= 0 else _key(-math.inf)
-        high = _key(float(self._sample[place + reach])) if place + reach < size else _key(math.inf)
+        """Keys [low, high] between which the probe puts a rank."""
+        size = len(self._probe)
+        place, reach = rank * size // self.num_scored, _PROBE_SD * (math.isqrt(size) + 1)
+        low = _key(float(self._probe[place - reach])) if place - reach >= 0 else _key(-math.inf)
+        high = _key(float(self._probe[place + reach])) if place + reach < size else _key(math.inf)
         return low, high
 
     def _between(self, low: np.float32, high: np.float32) -> tuple[int, int, npt.NDArray[np.float32] | None]:
@@ -84,6 +89,19 @@ class Ranking:
             else:
                 members.clear()
         return below, inside, np.concatenate(members) if inside <= _COLLECT else None
+
+
+def _probe_places(num_samples: int) -> npt.NDArray[np.int64]:
+    """Ascending sample indices, int64: all, or one at random of each of up to 2¹⁶ equal parts.
+
+    Places at a fixed distance would all miss scores that repeat with a period, as those of every other sample do.
+    """
+    width = -(-num_samples // _PROBE)
+    if width <= 1:
+        return np.arange(num_samples)
+    starts = np.arange(0, num_samples, width)
+    widths = np.minimum(width, num_samples - starts)
+    return starts + (_PROBE_WORDS.words(0, len(starts)) % widths.astype(np.uint64)).astype(np.int64)
 
 
 def _key(value: float) -> int:

@@ -84,7 +84,7 @@ class WithoutDropped:
     mask: Mask | None
     dropped: DroppedSamples
 
-    def __getitem__(self, part: slice) -> npt.NDArray[np.bool_]:
+    def __getitem__(self, part: slice | npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
         left = ~self.dropped[part]
         return left if self.mask is None else left & self.mask[part]
 

@@ -6,6 +6,7 @@ visits uint16 (epochs in which it was scored, saturating), and the columns that 
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,7 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from infobatch_stream.errors import ConfigError
-from infobatch_stream.scores.blocks import count_scored
+from infobatch_stream.scores.blocks import blocks, count_scored
 from infobatch_stream.scores.columns import ColumnSpec, empty_arrays, fold
 from infobatch_stream.scores.dropped import DroppedSamples
 
@@ -156,6 +157,14 @@ class ScoreTable:
     def num_scored(self) -> int:
         """Samples that have a score."""
         return count_scored(self.score)
+
+    def digest(self) -> bytes:
+        """BLAKE2b-256 over scores and stamps by blocks: equal for equal contents, however they came to be there."""
+        digest = hashlib.blake2b(digest_size=32)
+        for part in blocks(self.num_samples):
+            digest.update(self.score[part].astype("<f4", copy=False).data)
+            digest.update(self.stamp[part].astype("<u2", copy=False).data)
+        return digest.digest()
 
     def to_arrow(self) -> pa.Table:
         """The table as Arrow, without a copy: columns score (NaN: never scored), stamp, visits, and the policy's.

@@ -79,7 +79,7 @@ class OrderSpec(_message.Message):
     def __init__(self, lanes: _Optional[int] = ..., stripe: _Optional[int] = ..., window_shards: _Optional[int] = ..., run_samples: _Optional[int] = ...) -> None: ...
 
 class RunSpec(_message.Message):
-    __slots__ = ("run", "manifest_fingerprint", "num_samples", "num_shards", "epochs", "delta", "anneal_epoch", "seed", "policy", "score_name", "subset_samples", "subset_sha256", "order", "order_default", "order_version")
+    __slots__ = ("run", "manifest_fingerprint", "num_samples", "num_shards", "epochs", "delta", "anneal_epoch", "seed", "policy", "score_name", "subset_samples", "subset_sha256", "order", "order_default", "order_version", "group_names", "groups_sha256")
     RUN_FIELD_NUMBER: _ClassVar[int]
     MANIFEST_FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
     NUM_SAMPLES_FIELD_NUMBER: _ClassVar[int]
@@ -95,6 +95,8 @@ class RunSpec(_message.Message):
     ORDER_FIELD_NUMBER: _ClassVar[int]
     ORDER_DEFAULT_FIELD_NUMBER: _ClassVar[int]
     ORDER_VERSION_FIELD_NUMBER: _ClassVar[int]
+    GROUP_NAMES_FIELD_NUMBER: _ClassVar[int]
+    GROUPS_SHA256_FIELD_NUMBER: _ClassVar[int]
     run: str
     manifest_fingerprint: bytes
     num_samples: int
@@ -110,15 +112,19 @@ class RunSpec(_message.Message):
     order: OrderSpec
     order_default: OrderSpec
     order_version: int
-    def __init__(self, run: _Optional[str] = ..., manifest_fingerprint: _Optional[bytes] = ..., num_samples: _Optional[int] = ..., num_shards: _Optional[int] = ..., epochs: _Optional[int] = ..., delta: _Optional[str] = ..., anneal_epoch: _Optional[int] = ..., seed: _Optional[int] = ..., policy: _Optional[_Union[PolicySpec, _Mapping]] = ..., score_name: _Optional[str] = ..., subset_samples: _Optional[int] = ..., subset_sha256: _Optional[bytes] = ..., order: _Optional[_Union[OrderSpec, _Mapping]] = ..., order_default: _Optional[_Union[OrderSpec, _Mapping]] = ..., order_version: _Optional[int] = ...) -> None: ...
+    group_names: _containers.RepeatedScalarFieldContainer[str]
+    groups_sha256: bytes
+    def __init__(self, run: _Optional[str] = ..., manifest_fingerprint: _Optional[bytes] = ..., num_samples: _Optional[int] = ..., num_shards: _Optional[int] = ..., epochs: _Optional[int] = ..., delta: _Optional[str] = ..., anneal_epoch: _Optional[int] = ..., seed: _Optional[int] = ..., policy: _Optional[_Union[PolicySpec, _Mapping]] = ..., score_name: _Optional[str] = ..., subset_samples: _Optional[int] = ..., subset_sha256: _Optional[bytes] = ..., order: _Optional[_Union[OrderSpec, _Mapping]] = ..., order_default: _Optional[_Union[OrderSpec, _Mapping]] = ..., order_version: _Optional[int] = ..., group_names: _Optional[_Iterable[str]] = ..., groups_sha256: _Optional[bytes] = ...) -> None: ...
 
 class ShardSizes(_message.Message):
-    __slots__ = ("first_shard", "sizes")
+    __slots__ = ("first_shard", "sizes", "groups")
     FIRST_SHARD_FIELD_NUMBER: _ClassVar[int]
     SIZES_FIELD_NUMBER: _ClassVar[int]
+    GROUPS_FIELD_NUMBER: _ClassVar[int]
     first_shard: int
     sizes: bytes
-    def __init__(self, first_shard: _Optional[int] = ..., sizes: _Optional[bytes] = ...) -> None: ...
+    groups: bytes
+    def __init__(self, first_shard: _Optional[int] = ..., sizes: _Optional[bytes] = ..., groups: _Optional[bytes] = ...) -> None: ...
 
 class MaskBits(_message.Message):
     __slots__ = ("first_sample", "bits")
@@ -285,8 +291,26 @@ class PlanClass(_message.Message):
     weight: float
     def __init__(self, name: _Optional[str] = ..., keep_65536: _Optional[int] = ..., keep_count: _Optional[int] = ..., size: _Optional[int] = ..., kept: _Optional[int] = ..., weight: _Optional[float] = ...) -> None: ...
 
+class PlanGroup(_message.Message):
+    __slots__ = ("name", "samples", "scored", "kept", "threshold", "low_share", "mean_score")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    SAMPLES_FIELD_NUMBER: _ClassVar[int]
+    SCORED_FIELD_NUMBER: _ClassVar[int]
+    KEPT_FIELD_NUMBER: _ClassVar[int]
+    THRESHOLD_FIELD_NUMBER: _ClassVar[int]
+    LOW_SHARE_FIELD_NUMBER: _ClassVar[int]
+    MEAN_SCORE_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    samples: int
+    scored: int
+    kept: int
+    threshold: float
+    low_share: float
+    mean_score: float
+    def __init__(self, name: _Optional[str] = ..., samples: _Optional[int] = ..., scored: _Optional[int] = ..., kept: _Optional[int] = ..., threshold: _Optional[float] = ..., low_share: _Optional[float] = ..., mean_score: _Optional[float] = ...) -> None: ...
+
 class PlanHeader(_message.Message):
-    __slots__ = ("plan_id", "digest", "run_id", "generation", "epoch", "num_samples", "kept", "threshold", "classes", "num_shards", "seed", "order", "order_version", "journal_position", "chunk_samples", "biased", "unpruned", "never_scored", "prune_requested", "low_share")
+    __slots__ = ("plan_id", "digest", "run_id", "generation", "epoch", "num_samples", "kept", "threshold", "classes", "num_shards", "seed", "order", "order_version", "journal_position", "chunk_samples", "biased", "unpruned", "never_scored", "prune_requested", "low_share", "groups")
     PLAN_ID_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
     RUN_ID_FIELD_NUMBER: _ClassVar[int]
@@ -307,6 +331,7 @@ class PlanHeader(_message.Message):
     NEVER_SCORED_FIELD_NUMBER: _ClassVar[int]
     PRUNE_REQUESTED_FIELD_NUMBER: _ClassVar[int]
     LOW_SHARE_FIELD_NUMBER: _ClassVar[int]
+    GROUPS_FIELD_NUMBER: _ClassVar[int]
     plan_id: str
     digest: bytes
     run_id: bytes
@@ -327,7 +352,8 @@ class PlanHeader(_message.Message):
     never_scored: int
     prune_requested: int
     low_share: float
-    def __init__(self, plan_id: _Optional[str] = ..., digest: _Optional[bytes] = ..., run_id: _Optional[bytes] = ..., generation: _Optional[int] = ..., epoch: _Optional[int] = ..., num_samples: _Optional[int] = ..., kept: _Optional[int] = ..., threshold: _Optional[float] = ..., classes: _Optional[_Iterable[_Union[PlanClass, _Mapping]]] = ..., num_shards: _Optional[int] = ..., seed: _Optional[int] = ..., order: _Optional[_Union[OrderSpec, _Mapping]] = ..., order_version: _Optional[int] = ..., journal_position: _Optional[int] = ..., chunk_samples: _Optional[int] = ..., biased: bool = ..., unpruned: bool = ..., never_scored: _Optional[int] = ..., prune_requested: _Optional[int] = ..., low_share: _Optional[float] = ...) -> None: ...
+    groups: _containers.RepeatedCompositeFieldContainer[PlanGroup]
+    def __init__(self, plan_id: _Optional[str] = ..., digest: _Optional[bytes] = ..., run_id: _Optional[bytes] = ..., generation: _Optional[int] = ..., epoch: _Optional[int] = ..., num_samples: _Optional[int] = ..., kept: _Optional[int] = ..., threshold: _Optional[float] = ..., classes: _Optional[_Iterable[_Union[PlanClass, _Mapping]]] = ..., num_shards: _Optional[int] = ..., seed: _Optional[int] = ..., order: _Optional[_Union[OrderSpec, _Mapping]] = ..., order_version: _Optional[int] = ..., journal_position: _Optional[int] = ..., chunk_samples: _Optional[int] = ..., biased: bool = ..., unpruned: bool = ..., never_scored: _Optional[int] = ..., prune_requested: _Optional[int] = ..., low_share: _Optional[float] = ..., groups: _Optional[_Iterable[_Union[PlanGroup, _Mapping]]] = ...) -> None: ...
 
 class ShardKept(_message.Message):
     __slots__ = ("first_shard", "kept")
@@ -559,7 +585,7 @@ class GetServerResponse(_message.Message):
     def __init__(self, nonce: _Optional[str] = ..., version: _Optional[str] = ..., order_versions: _Optional[_Iterable[int]] = ..., max_samples: _Optional[int] = ..., max_message_bytes: _Optional[int] = ..., max_in_flight_bytes: _Optional[int] = ..., durable: bool = ...) -> None: ...
 
 class PlanStats(_message.Message):
-    __slots__ = ("plan_id", "epoch", "generation", "threshold", "kept", "pruned", "never_scored", "classes", "biased", "unpruned")
+    __slots__ = ("plan_id", "epoch", "generation", "threshold", "kept", "pruned", "never_scored", "classes", "biased", "unpruned", "groups")
     PLAN_ID_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     GENERATION_FIELD_NUMBER: _ClassVar[int]
@@ -570,6 +596,7 @@ class PlanStats(_message.Message):
     CLASSES_FIELD_NUMBER: _ClassVar[int]
     BIASED_FIELD_NUMBER: _ClassVar[int]
     UNPRUNED_FIELD_NUMBER: _ClassVar[int]
+    GROUPS_FIELD_NUMBER: _ClassVar[int]
     plan_id: str
     epoch: int
     generation: int
@@ -580,7 +607,8 @@ class PlanStats(_message.Message):
     classes: _containers.RepeatedCompositeFieldContainer[PlanClass]
     biased: bool
     unpruned: bool
-    def __init__(self, plan_id: _Optional[str] = ..., epoch: _Optional[int] = ..., generation: _Optional[int] = ..., threshold: _Optional[float] = ..., kept: _Optional[int] = ..., pruned: _Optional[int] = ..., never_scored: _Optional[int] = ..., classes: _Optional[_Iterable[_Union[PlanClass, _Mapping]]] = ..., biased: bool = ..., unpruned: bool = ...) -> None: ...
+    groups: _containers.RepeatedCompositeFieldContainer[PlanGroup]
+    def __init__(self, plan_id: _Optional[str] = ..., epoch: _Optional[int] = ..., generation: _Optional[int] = ..., threshold: _Optional[float] = ..., kept: _Optional[int] = ..., pruned: _Optional[int] = ..., never_scored: _Optional[int] = ..., classes: _Optional[_Iterable[_Union[PlanClass, _Mapping]]] = ..., biased: bool = ..., unpruned: bool = ..., groups: _Optional[_Iterable[_Union[PlanGroup, _Mapping]]] = ...) -> None: ...
 
 class RunInfo(_message.Message):
     __slots__ = ("run", "run_id", "spec", "generation", "last_epoch", "trained", "rejected_scores", "stored_scores", "newest_plan", "job", "host", "pid", "barrier_timeouts", "plan_ids", "dropped_samples")

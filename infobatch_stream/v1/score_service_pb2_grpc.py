@@ -185,6 +185,8 @@ class ScoreServiceServicer(object):
 
     def SeedRun(self, request_iterator, context):
         """Imports scores, stamps and a plan into a run without a job: to move a run, or to start with another run's scores.
+        The draws that follow have a seed that depends on the run's seed and on the score table (scores and stamps) at the
+        first of them: the uniforms of the run that the scores come from have shaped them. The order keeps the run's seed.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

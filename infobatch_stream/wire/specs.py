@@ -20,6 +20,7 @@ from infobatch_stream.pruning.policies import ENTRY_POINTS, Policy, find_policy,
 from infobatch_stream.run_spec import RunSpec
 from infobatch_stream.scores.columns import ColumnSpec
 from infobatch_stream.v1 import score_service_pb2 as pb
+from infobatch_stream.wire.groups import groups_from_message, plan_group, plan_group_message
 
 __all__ = [
     "order_choice",
@@ -57,6 +58,8 @@ def spec_message(spec: RunSpec, choice: OrderChoice | None = None) -> pb.RunSpec
         subset_samples=spec.subset_samples,
         subset_sha256=spec.subset_sha256,
         order_version=spec.order_version,
+        group_names=() if spec.groups is None else spec.groups.names,
+        groups_sha256=b"" if spec.groups is None else spec.groups.sha256,
     )
     numbers = {name: getattr(spec.order, name) for name in _ORDER_FIELDS}
     if choice is None:
@@ -71,9 +74,11 @@ def spec_message(spec: RunSpec, choice: OrderChoice | None = None) -> pb.RunSpec
 def spec_parts(spec: RunSpec) -> Iterator[pb.CreateRunRequest]:
     """The shard sizes and the mask, in messages of at most 1 MiB."""
     sizes = spec.shard_sizes.astype("<i8", copy=False)
-    for first in range(0, len(sizes), _PART_BYTES // 8):
-        part = sizes[first : first + _PART_BYTES // 8].tobytes()
-        yield pb.CreateRunRequest(shard_sizes=pb.ShardSizes(first_shard=first, sizes=part))
+    step = _PART_BYTES // (8 if spec.groups is None else 9)
+    for first in range(0, len(sizes), step):
+        part = sizes[first : first + step].tobytes()
+        groups = b"" if spec.groups is None else spec.groups.of_shard[first : first + step].tobytes()
+        yield pb.CreateRunRequest(shard_sizes=pb.ShardSizes(first_shard=first, sizes=part, groups=groups))
     if spec.subset is not None:
         bits = np.packbits(spec.subset, bitorder="little")
         for first in range(0, len(bits), _PART_BYTES):
@@ -82,7 +87,10 @@ def spec_parts(spec: RunSpec) -> Iterator[pb.CreateRunRequest]:
 
 
 def spec_from_messages(
-    message: pb.RunSpec, shard_sizes: npt.NDArray[np.int64], subset: npt.NDArray[np.bool_] | None
+    message: pb.RunSpec,
+    shard_sizes: npt.NDArray[np.int64],
+    subset: npt.NDArray[np.bool_] | None,
+    groups_of_shards: npt.NDArray[np.uint8] | None = None,
 ) -> RunSpec:
     """The spec that a message and its parts stand for.
 
@@ -102,6 +110,7 @@ def spec_from_messages(
         order=order_params(message.order, message.order_default),
         score_name=message.score_name,
         subset=subset,
+        groups=groups_from_message(message, shard_sizes, groups_of_shards),
         order_version=message.order_version,
     )
     for name in ("num_samples", "num_shards", "subset_samples", "subset_sha256"):
@@ -214,6 +223,7 @@ def plan_header(plan: EpochPlan) -> pb.PlanHeader:
     if plan.low_share is not None:
         header.low_share = plan.low_share
     header.classes.extend(plan_class_message(row) for row in plan.classes)
+    header.groups.extend(plan_group_message(group) for group in plan.groups)
     return header
 
 
@@ -261,6 +271,7 @@ def plan_from_header(
         journal_position=header.journal_position,
         biased=header.biased,
         unpruned=header.unpruned,
+        groups=tuple(plan_group(group) for group in header.groups),
     )
     check_arrays(plan, header.num_shards)
     return plan

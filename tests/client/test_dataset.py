@@ -27,10 +27,10 @@ def policy_of(dataset: InfoBatchStreamDataset) -> Policy:
     return dataset.options.policy
 
 
-def test_its_keywords_are_these_fifteen() -> None:
+def test_its_keywords_are_these() -> None:
     parameters = inspect.signature(InfoBatchStreamDataset).parameters.values()
     assert [parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY] == [
-        *("url", "run", "epochs", "policy", "prune_ratio", "delta", "subset", "seed"),
+        *("url", "run", "epochs", "policy", "prune_ratio", "delta", "subset", "groups", "seed"),
         *("score_name", "order", "shuffle", "on_error", "drops", "batch_size", "connection"),
     ]
 

@@ -137,6 +137,32 @@ def test_a_policy_without_rescaling_is_biased_and_the_check_sees_it():
         check_unbiased(weighted_sums(spec, make_table(SCORES), plans=200), DIRECTIONS.sum(axis=0))
 
 
+OF_SHARDS = ["web", "books", "web", "code"]
+BY_GROUP = [
+    pytest.param(policy, {**settings, "draw": draw}, id=f"{name}, {draw}")
+    for name, (policy, settings) in POLICIES.items()
+    for draw in ("bernoulli", "exact")
+    if (policy, draw) != ("random", "bernoulli")
+] + [pytest.param(policy, settings, id=f"{name}, a fraction") for name, (policy, settings) in FRACTIONS.items()]
+
+
+@pytest.mark.parametrize(("policy", "settings"), BY_GROUP)
+def test_weighted_sum_of_each_group_is_unbiased(policy, settings):
+    """Each direction counts the samples of one group alone, or of all."""
+    sizes = [300, 200, 109, 400]
+    of_sample = np.repeat(OF_SHARDS, sizes)
+    directions = np.concatenate([DIRECTIONS * (of_sample == name)[:, None] for name in sorted(set(OF_SHARDS))], axis=1)
+    spec = make_spec(sizes, policy, groups=OF_SHARDS, per_group=True, **settings)
+    table = make_table(SCORES * np.where(of_sample == "web", 10, 1).astype(np.float32))
+    sums = []
+    for generation in range(1, PLANS // 2 + 1):
+        plan = draw_plan(spec, table, run_id=RUN_ID, generation=generation, epoch=3)
+        assert all(group.pruned for group in plan.groups)
+        kept = plan.kept_between(0, NUM_SAMPLES)
+        sums.append(weighted_sum(directions, kept, plan.weights(kept)))
+    check_unbiased(np.array(sums), directions.sum(axis=0))
+
+
 def sums_after_a_rewind(generation_after):
     """400 times: draw, give the kept samples new scores, rewind, draw again."""
     truth = some_scores(NUM_SAMPLES, seed=6, unscored=0)

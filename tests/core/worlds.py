@@ -4,6 +4,7 @@ import numpy as np
 
 from infobatch_stream.plan.epoch_plan import EpochPlan, PlanClass, kept_by_shard
 from infobatch_stream.plan.order_params import OrderParams
+from infobatch_stream.pruning.groups import Groups
 from infobatch_stream.pruning.policies import make_policy
 from infobatch_stream.run_spec import RunSpec
 from infobatch_stream.scores.table import ScoreTable
@@ -20,9 +21,10 @@ def make_spec(
     delta="0.875",
     order=None,
     subset=None,
+    groups=None,
     **own,
 ):
-    """A run spec; `own` are the policy's settings."""
+    """A run spec; `groups` names each shard's group, `own` are the policy's settings."""
     sizes = np.asarray(shard_sizes, np.int64)
     return RunSpec(
         run="test",
@@ -33,7 +35,15 @@ def make_spec(
         policy=make_policy(policy, delta=delta, **own),
         order=OrderParams(**{"lanes": 1, "stripe": 16, "window_shards": len(sizes), **(order or {})}),
         subset=subset,
+        groups=None if groups is None else make_groups(groups, sizes),
     )
+
+
+def make_groups(of_shards, shard_sizes):
+    """Groups, of the name of each shard's."""
+    names = sorted(set(of_shards))
+    codes = np.array([names.index(name) for name in of_shards], np.uint8)
+    return Groups(tuple(names), codes, np.asarray(shard_sizes, np.int64))
 
 
 def make_table(scores, columns=()):

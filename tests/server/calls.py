@@ -15,6 +15,7 @@ import pytest
 
 from infobatch_stream.plan.epoch_plan import EpochPlan
 from infobatch_stream.plan.order_params import OrderChoice, OrderParams
+from infobatch_stream.pruning.groups import Groups
 from infobatch_stream.pruning.policies import make_policy
 from infobatch_stream.run_spec import RunSpec
 from infobatch_stream.v1 import score_service_pb2 as pb
@@ -38,11 +39,15 @@ def make_spec(
     policy: str = "infobatch",
     seed: int = 7,
     subset: npt.NDArray[np.bool_] | None = None,
+    groups: int = 0,
     **settings: Any,
 ) -> RunSpec:
-    """A spec with shards of nearly equal size."""
+    """A spec with shards of nearly equal size, which take turns in so many groups."""
     sizes = np.diff(np.linspace(0, num_samples, num_shards + 1).astype(np.int64))
+    codes = np.arange(num_shards) % max(1, groups)
+    names = tuple(f"g{code}" for code in range(groups))
     return RunSpec(
+        groups=Groups(names, codes.astype(np.uint8), sizes) if groups else None,
         run=run,
         manifest_fingerprint=hashlib.sha256(b"manifest").digest(),
         shard_sizes=sizes,

@@ -14,6 +14,9 @@ from infobatch_stream.errors import ServerError
 HELP = "Show the pruning statistics of a run."
 
 
+_GROUP_FIELDS = ("group", "samples", "scored", "threshold", "kept", "pruned", "mean_score")
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's arguments."""
     parser.add_argument("run", metavar="RUN", help="the run's name")
@@ -38,6 +41,10 @@ def run(args: argparse.Namespace) -> int:
     width = max(map(len, rows), default=0)
     for name, text in rows.items():
         print(f"{name:<{width}}  {text}")
+    groups = stats.get("groups")
+    if groups and isinstance(groups, list):
+        print()
+        print(aligned([_GROUP_FIELDS, *(_group(group) for group in groups if isinstance(group, dict))]))
     history = stats.get("history")
     if history and isinstance(history, list):
         print()
@@ -46,6 +53,11 @@ def run(args: argparse.Namespace) -> int:
         columns = ("kept", "pruned", *dropped, "threshold")
         print(aligned([("epoch", *columns), *_epochs(lines, columns)]))
     return 0
+
+
+def _group(group: dict[str, Json]) -> tuple[str, ...]:
+    name, *figures = (group.get(field) for field in ("name", *_GROUP_FIELDS[1:]))
+    return str(name), *map(shown, figures)
 
 
 def _epochs(lines: list[dict[str, Json]], columns: tuple[str, ...]) -> Iterator[tuple[str, ...]]:

@@ -222,6 +222,7 @@ class TrainingEpochs(TrainingSource):
             "seed": options.seed,
             "score_name": options.score_name,
             "order": repr(options.order),
+            "groups": None if options.groups is None else str(options.groups),
             "subset": None if subset is None else hashlib.sha256(np.packbits(subset).tobytes()).hexdigest(),
             "drops": options.drops,
             "batch_size": self._batch_size,

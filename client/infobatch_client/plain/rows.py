@@ -12,11 +12,15 @@ from infobatch_client.epochs.holder import DATASET
 from infobatch_client.plain.row_stream import RefusedRows, RowStream
 from infobatch_client.plain.state import PlainState
 from infobatch_client.plans.validation import validation_plan
+from infobatch_client.tie.mixing import mixed_error, mixer_around
 from infobatch_client.workers.orphans import end_with_parent
-from infobatch_client.workers.pass_control import Pass
+from infobatch_client.workers.pass_control import Pass, PassControl
 from infobatch_stream.plan.epoch_plan import EpochPlan
 
 __all__ = ["PlainRows"]
+
+
+_read_in_this_worker: dict[int, PassControl] = {}  # by process: that of the run that its DataLoader reads from
 
 
 class PlainRows(PlainState):
@@ -30,9 +34,14 @@ class PlainRows(PlainState):
         Raises:
             ConfigError: closed, no epoch is open, or a second pass over one that was updated; in a worker at the
                 first row.
+            PipelineError: RandomMix, RoundRobin or ChainDataset mixes this run's samples with others, or a worker
+                reads from two runs.
         """
+        mixer = None if self.options is None else mixer_around()
         if (info := get_worker_info()) is None:
             self._check_not_closed()
+            if mixer is not None:
+                raise mixed_error(mixer)
             if self.options is None:
                 return self._rows(self._validation_pass(), 0, 1)
             rows = self._rows(self._live().begin_pass(), 0, 1)
@@ -41,6 +50,7 @@ class PlainRows(PlainState):
         end_with_parent()
         try:
             self._check_not_closed()
+            self._check_alone(mixer)
             pass_ = self._validation_pass() if self.options is None else self._workers_pass()
             return self._rows(pass_, info.id, info.num_workers)
         except Exception as error:
@@ -73,6 +83,16 @@ class PlainRows(PlainState):
 
     def _validation_plan(self, number: int) -> EpochPlan:
         return validation_plan(self.indexed.manifest, seed=self.seed, number=number)
+
+    def _check_alone(self, mixer: str | None) -> None:
+        """Refuses, in a worker, to be one of several data sets: mixed by name, or the second run that it reads from."""
+        if mixer is not None:
+            raise mixed_error(mixer)
+        if self.options is None:
+            return
+        first = _read_in_this_worker.setdefault(os.getpid(), self._control)
+        if first is not self._control:
+            raise mixed_error("a DataLoader of two runs")
 
     def _workers_pass(self) -> Pass:
         """The pass over the epoch that the loop's process has opened, in a worker."""

@@ -69,7 +69,7 @@ class Joined:
         return cls(
             address=address,
             run_id=bytes.fromhex(values["run_id"]),
-            spec=spec_from_messages(message, requested.shard_sizes, requested.subset),
+            spec=_stored_spec(message, requested),
             generation=values["generation"],
             heartbeat_interval_s=values["heartbeat_interval_s"],
         )
@@ -181,7 +181,15 @@ def _create(
             f"there is no run {options.run!r} at {client.address} to resume at epoch {start_epoch}: is run= right? "
             "A new run begins at epoch 0, or gets a generated name (run=None)"
         )
-    return answer.run_id, spec_from_messages(answer.spec, requested.shard_sizes, requested.subset)
+    return answer.run_id, _stored_spec(answer.spec, requested)
+
+
+def _stored_spec(message: pb.RunSpec, requested: RunSpec) -> RunSpec:
+    """The run's spec, with the shards, mask and groups of the requested one, which the server found to be the same."""
+    groups = requested.groups
+    return spec_from_messages(
+        message, requested.shard_sizes, requested.subset, None if groups is None else groups.of_shard
+    )
 
 
 def _once_free(client: ScoreClient, run: str, attempt: Callable[[], T], patience_s: float) -> T:

@@ -6,6 +6,7 @@ import os
 import secrets
 import time
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -17,6 +18,8 @@ from infobatch_stream.copies import GivesCopies
 from infobatch_stream.errors import ConfigError
 from infobatch_stream.manifest import Manifest
 from infobatch_stream.plan.order_params import OrderChoice, OrderParams
+from infobatch_stream.pruning.group_classes import check_per_group
+from infobatch_stream.pruning.groups import Groups
 from infobatch_stream.pruning.policies import Policy, make_policy, require_registered
 from infobatch_stream.pruning.schedule import Schedule
 from infobatch_stream.ratios import Number, whole_number
@@ -113,6 +116,7 @@ class RunOptions(GivesCopies):
         connection: how to reach the server.
         subset: bool (N,), or None; each look at it is a copy.
         drops: "fill" or "remember", for samples that the pipeline drops.
+        groups: of the shards, or None.
     """
 
     run: str
@@ -126,6 +130,7 @@ class RunOptions(GivesCopies):
     connection: Connection
     subset: npt.NDArray[np.bool_] | None = None
     drops: str = "fill"
+    groups: Groups | None = None
 
     @classmethod
     def from_user(
@@ -221,6 +226,19 @@ class RunOptions(GivesCopies):
         mask[subset] = True
         return replace(self, subset=mask)
 
+    def with_groups(self, names: tuple[str, ...], of_shard: Sequence[int], manifest: Manifest) -> RunOptions:
+        """The same with groups of shards, each shard's as a place in `names`; no names: without.
+
+        Raises:
+            ConfigError: invalid names, too many groups, or none for a policy that needs some.
+        """
+        groups = None
+        if names:
+            codes = np.asarray(of_shard, np.int64).clip(0, 255).astype(np.uint8)  # too many names are refused below
+            groups = Groups(names, codes, np.asarray(manifest.counts, np.int64))
+        check_per_group(self.policy, groups)
+        return replace(self, groups=groups)
+
     def spec(self, manifest: Manifest, *, global_batch: int, num_nodes: int = 1) -> RunSpec:
         """The run's spec; the order's defaults follow from the batch and the number of nodes."""
         sizes = np.asarray(manifest.counts, np.int64)
@@ -240,6 +258,7 @@ class RunOptions(GivesCopies):
             order=self.order.over(default),
             score_name=self.score_name,
             subset=self.subset,
+            groups=self.groups,
         )
 
 

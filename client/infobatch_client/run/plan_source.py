@@ -106,9 +106,14 @@ def _warn_of_oddities(plan: EpochPlan, policy: Policy) -> None:
     if not plan.kept:
         warnings.warn(f"epoch {plan.epoch}: the plan keeps no sample at all; prune less", stacklevel=3)
     side = "below" if policy.condition == "low" else "above"
-    if not plan.unpruned and policy.finds_odd(plan.low_share):
-        warnings.warn(
-            f"epoch {plan.epoch}: {plan.low_share:.0%} of the scored samples are {side} the threshold "
-            f"{plan.threshold:g}; expected 20–95 %. {ODD_SHARE_ADVICE}",
-            stacklevel=3,
-        )
+    if plan.unpruned:
+        return
+    cuts = [("", plan.low_share, plan.threshold)]
+    cuts += [(f" of group {group.name}", group.low_share, group.threshold) for group in plan.groups]
+    for where, share, threshold in cuts:
+        if policy.finds_odd(share):
+            warnings.warn(
+                f"epoch {plan.epoch}: {share:.0%} of the scored samples{where} are {side} the threshold "
+                f"{threshold:g}; expected 20–95 %. {ODD_SHARE_ADVICE}",
+                stacklevel=3,
+            )

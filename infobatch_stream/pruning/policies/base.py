@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from infobatch_stream.errors import ConfigError
 from infobatch_stream.pruning.draw import CodesOf
+from infobatch_stream.pruning.groups import Groups
 from infobatch_stream.pruning.policies.settings import ParamValue, checked_setting, setting_types
 from infobatch_stream.pruning.prune_schedule import prune_schedule
 from infobatch_stream.ratios import LANES, Number, Pairs, anneal_epoch, whole_number
@@ -36,6 +37,8 @@ class ScoreView:
         visits: uint16 (N,), epochs in which the sample was scored.
         num_samples: samples that may be trained: N, or those in the static mask.
         columns: the policy's columns by name, (N,) each, and "<name>.last" beside a pushed "previous".
+        groups: the groups of the run, with the ranges of their samples; None if it has none, and in the view of one
+            group, which is all that a policy sees at a time with `per_group`: N is the group's samples then.
     """
 
     score: Scores
@@ -43,6 +46,7 @@ class ScoreView:
     visits: npt.NDArray[np.uint16]
     num_samples: int
     columns: Mapping[str, npt.NDArray[Any]] = field(default_factory=dict)
+    groups: Groups | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,6 +96,8 @@ class ClassRow:
         if self.keep_count is not None:
             object.__setattr__(self, "keep_count", whole_number(self.keep_count, f"class {self.name!r}: keep_count"))
 
+
+_UNSENT_BY_DEFAULT = {"unsent by default": True}
 
 KEPT = ClassRow(name="kept")
 """The class of samples that are never pruned; class 0 of policies that have one."""
@@ -146,6 +152,8 @@ class Policy(ABC):
         draw: "bernoulli" (each sample by itself) or "exact" (m of n in each class); "" takes the policy's default.
         condition: "low" prunes from the lowest score up (the paper), "high" from the highest down. Ignored by
             policies that don't use scores.
+        per_group: classes are made within each group of shards (`groups=` of the dataset): with a threshold, quantiles
+            and a fraction of its own, as in a run of the group's shards alone. Off: over all samples.
 
     Class attributes:
         name: the policy's name, in the run's spec and in statistics.
@@ -175,6 +183,7 @@ class Policy(ABC):
     rescale: bool = True
     draw: Literal["", "bernoulli", "exact"] = ""
     condition: Literal["low", "high"] = "low"
+    per_group: bool = field(default=False, metadata=_UNSENT_BY_DEFAULT)
 
     def __post_init__(self) -> None:
         for name, wanted in setting_types(type(self)).items():
@@ -193,6 +202,8 @@ class Policy(ABC):
             object.__setattr__(self, "draw", self._default_draw())
         if self.draw not in ("bernoulli", "exact"):
             raise ConfigError(f"draw={self.draw!r} is neither 'bernoulli' nor 'exact'")
+        if self.per_group and self.never_prunes:
+            raise ConfigError(f"policy {self.name!r} never prunes, in no group: leave out per_group=True")
         names = [column.name for column in self.columns]
         if len(names) != len(set(names)):
             raise ConfigError(f"policy {self.name!r} declares a column twice: {', '.join(sorted(names))}")
@@ -206,6 +217,11 @@ class Policy(ABC):
     def biased(self) -> bool:
         """Whether Σ weight·g is biased as an estimate of the sum of gradients over all samples."""
         return self.drops_without_weight or not self.rescale
+
+    @property
+    def pruned_classes(self) -> int:
+        """The classes of its answer besides "kept"; at most 254, and times the number of groups with `per_group`."""
+        return 1
 
     @property
     def peak_share(self) -> Fraction:
@@ -225,12 +241,16 @@ class Policy(ABC):
         """A class for each sample of `view`, in an epoch that isn't unpruned."""
 
     def params(self) -> dict[str, ParamValue]:
-        """The settings by name, sorted, without δ and those that are unset ("" by default).
+        """The settings by name, sorted, without δ and those that are unset ("" by default, or per_group=False).
 
         `make_policy(name, delta=…, **params)` makes the same policy again.
         """
         chosen = {spec.name: getattr(self, spec.name) for spec in fields(self) if spec.name != "delta"}
-        unset = {spec.name for spec in fields(self) if spec.default == "" and chosen.get(spec.name) == ""}
+        unset = {
+            spec.name
+            for spec in fields(self)
+            if chosen.get(spec.name) == spec.default and (spec.default == "" or spec.metadata == _UNSENT_BY_DEFAULT)
+        }
         return {name: value for name, value in sorted(chosen.items()) if name not in unset}
 
     def derived_params(self, num_samples: int) -> dict[str, ParamValue]:

@@ -62,6 +62,11 @@ class Levels(Policy):
             raise ConfigError(f"levels has {len(pairs)} entries; {_MAX_LEVELS} are allowed")
         self._keep_65536(self.peak_share)
 
+    @property
+    def pruned_classes(self) -> int:
+        """See the base class: one for each level."""
+        return len(pairs_of(self.levels))
+
     def classes(self, view: ScoreView, position: Position) -> Classification:
         """Class 0 "kept", class i "level i"."""
         rows = [ClassRow(name=f"level {i}", keep_65536=k) for i, k in enumerate(self._keep_65536(position.share), 1)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from infobatch_stream.errors import ConfigError
 from infobatch_stream.pruning.policies.base import Classification, ClassRow, Position, ScoreView, one_class
 from infobatch_stream.pruning.policies.share import SharePolicy
 from infobatch_stream.ratios import keep_lanes, prune_count
@@ -29,6 +30,14 @@ class Random(SharePolicy):
 
     name: ClassVar[str] = "random"
     needs_scores: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.per_group and self.draw == "bernoulli":
+            raise ConfigError(
+                "policy 'random' draws each sample by itself, with the same probability in every group: leave out "
+                "per_group=True, or fix each group's share by draw='exact' or prune_fraction=…"
+            )
 
     def classes(self, view: ScoreView, position: Position) -> Classification:
         """One class, "drawn"."""

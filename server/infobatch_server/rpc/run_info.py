@@ -5,6 +5,7 @@ from __future__ import annotations
 from infobatch_server.runs.snapshot import RunSnapshot
 from infobatch_server.state.run_state import PlanSummary
 from infobatch_stream.v1 import score_service_pb2 as pb
+from infobatch_stream.wire.groups import plan_group_message
 from infobatch_stream.wire.specs import plan_class_message, spec_message
 
 __all__ = ["info_message"]
@@ -47,4 +48,5 @@ def _plan_stats(plan: PlanSummary) -> pb.PlanStats:
     if plan.threshold is not None:
         stats.threshold = plan.threshold
     stats.classes.extend(plan_class_message(row) for row in plan.classes)
+    stats.groups.extend(plan_group_message(group) for group in plan.groups)
     return stats

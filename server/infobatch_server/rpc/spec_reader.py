@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
+import numpy.typing as npt
 
 from infobatch_server.state.limits import Limits
 from infobatch_stream.errors import ConfigError
@@ -30,11 +31,11 @@ def read_spec(messages: Iterator[pb.CreateRunRequest], limits: Limits) -> tuple[
     parts = _Parts(message)
     for later in messages:
         parts.add(later)
-    sizes, bits = parts.whole()
+    sizes, bits, groups = parts.whole()
     subset = None
     if bits is not None:
         subset = np.unpackbits(bits, count=message.num_samples, bitorder="little").astype(bool)
-    return spec_from_messages(message, sizes, subset), order_choice(message.order)
+    return spec_from_messages(message, sizes, subset, groups), order_choice(message.order)
 
 
 def _check_bounds(message: pb.RunSpec, limits: Limits) -> None:
@@ -60,7 +61,9 @@ class _Parts:
         self._num_shards = spec.num_shards
         self._num_samples = spec.num_samples
         self._mask_bytes = -(-spec.num_samples // 8) if spec.subset_samples else 0
+        self._has_groups = bool(spec.group_names)
         self._sizes = bytearray()
+        self._groups = bytearray()
         self._mask = bytearray()
         self._total = 0
 
@@ -75,14 +78,15 @@ class _Parts:
 
     def whole(
         self,
-    ) -> tuple[np.ndarray[tuple[int], np.dtype[np.int64]], np.ndarray[tuple[int], np.dtype[np.uint8]] | None]:
-        """Sizes int64 (S,), and the mask's packed bits if the spec has one."""
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.uint8] | None, npt.NDArray[np.uint8] | None]:
+        """Sizes int64 (S,), the mask's packed bits if the spec has one, and groups uint8 (S,) if it has some."""
         if len(self._sizes) != 8 * self._num_shards:
             raise ConfigError(f"sizes of {len(self._sizes) // 8} shards came, the spec says {self._num_shards}")
         if len(self._mask) != self._mask_bytes:
             raise ConfigError(f"{len(self._mask)} bytes of mask came, the spec needs {self._mask_bytes}")
         sizes = np.frombuffer(self._sizes, "<i8").astype(np.int64)
-        return sizes, np.frombuffer(self._mask, np.uint8) if self._mask_bytes else None
+        groups = np.frombuffer(self._groups, np.uint8).copy() if self._has_groups else None
+        return sizes, np.frombuffer(self._mask, np.uint8) if self._mask_bytes else None, groups
 
     def _add_sizes(self, part: pb.ShardSizes) -> None:
         seen, count = len(self._sizes) // 8, len(part.sizes) // 8
@@ -92,6 +96,11 @@ class _Parts:
             raise ConfigError(f"shard_sizes from shard {part.first_shard} came where {seen} is next")
         if seen + count > self._num_shards:
             raise ConfigError(f"sizes of {seen + count} shards came, the spec says {self._num_shards}")
+        if len(part.groups) != count * self._has_groups:
+            raise ConfigError(
+                f"groups of {len(part.groups)} shards came with the sizes of {count}; the spec "
+                f"{'has' if self._has_groups else 'has no'} groups"
+            )
         sizes = np.frombuffer(part.sizes, "<i8")
         if count:
             low, high = int(sizes.min()), int(sizes.max())
@@ -106,6 +115,7 @@ class _Parts:
             if self._total > self._num_samples:
                 raise ConfigError(f"{seen + count} shards have {self._total} samples, all have {self._num_samples}")
         self._sizes += part.sizes
+        self._groups += part.groups
 
     def _add_mask(self, part: pb.MaskBits) -> None:
         seen = len(self._mask)

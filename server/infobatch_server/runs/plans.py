@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from dataclasses import replace
 
 from infobatch_server.runs.attach import MAX_GENERATION
@@ -11,7 +12,7 @@ from infobatch_server.runs.core import RunCore
 from infobatch_server.state.run_state import PlanLine, PlanSummary, RunState
 from infobatch_stream.errors import ConfigError, RunConflictError, RunNotFoundError
 from infobatch_stream.plan.epoch_plan import EpochPlan, full_plan_id, unpruned_plan
-from infobatch_stream.planner import draw_plan
+from infobatch_stream.planner import draw_plan, seed_after_import
 from infobatch_stream.pruning.policies.pruned_class import ODD_SHARE_ADVICE
 from infobatch_stream.wire.specs import seal
 
@@ -152,6 +153,8 @@ class RunPlans:
     def _freeze(self, generation: int, epoch: int, missing: NotReady | None, *, without_dropped: bool) -> EpochPlan:
         core = self._core
         try:
+            imported = core.state.scores_imported and not core.spec.schedule.is_unpruned(epoch)
+            draw_seed = seed_after_import(core.spec.seed, core.feed.table) if imported else core.state.draw_seed
             plan = seal(
                 draw_plan(
                     core.spec,
@@ -161,18 +164,21 @@ class RunPlans:
                     epoch=epoch,
                     journal_position=core.feed.applied_position,
                     without_dropped=without_dropped,
+                    draw_seed=draw_seed,
                 )
             )
             core.store.put_plan(core.run_id, plan)
             with core.lock:
                 state = self._with_plan(core.state, plan)
                 late = missing is not None
-                unusual = core.spec.policy.finds_odd(plan.low_share)
+                unusual = any(self._odd_classes(plan))
                 core.save(
                     replace(
                         state,
                         barrier_timeouts=state.barrier_timeouts + late,
                         unusual_low_classes=state.unusual_low_classes + unusual,
+                        scores_imported=state.scores_imported and not imported,
+                        draw_seed=draw_seed,
                     )
                 )
                 wins = self._full_plan(epoch) if epoch in state.unpruned else plan
@@ -212,11 +218,16 @@ class RunPlans:
                 "run %s: the plan of epoch %d was drawn after the time-out; ranks %s had not ended epoch %d",
                 *(run, plan.epoch, list(missing.missing_ranks), plan.epoch - 1),
             )
-        if self._core.spec.policy.finds_odd(plan.low_share):
+        for where, share in self._odd_classes(plan):
             log.warning(
-                "run %s: in epoch %d the pruned class is %.3g of the scored samples. %s",
-                *(run, plan.epoch, plan.low_share, ODD_SHARE_ADVICE),
+                "run %s: in epoch %d the pruned class is %.3g of the scored samples%s. %s",
+                *(run, plan.epoch, share, where, ODD_SHARE_ADVICE),
             )
+
+    def _odd_classes(self, plan: EpochPlan) -> Iterator[tuple[str, float | None]]:
+        """Where a threshold makes a class of an unusual size, and its share of the scored samples."""
+        shares = [("", plan.low_share), *((f" of group {group.name}", group.low_share) for group in plan.groups)]
+        return ((where, share) for where, share in shares if self._core.spec.policy.finds_odd(share))
 
 
 def _newest(state: RunState, plan: EpochPlan) -> PlanSummary:
@@ -247,6 +258,7 @@ def _check_import(core: RunCore, plan: EpochPlan) -> None:
         ("seed", spec.seed, plan.seed),
         ("order", spec.order, plan.order),
         ("order_version", spec.order_version, plan.order_version),
+        ("groups", () if spec.groups is None else spec.groups.names, tuple(group.name for group in plan.groups)),
     ):
         if expected != actual:
             raise ConfigError(f"the plan doesn't fit run {spec.run!r}: its {name} is {actual}, the run's is {expected}")

@@ -184,6 +184,8 @@ class Run:
     ) -> UpdateCounts:
         """Imports scores of consecutive samples into a run that no job holds.
 
+        The next draw gets a seed that depends on them, so that uniforms that shaped them never decide about them.
+
         Raises:
             RunBusyError: a job holds the run.
             ConfigError: samples outside [0, N), or invalid stamps.
@@ -194,6 +196,8 @@ class Run:
             stop = first + len(scores)
             if stop > core.spec.num_samples:
                 raise ConfigError(f"samples [{first}, {stop}) are outside [0, {core.spec.num_samples})")
+            if len(scores) and not core.state.scores_imported:
+                core.save(replace(core.state, scores_imported=True))
             core.store.import_scores(core.run_id, first, scores, stamps)
             return core.feed.table.import_scores(first, scores, stamps)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from infobatch_stream.plan.epoch_plan import EpochPlan, PlanClass
+from infobatch_stream.plan.epoch_plan import EpochPlan, PlanClass, PlanGroup
 from infobatch_stream.row_counts import NO_ROWS, RowCounts
 
 __all__ = ["EpochMark", "Lease", "PlanLine", "PlanSummary", "ResumePoint", "RunState"]
@@ -92,6 +92,7 @@ class PlanSummary:
     classes: tuple[PlanClass, ...]
     biased: bool
     unpruned: bool
+    groups: tuple[PlanGroup, ...] = ()
 
     @classmethod
     def of(cls, plan: EpochPlan) -> PlanSummary:
@@ -148,6 +149,8 @@ class RunState:
         left_out: of the same epochs, samples that the pipeline dropped or that could not be read, by epoch.
         barrier_timeouts: plans that were drawn before every rank had ended the previous epoch.
         unusual_low_classes: plans whose low class was outside [0.2, 0.95] of the scored samples.
+        scores_imported: scores were imported since the last draw.
+        draw_seed: the seed of draws, of a run into which scores were imported before a draw; None: the spec's.
     """
 
     generation: int = 0
@@ -164,3 +167,5 @@ class RunState:
     left_out: dict[int, int] = field(default_factory=dict)
     barrier_timeouts: int = 0
     unusual_low_classes: int = 0
+    scores_imported: bool = False
+    draw_seed: int | None = None

@@ -16,7 +16,7 @@ from infobatch_server.state.run_state import Lease, PlanSummary
 from infobatch_server.web.host_check import HostCheck
 from infobatch_stream.errors import RunNotFoundError
 
-__all__ = ["ClassStats", "EpochStats", "RunDetails", "RunList", "RunStats", "ServerInfo", "make_app"]
+__all__ = ["ClassStats", "EpochStats", "GroupStats", "RunDetails", "RunList", "RunStats", "ServerInfo", "make_app"]
 
 
 class ClassStats(BaseModel):
@@ -26,6 +26,19 @@ class ClassStats(BaseModel):
     size: int = Field(description="samples in the class")
     kept: int = Field(description="samples kept of the class")
     weight: float = Field(description="weight of a kept sample")
+
+
+class GroupStats(BaseModel):
+    """One group of shards in the newest plan."""
+
+    name: str
+    samples: int = Field(description="samples that may be trained")
+    scored: int = Field(description="samples with a score when the plan was drawn")
+    threshold: float | None = Field(None, description="the group's own; null if the policy has none for each group")
+    low_share: float | None = Field(None, description="the share of the scored samples beyond that threshold")
+    mean_score: float | None = Field(None, description="of the scored samples; null if there are none")
+    kept: int
+    pruned: int
 
 
 class RunStats(BaseModel):
@@ -48,7 +61,7 @@ class RunStats(BaseModel):
     host: str | None = Field(None, description="the host from which that job attached")
     pid: int | None = Field(None, description="the id of the process that attached")
     world_size: int | None = Field(None, description="the number of that job's ranks")
-    plan_id: str | None = Field(None, description="id of the newest plan; the fields up to `classes` describe it")
+    plan_id: str | None = Field(None, description="id of the newest plan; the fields up to `groups` describe it")
     epoch: int | None = None
     unpruned: bool | None = Field(None, description="nothing is pruned in this epoch")
     threshold: float | None = Field(None, description="Eq. 3; null if the policy has none")
@@ -59,6 +72,7 @@ class RunStats(BaseModel):
     never_scored: int | None = None
     classes: list[ClassStats] | None = None
     dropped_samples: int = Field(description="samples that are remembered as dropped by the pipeline")
+    groups: list[GroupStats] | None = Field(None, description="the groups of shards; null if the run has none")
     stored_scores: int = Field(description="since the run was created")
     rejected_scores: int = Field(description="NaN and infinite scores since the run was created")
     stale_scores: int = Field(description="scores that were older than the sample's, since the server started")
@@ -204,8 +218,19 @@ def _plan_stats(plan: PlanSummary | None) -> dict[str, Any]:
         **{name: getattr(plan, name) for name in unchanged},
         "threshold": _finite(plan.threshold),
         "low_share": _finite(plan.low_share),
+        "groups": _group_stats(plan),
         "classes": [ClassStats(name=row.name, size=row.size, kept=row.kept, weight=row.weight) for row in plan.classes],
     }
+
+
+def _group_stats(plan: PlanSummary) -> list[GroupStats] | None:
+    found = []
+    for group in plan.groups:
+        figures: dict[str, Any] = {name: getattr(group, name) for name in GroupStats.model_fields}
+        for name in ("threshold", "low_share", "mean_score"):
+            figures[name] = _finite(figures[name])
+        found.append(GroupStats(**figures))
+    return found or None
 
 
 def _history(now: RunSnapshot) -> list[EpochStats]:

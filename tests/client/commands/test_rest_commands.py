@@ -279,3 +279,22 @@ def test_the_token_comes_from_the_file_or_the_environment(
 def test_a_token_file_that_is_missing_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["runs", "--token-file", str(tmp_path / "nowhere")]) == 2
     assert "can't read the token file" in capsys.readouterr().err
+
+
+def test_stats_shows_the_groups_of_a_run(endpoint: Endpoint, capsys: pytest.CaptureFixture[str]) -> None:
+    web = {
+        "name": "web",
+        "samples": 900,
+        "scored": 900,
+        "threshold": 2.5,
+        "mean_score": 2.5,
+        "kept": 700,
+        "pruned": 200,
+    }
+    books = {**web, "name": "books", "threshold": None, "mean_score": None, "kept": 900, "pruned": 0}
+    endpoint.answers["/v1/runs/cifar10"] = {**RUN, "groups": [books, web]}
+    assert cli.main(["stats", "cifar10", "--http", endpoint.http]) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    place = lines.index(["group", "samples", "scored", "threshold", "kept", "pruned", "mean_score"])
+    assert [line[0] for line in lines[place + 1 : place + 3]] == ["books", "web"]
+    assert lines[place + 2] == ["web", "900", "900", "2.5", "700", "200", "2.5"]

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from infobatch_stream.pruning.ranking import Ranking
+from infobatch_stream.pruning.ranking import Ranking, _probe_places
 from infobatch_stream.pruning.threshold import BLOCK_SAMPLES, mean_threshold, quantile_rank, quantile_threshold
 from infobatch_stream.scores.blocks import MaskedScores
 from tests.core.worlds import some_scores
@@ -126,10 +126,10 @@ def test_every_rank_from_either_end(values, data):
 
 
 @pytest.mark.parametrize("limit", [0, 1, 100])
-@pytest.mark.parametrize("kind", ["spread", "equal", "two values", "sorted", "misleading sample"])
-def test_ranks_where_a_sample_says_little_or_the_candidates_are_too_many(monkeypatch, limit, kind):
+@pytest.mark.parametrize("kind", ["spread", "equal", "two values", "sorted", "misleading probe"])
+def test_ranks_where_a_probe_says_little_or_the_candidates_are_too_many(monkeypatch, limit, kind):
     monkeypatch.setattr("infobatch_stream.pruning.ranking._COLLECT", limit)
-    monkeypatch.setattr("infobatch_stream.pruning.ranking._SAMPLE", 64)
+    monkeypatch.setattr("infobatch_stream.pruning.ranking._PROBE", 64)
     scores = np.random.default_rng(1).normal(size=5000).astype(np.float32)
     if kind == "equal":
         scores[:] = -2.5
@@ -137,8 +137,8 @@ def test_ranks_where_a_sample_says_little_or_the_candidates_are_too_many(monkeyp
         scores = np.where(scores < 0, np.float32(-1), np.float32(0))
     elif kind == "sorted":
         scores.sort()
-    elif kind == "misleading sample":
-        scores[:: -(-5000 // 64)] = 1e30
+    elif kind == "misleading probe":
+        scores[_probe_places(5000)] = 1e30
     scores[3::7] = np.nan
     ordered = np.sort(scores[~np.isnan(scores)])
     ranking = Ranking(scores)

@@ -1,7 +1,7 @@
 """Specs and plans over the wire: the same at the other end, and nothing there that isn't understood."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -266,3 +266,49 @@ def test_arrays_that_do_not_fit_their_header_are_refused(field, values):
     arrays[field] = values(arrays[field])
     with pytest.raises(PlanError):
         plan_from_header(plan_header(plan), **arrays)
+
+
+def test_groups_travel_with_the_shards_and_in_plans():
+    spec = make_spec(SIZES, groups=["a", "b", "a"][: len(SIZES)] + ["b"] * (len(SIZES) - 3), per_group=True)
+    message = spec_message(spec, OrderChoice())
+    codes = b"".join(part.shard_sizes.groups for part in spec_parts(spec))
+    assert codes == spec.groups.of_shard.tobytes()
+    again = spec_from_messages(message, spec.shard_sizes, None, spec.groups.of_shard)
+    assert again.differences(spec) == []
+    assert (again.groups.names, again.policy) == (spec.groups.names, spec.policy)
+    plan = seal(draw_plan(spec, make_table(some_scores(sum(SIZES))), run_id=RUN_ID, generation=2, epoch=3))
+    header = pb.PlanHeader.FromString(plan_header(plan).SerializeToString())
+    received = plan_from_header(header, plan.shard_kept, plan.keep_bits, plan.class_plane)
+    assert (received.groups, seal(received).plan_id) == (plan.groups, plan.plan_id)
+    assert plan.groups[0].threshold is not None
+    wrong = replace(plan, groups=(replace(plan.groups[0], kept=plan.groups[0].kept + 1), *plan.groups[1:]))
+    with pytest.raises(PlanError, match="kept samples of the plan's groups don't add up"):
+        plan_from_header(plan_header(wrong), plan.shard_kept, plan.keep_bits, plan.class_plane)
+
+
+def test_a_spec_without_groups_has_the_bytes_of_before():
+    spec = make_spec(SIZES)
+    message = spec_message(spec)
+    assert (list(message.group_names), message.groups_sha256) == ([], b"")
+    assert "per_group" not in [param.name for param in message.policy.params]
+    assert not any(part.shard_sizes.groups for part in spec_parts(spec))
+
+
+@pytest.mark.parametrize(
+    ("change", "codes", "error"),
+    [
+        (lambda message: None, None, "the spec names 2 groups, but groups of no shards came"),
+        (lambda message: message.ClearField("group_names"), "own", "the spec names 0 groups"),
+        (lambda message: message.group_names.reverse(), "own", "names must be sorted"),
+        (lambda message: None, "swapped", "but the shards' groups give another"),
+        (lambda message: message.ClearField("groups_sha256"), "own", "but the shards' groups give another"),
+        (lambda message: message.group_names.append("c"), "own", "group 'c' has no shard"),
+    ],
+)
+def test_groups_that_contradict_each_other_are_refused(change, codes, error):
+    spec = make_spec(SIZES, groups=["a", "b"] + ["b"] * (len(SIZES) - 2))
+    message = spec_message(spec)
+    change(message)
+    own = spec.groups.of_shard
+    with pytest.raises(ConfigError, match=error):
+        spec_from_messages(message, spec.shard_sizes, None, {None: None, "own": own, "swapped": 1 - own}[codes])

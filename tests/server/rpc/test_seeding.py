@@ -228,3 +228,17 @@ def test_amending_and_deleting(caller: Caller, run: bytes) -> None:
     caller.stub.DeleteRun(pb.DeleteRunRequest(run="test"))
     with status(NOT_FOUND, "no run with id"):
         caller.stub.GetRun(pb.GetRunRequest(run_id=run))
+
+
+def test_a_plan_of_other_groups_is_refused(caller: Caller) -> None:
+    run = caller.create(make_spec("old", policy="random", groups=3)).run_id
+    generation = caller.attach(run)
+    plan = caller.plan(run, generation, 0)
+    assert [group.name for group in plan.groups] == ["g0", "g1", "g2"]
+    messages = list(caller.stub.GetEpochPlan(pb.GetEpochPlanRequest(run_id=run, generation=generation, epoch=0)))
+    same = caller.create(make_spec("same", policy="random", groups=3)).run_id
+    assert caller.stub.SeedRun(iter(seed_messages(same, np.zeros(1000, np.float32), messages))).plan_id == plan.plan_id
+    for name, groups in (("two", 2), ("none", 0)):
+        other = caller.create(make_spec(name, policy="random", groups=groups)).run_id
+        with status(INVALID, "its groups is ('g0', 'g1', 'g2')"):
+            caller.stub.SeedRun(iter(seed_messages(other, np.zeros(1000, np.float32), messages)))

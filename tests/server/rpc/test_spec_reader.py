@@ -130,3 +130,37 @@ def test_fields_that_the_server_does_not_know_are_refused(caller: Caller, run: b
         caller.stub.CreateRun(iter(messages))
     with status(INVALID, "server too old"):
         list(caller.stub.GetEpochPlan(with_unknown_field(pb.GetEpochPlanRequest(run_id=run))))
+
+
+def test_a_run_keeps_its_groups(caller: Caller) -> None:
+    spec = make_spec(groups=3, per_group=True)
+    first, second = caller.create(spec), caller.create(spec)
+    assert (first.created, second.created) == (True, False)
+    assert list(second.spec.group_names) == ["g0", "g1", "g2"]
+    with status(REFUSED, "groups: the run has g0, g1, g2 ("):
+        caller.create(make_spec(groups=2, per_group=True))
+    with status(REFUSED, "groups: the run has g0, g1, g2 ("):
+        caller.create(make_spec())
+
+
+def changed(change: Any) -> list[pb.CreateRunRequest]:
+    messages = create_messages(make_spec(groups=3))
+    change(messages)
+    return messages
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda m: m[1].shard_sizes.ClearField("groups"), "groups of 0 shards came with the sizes of 10"),
+        (lambda m: setattr(m[1].shard_sizes, "groups", bytes(9)), "groups of 9 shards came with the sizes of 10"),
+        (lambda m: m[0].spec.ClearField("group_names"), "the spec has no groups"),
+        (lambda m: setattr(m[1].shard_sizes, "groups", bytes([0, 1, 2, 3] * 2 + [0, 1])), "a shard is of group 3"),
+        (lambda m: setattr(m[1].shard_sizes, "groups", bytes(10)), "group 'g1' has no shard"),
+        (lambda m: setattr(m[1].shard_sizes, "groups", bytes([2, 1, 0] * 3 + [0])), "the shards' groups give another"),
+        (lambda m: m[0].spec.group_names.extend(f"h{i}" for i in range(400)), "groups has 403 groups; give 1 to 253"),
+    ],
+)
+def test_invalid_groups_are_refused(caller: Caller, change: Any, message: str) -> None:
+    with status(INVALID, message):
+        caller.stub.CreateRun(iter(changed(change)))
