@@ -10,6 +10,7 @@ from typing import NoReturn, TypeVar
 import grpc
 from google.protobuf.message import Message
 
+from infobatch_client.rpc.uninterrupted import uninterrupted
 from infobatch_stream import errors
 from infobatch_stream.v1 import score_service_pb2 as pb
 from infobatch_stream.v1 import score_service_pb2_grpc as pb_grpc
@@ -147,8 +148,8 @@ class ScoreClient:
         """Closes the channel, if this process opened it."""
         if self._channel is not None and self._pid == os.getpid():
             self._closed = True
-            self._channel.close()
-            self._channel = None
+            channel, self._channel = self._channel, None
+            uninterrupted(channel.close)
 
     def __getstate__(self) -> dict[str, object]:
         settings = {"address": self.address, "_call_timeout_s": self._call_timeout_s}
@@ -161,7 +162,7 @@ class ScoreClient:
         timeout_s: float | None,
     ) -> Response:
         try:
-            return choose(self._stub())(request, timeout=timeout_s or self._call_timeout_s)
+            return uninterrupted(lambda: choose(self._stub())(request, timeout=timeout_s or self._call_timeout_s))
         except grpc.RpcError as error:
             self._raise(_rpc_name(request), error)
 
@@ -172,7 +173,11 @@ class ScoreClient:
         timeout_s: float | None,
     ) -> Iterator[Response]:
         try:
-            yield from choose(self._stub())(request, timeout=timeout_s or self._call_timeout_s)
+            answers: Iterator[Response] = uninterrupted(
+                lambda: iter(choose(self._stub())(request, timeout=timeout_s or self._call_timeout_s))
+            )
+            while (answer := uninterrupted(lambda: next(answers, None))) is not None:
+                yield answer
         except grpc.RpcError as error:
             self._raise(_rpc_name(request), error)
 
@@ -185,7 +190,7 @@ class ScoreClient:
     ) -> Response:
         timeout_s = timeout_s or _STREAMED_REQUEST_FACTOR * self._call_timeout_s
         try:
-            return choose(self._stub())(iter(requests), timeout=timeout_s)
+            return uninterrupted(lambda: choose(self._stub())(iter(requests), timeout=timeout_s))
         except grpc.RpcError as error:
             self._raise(rpc, error)
 
