@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from infobatch_client.epochs.open_epoch import OpenEpoch
 from infobatch_client.tie.rows import failed_samples
@@ -29,6 +30,8 @@ class BatchOrder:
         self._order = PlanOrder(epoch.plan, offsets)
         self._rank = rank
         self._newest: npt.NDArray[np.int64] | None = None
+        self._newest_index: torch.Tensor | None = None
+        self._padding: tuple[int, int] | None = None  # the first of the latest steps without a real row, and updates
 
     @property
     def next_rows(self) -> int:
@@ -36,17 +39,48 @@ class BatchOrder:
         first, end = self.epoch.opening.rows(self.epoch.num_consumed, self._rank)
         return end - first
 
-    def is_newest(self, samples: npt.NDArray[np.int64]) -> bool:
+    def is_newest(self, samples: npt.NDArray[np.int64], index: torch.Tensor) -> bool:
         """Whether this is the batch updated last: an epoch has each sample in one batch only.
+
+        A batch without a real row is known by its tensor; where that is a copy, the next real row decides
+        (`settle_padding`).
 
         Args:
             samples: int64 (B,), −1 in rows that fill.
+            index: the tensor in which they came.
         """
-        return self._newest is not None and bool((samples >= 0).any()) and np.array_equal(samples, self._newest)
+        if self._newest is None or not np.array_equal(samples, self._newest):
+            return False
+        if (samples >= 0).any() or self.epoch.finished:
+            return True
+        newest = self._newest_index
+        return newest is not None and (index.device, index.data_ptr()) == (newest.device, newest.data_ptr())
 
-    def note_newest(self, samples: npt.NDArray[np.int64]) -> None:
-        """A batch is updated."""
-        self._newest = samples
+    def note_newest(self, samples: npt.NDArray[np.int64], index: torch.Tensor) -> None:
+        """A batch is updated; its tensor is kept, so that no other one gets its memory."""
+        self._newest, self._newest_index = samples, index
+
+    def note_update(self, samples: npt.NDArray[np.int64], *, step: int) -> None:
+        """A batch is updated, for the first time or again; `step` is its number, if it is the first time."""
+        if (samples >= 0).any():
+            self._padding = None
+        else:
+            first, updates = self._padding or (step, 0)
+            self._padding = first, updates + 1
+
+    def settle_padding(self, samples: npt.NDArray[np.int64]) -> int:
+        """The number of the batch that comes next, from its real rows.
+
+        Updates of batches without a real row may have been of one batch, or of several: they look alike.
+        """
+        real, following = samples[samples >= 0], self.epoch.num_consumed
+        if self._padding is None or not len(real):
+            return following
+        first, updates = self._padding
+        for step in range(first + 1, min(first + updates, self.epoch.opening.num_steps - 1) + 1):
+            if np.isin(real, self._samples(step)).all():
+                return step
+        return following
 
     def check_not_over(self) -> None:
         """Raises LossError if every batch has been updated or skipped."""

@@ -92,7 +92,7 @@ class PlainEpochs:
         pushed = checked if scores is None else checked_losses(scores, rows, "scores")
         weights = checked_weights(weight, samples, order.epoch.plan)
         value = weighted_mean(checked, weights)
-        self._push(order, samples, weights, pushed, columns)
+        self._push(order, samples, index, weights, pushed, columns)
         return value
 
     def push(
@@ -101,7 +101,7 @@ class PlainEpochs:
         """Queues the scores of a batch whose losses the caller reduces."""
         order, samples = self._batch(index)
         checked = checked_losses(scores, len(samples), "scores")
-        self._push(order, samples, np.zeros(len(samples), np.float32), checked, columns)
+        self._push(order, samples, index, np.zeros(len(samples), np.float32), checked, columns)
 
     def skip(self) -> None:
         """Counts a batch that is deliberately not trained."""
@@ -133,7 +133,8 @@ class PlainEpochs:
         epoch = self.loop.for_scores()
         order = self._order_of(epoch)
         samples = checked_index(index, epoch.plan, self._batch_size)
-        if not order.is_newest(samples):
+        if not order.is_newest(samples, index):
+            self._move_to(order, order.settle_padding(samples))
             order.check_not_over()
             order.check_next(samples, loaded_state=self._readers.loaded_state)
         self._readers.check_mark(index)
@@ -143,18 +144,30 @@ class PlainEpochs:
         self,
         order: BatchOrder,
         samples: npt.NDArray[np.int64],
+        index: torch.Tensor,
         weights: npt.NDArray[np.float32],
         scores: torch.Tensor,
         columns: Mapping[str, torch.Tensor] | None,
     ) -> None:
         """Queues scores; a batch that is updated again isn't counted again."""
         self.loop.push(Ticket(order.epoch.number, order.epoch.num_consumed, samples, weights), scores, columns)
-        if not order.is_newest(samples):
-            order.note_newest(samples)
+        is_newest = order.is_newest(samples, index)
+        order.note_update(samples, step=order.epoch.num_consumed)
+        if not is_newest:
+            order.note_newest(samples, index)
             if self._remembers_drops:
                 self.loop.sequence.report_dropped(order.epoch, order.dropped_of_next(samples))
             failed = len(failed_samples(samples))
             self._settle(order, int(np.count_nonzero(samples >= 0)), failed)
+
+    def _move_to(self, order: BatchOrder, step: int) -> None:
+        """Counts batches without a real row as what they were: one that was updated several times, or several."""
+        epoch, size = order.epoch, self._batch_size
+        while epoch.num_consumed < step:
+            epoch.consume(RowCounts(0, size, order.next_rows, 0))
+        while epoch.num_consumed > step:
+            epoch.num_consumed -= 1
+            epoch.counts += RowCounts(0, -size, -order.next_rows, 0)
 
     def _settle(self, order: BatchOrder, real: int, failed: int = 0) -> None:
         epoch = order.epoch

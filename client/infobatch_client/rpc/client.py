@@ -12,6 +12,7 @@ from google.protobuf.message import Message
 
 from infobatch_client.rpc import forks
 from infobatch_client.rpc.first_contact import FirstContact
+from infobatch_client.rpc.uninterrupted import uninterrupted
 from infobatch_stream import errors
 from infobatch_stream.v1 import score_service_pb2 as pb
 from infobatch_stream.v1 import score_service_pb2_grpc as pb_grpc
@@ -161,8 +162,8 @@ class ScoreClient:
         """Closes the channel, if this process opened it."""
         if self._channel is not None and self._pid == os.getpid():
             self._closed = True
-            self._channel.close()
-            self._channel = None
+            channel, self._channel = self._channel, None
+            uninterrupted(channel.close)
 
     def __getstate__(self) -> dict[str, object]:
         settings = {"address": self.address, "_call_timeout_s": self._call_timeout_s}
@@ -175,8 +176,7 @@ class ScoreClient:
         timeout_s: float | None,
     ) -> Response:
         try:
-            with forks.call():
-                return choose(self._stub())(request, timeout=timeout_s or self._call_timeout_s)
+            return _apart(lambda: choose(self._stub())(request, timeout=timeout_s or self._call_timeout_s))
         except grpc.RpcError as error:
             self._raise(_rpc_name(request), error)
 
@@ -187,13 +187,11 @@ class ScoreClient:
         timeout_s: float | None,
     ) -> Iterator[Response]:
         try:
-            messages = iter(choose(self._stub())(request, timeout=timeout_s or self._call_timeout_s))
-            while True:
-                with forks.call():
-                    message = next(messages, None)
-                if message is None:
-                    return
-                yield message
+            answers: Iterator[Response] = _apart(
+                lambda: iter(choose(self._stub())(request, timeout=timeout_s or self._call_timeout_s))
+            )
+            while (answer := _apart(lambda: next(answers, None))) is not None:
+                yield answer
         except grpc.RpcError as error:
             self._raise(_rpc_name(request), error)
 
@@ -206,8 +204,7 @@ class ScoreClient:
     ) -> Response:
         timeout_s = timeout_s or _STREAMED_REQUEST_FACTOR * self._call_timeout_s
         try:
-            with forks.call():
-                return choose(self._stub())(iter(requests), timeout=timeout_s)
+            return _apart(lambda: choose(self._stub())(iter(requests), timeout=timeout_s))
         except grpc.RpcError as error:
             self._raise(rpc, error)
 
@@ -239,6 +236,16 @@ def retry_until(attempt: Callable[[float], T], timeout_s: float, *, pause_s: flo
                 raise
         time.sleep(min(pause_s, left_s))
         pause_s = min(2.0, 1.5 * pause_s)
+
+
+def _apart(call: Callable[[], T]) -> T:
+    """The result of a call of gRPC's, kept apart from Ctrl-C and from forks."""
+
+    def kept() -> Answer:
+        with forks.call():
+            return call()
+
+    return uninterrupted(kept)
 
 
 def _rpc_name(request: Message) -> str:

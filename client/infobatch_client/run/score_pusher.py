@@ -6,8 +6,10 @@ messages go out in the order in which they came in. An outage of the server cost
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
+import queue
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -25,6 +27,7 @@ from infobatch_stream import errors
 __all__ = ["ScorePusher"]
 
 _POLL_S = 0.05
+_MIN_WAIT_S, _MAX_WAIT_S = 0.0002, 0.01  # between looks at whether all has arrived
 _MIN_BACKOFF_S, _MAX_BACKOFF_S = 0.1, 5.0
 _log = logging.getLogger(__name__)
 
@@ -68,8 +71,7 @@ class ScorePusher:
         self._backoff = _Backoff()
         self._closing = False
         self._has_counted_lost = False
-        self._wake = threading.Event()
-        self._idle = threading.Condition()
+        self._wake: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._busy = False
         self._pid = os.getpid()
         self._thread = threading.Thread(target=self._run, name="infobatch-score-pusher", daemon=True)
@@ -122,15 +124,18 @@ class ScorePusher:
             return True
         deadline_s = time.monotonic() + timeout_s
         self._backoff.retry_at_s = 0.0
-        with self._idle:
-            while not self.outbox.is_empty or self._busy:
-                if self.failure is not None or not self._thread.is_alive():
-                    return False
-                left_s = deadline_s - time.monotonic()
-                if left_s <= 0:
-                    return False
-                self._wake.set()
-                self._idle.wait(min(left_s, _POLL_S))
+        pause_s = _MIN_WAIT_S
+        # No Event or Condition: Ctrl-C in here could leave their locks held, and the thread would wait for ever.
+        while not self.outbox.is_empty or self._busy:
+            if self.failure is not None or not self._thread.is_alive():
+                return False
+            left_s = deadline_s - time.monotonic()
+            if left_s <= 0:
+                return False
+            if self._wake.empty():
+                self._wake.put(None)
+            time.sleep(min(left_s, pause_s))
+            pause_s = min(_MAX_WAIT_S, 2 * pause_s)
         return self.failure is None
 
     def close(self, timeout_s: float) -> bool:
@@ -145,7 +150,7 @@ class ScorePusher:
         in_own_thread = threading.current_thread() is self._thread
         flushed = not in_own_thread and self.flush(timeout_s)
         self._closing = True
-        self._wake.set()
+        self._wake.put(None)
         if not in_own_thread:
             self._thread.join(timeout=_POLL_S * 4 + 1.0)
         if not flushed:
@@ -164,8 +169,8 @@ class ScorePusher:
 
     def _run(self) -> None:
         while not self._closing:
-            self._wake.wait(_POLL_S)
-            self._wake.clear()
+            with contextlib.suppress(queue.Empty):
+                self._wake.get(timeout=_POLL_S)
             self._busy = True
             try:
                 self.outbox.collect()
@@ -186,8 +191,6 @@ class ScorePusher:
                 return self._stop(failure)
             finally:
                 self._busy = False
-                with self._idle:
-                    self._idle.notify_all()
 
     def _send_all(self) -> None:
         if time.monotonic() < self._backoff.retry_at_s:

@@ -64,17 +64,56 @@ class WorkerPool:
         )
 
     def batches(self, pass_: Pass) -> Iterator[TiedBatch]:
-        """The batches of a pass, in order; begins at once, and ends the pass before it."""
+        """The batches of a pass, in order; begins at once, and ends the pass before it.
+
+        If that, or the pass itself, ends by an exception (Ctrl-C is one), the workers end with it: what they had made
+        would come in a later pass. The next one gets new workers, and so does one whose workers have been killed, as
+        Ctrl-C in a terminal kills them.
+        """
         self.control.write(pass_)
         self._generator.manual_seed(pass_seed(pass_, self._fingerprint))
-        with torch.device("cpu"):  # torch draws a seed by our generator, whatever the default device is
-            return iter(self._data_loader)
+        try:
+            if not all(worker.is_alive() for worker in getattr(self._iterator, "_workers", ())):
+                self.close()
+            try:
+                batches = self._begin()
+            except Exception:  # a worker has died, or dies, while the pass is begun
+                if self._iterator is None:
+                    raise
+                self.close()
+                batches = self._begin()
+        except BaseException:
+            self.close()
+            raise
+        return self._whole(batches)
 
     def close(self) -> None:
         """Ends the workers now: in the garbage collector, torch would wait 5 s for each of them."""
-        if (running := getattr(self._data_loader, "_iterator", None)) is not None:
+        if (running := self._iterator) is not None:
+            self._data_loader._iterator = None  # first: a second Ctrl-C may come while it waits for them
             running._shutdown_workers()
-            self._data_loader._iterator = None
+
+    @property
+    def _iterator(self) -> Any:
+        """torch's, with its processes; it outlives a pass."""
+        return getattr(self._data_loader, "_iterator", None)
+
+    def _begin(self) -> Iterator[TiedBatch]:
+        with torch.device("cpu"):  # torch draws a seed by our generator, whatever the default device is
+            return iter(self._data_loader)
+
+    def _whole(self, batches: Iterator[TiedBatch]) -> Iterator[TiedBatch]:
+        """The batches of a pass, without those of an iterator that an exception has left in an unknown state."""
+        while True:
+            try:
+                batch = next(batches)
+            except StopIteration:
+                return
+            except BaseException:
+                if batches is self._iterator:
+                    self.close()
+                raise
+            yield batch
 
 
 def _as_it_is(batch: Any) -> Any:
