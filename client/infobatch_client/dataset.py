@@ -212,6 +212,10 @@ class InfoBatchStreamDataset(PlainLoading, FluidPipeline):
         """Refused: `len(loader)` is known."""
         self._refuse("with_length")
 
+    def lmdb_cached(self, *_: Any, **__: Any) -> NoReturn:
+        """Refused, also where lmdb isn't installed: shards are read by position."""
+        self._refuse("lmdb_cached")
+
     def _refuse(self, method: str) -> NoReturn:
         refuse_if_tie_breaks(method)
         raise AssertionError(method)

@@ -66,7 +66,7 @@ REFUSED: dict[str, Callable[[Any], Any]] = {
     "unbatched": lambda d: d.unbatched(),
     "unlisted": lambda d: d.unlisted(),
     "mcached": lambda d: d.mcached(),
-    "lmdb_cached": lambda d: d.append(filters.LMDBCached.__new__(filters.LMDBCached)),  # its constructor needs lmdb
+    "lmdb_cached": lambda d: d.lmdb_cached("cache.lmdb"),
     "slice": lambda d: d.slice(5),
     "SimpleShardList": lambda d: d.compose(wds.SimpleShardList(["a.tar"])),
     "ResampledShards": lambda d: d.compose(wds.ResampledShards(["a.tar"])),

@@ -109,7 +109,7 @@ _REFUSED |= {
     IterableDataset: ("a dataset", _NO_SOURCE),
     DataLoader: ("a DataLoader", _NO_SOURCE),
 }
-_METHODS = {"with_epoch": _USE_EPOCHS, "repeat": _USE_EPOCHS, "with_length": _USE_LENGTH}
+_METHODS = {"with_epoch": _USE_EPOCHS, "repeat": _USE_EPOCHS, "with_length": _USE_LENGTH, "lmdb_cached": _NO_CACHE}
 REFUSED_CODES = {kind.__code__: entry for kind, entry in _REFUSED.items() if hasattr(kind, "__code__")}
 """Code of each refused function → its name and advice: by it a running generator is recognised."""
 
