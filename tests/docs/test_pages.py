@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
+from importlib.metadata import metadata
 from pathlib import Path
 from types import ModuleType
 
@@ -112,3 +113,14 @@ def tool(name: str) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def test_the_install_lines_name_extras_that_exist_and_that_their_page_needs() -> None:
+    known = set(metadata("infobatch-stream").get_all("Provides-Extra") or ())
+    named = {
+        page: {extra for extras in re.findall(r"\[([a-z,]+)\]'", page.read_text()) for extra in extras.split(",")}
+        for page in LINKED
+    }
+    assert set().union(*named.values()) <= known
+    # Their scripts train without url=, so that they start an embedded server.
+    assert {"server", "integrations"} <= named[ROOT / "docs" / "frameworks.md"]

@@ -175,7 +175,8 @@ class ScorePusher:
             try:
                 self.outbox.collect()
                 self._send_all()
-                if self._sender.beat_if_due():
+                # No beat between attempts: each that fails would put the next attempt off.
+                if time.monotonic() >= self._backoff.retry_at_s and self._sender.beat_if_due():
                     self._backoff.reset()
             except (errors.SupersededError, errors.RunNotFoundError, errors.RunConflictError) as error:
                 return self._stop(error)
