@@ -241,7 +241,7 @@ def retry_until(attempt: Callable[[float], T], timeout_s: float, *, pause_s: flo
 def _apart(call: Callable[[], T]) -> T:
     """The result of a call of gRPC's, kept apart from Ctrl-C and from forks."""
 
-    def kept() -> Answer:
+    def kept() -> T:
         with forks.call():
             return call()
 
