@@ -119,7 +119,15 @@ class ServerUnreachableError(TryAgainError, ConnectionError):
 
 
 class ServerBusyError(TryAgainError):
-    """The score server has too much to do, or too little room."""
+    """The score server has too much to do, or too little room.
+
+    Attributes:
+        retry_after_s: when to call again, in seconds; 0 if unknown.
+    """
+
+    def __init__(self, message: str, retry_after_s: float = 0.0) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
 
 
 class PlanNotReadyError(TryAgainError):

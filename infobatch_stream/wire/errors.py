@@ -18,7 +18,8 @@ ERROR_KEY = "infobatch-error"
 """Trailing metadata: the name of the error's class."""
 
 RETRY_AFTER_KEY = "infobatch-retry-after-ms"
-"""Trailing metadata of RunBusyError: the time until the lease expires, unless its job calls again."""
+"""Trailing metadata: with RunBusyError, the time until the lease expires unless its job calls again; with
+ServerBusyError, when to call again."""
 
 # The first class that an error is an instance of decides.
 _CODES: tuple[tuple[type[errors.InfoBatchError], grpc.StatusCode], ...] = (
@@ -42,6 +43,7 @@ _KINDS: Mapping[grpc.StatusCode, type[errors.InfoBatchError]] = {
     grpc.StatusCode.UNAVAILABLE: errors.ServerUnreachableError,
     grpc.StatusCode.DEADLINE_EXCEEDED: errors.ServerUnreachableError,
     grpc.StatusCode.RESOURCE_EXHAUSTED: errors.ServerBusyError,
+    grpc.StatusCode.CANCELLED: errors.ServerUnreachableError,  # the server has cut off a call that stood still
 }
 
 
@@ -53,7 +55,7 @@ def status_code(error: errors.InfoBatchError) -> grpc.StatusCode:
 def error_metadata(error: errors.InfoBatchError) -> tuple[tuple[str, str], ...]:
     """The trailing metadata that goes with the status of an error."""
     name = next(kind.__name__ for kind in type(error).__mro__ if kind.__module__ == errors.__name__)
-    if isinstance(error, errors.RunBusyError) and error.retry_after_s:
+    if isinstance(error, errors.RunBusyError | errors.ServerBusyError) and error.retry_after_s:
         return (ERROR_KEY, name), (RETRY_AFTER_KEY, str(max(1, int(1000 * error.retry_after_s))))
     return ((ERROR_KEY, name),)
 
@@ -77,10 +79,10 @@ def error_from_status(
     kind: type[errors.InfoBatchError] = (
         getattr(errors, name) if name in errors.__all__ else _KINDS.get(code, errors.ServerError)
     )
-    if issubclass(kind, errors.RunBusyError):
-        return kind(details, retry_after_s=int(metadata.get(RETRY_AFTER_KEY, 0)) / 1000)
-    if issubclass(kind, errors.TryAgainError) or not name:
+    if issubclass(kind, errors.TryAgainError) or (not name and kind is not errors.RunBusyError):
         details = f"{call}: {code.name}: {details}"
+    if issubclass(kind, errors.RunBusyError | errors.ServerBusyError):
+        return kind(details, retry_after_s=int(metadata.get(RETRY_AFTER_KEY, 0)) / 1000)
     error = kind(details)
     if isinstance(error, errors.ServerUnreachableError):
         error.timed_out = code is grpc.StatusCode.DEADLINE_EXCEEDED

@@ -17,6 +17,7 @@ from infobatch_stream.wire.specs import plan_from_header, seal
 __all__ = ["PlanReader"]
 
 _MAX_CLASSES = 256
+_MAX_CLASS_NAME = 128
 _AGAIN = "transfer the plan again"
 _VERSIONS = "use a server and a client of the same version"
 
@@ -119,6 +120,8 @@ class PlanReader:
             raise PlanError(
                 f"the plan's header has {len(header.classes)} classes and run id {header.run_id.hex()!r}; {_AGAIN}"
             )
+        if any(len(row.name) > _MAX_CLASS_NAME for row in header.classes):
+            raise PlanError(f"a class of the plan has a name of more than {_MAX_CLASS_NAME} characters; {_VERSIONS}")
         packed = -(-spec.num_samples // 8)
         self._planes[pb.PLANE_KEEP_BITS] = np.zeros(packed, np.uint8)
         if len(header.classes) == 2:

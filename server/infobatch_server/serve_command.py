@@ -14,6 +14,7 @@ from pathlib import Path
 
 from infobatch_server.process.address import Address
 from infobatch_server.process.data_dir import DataDir, remove_endpoint_file, write_endpoint_file
+from infobatch_server.process.log_limit import LogLimit
 from infobatch_server.process.users_lock import UsersLock
 from infobatch_server.server import ScoreServer
 from infobatch_server.state.limits import Limits
@@ -72,6 +73,8 @@ def run(args: argparse.Namespace) -> int:
         ServerError: the directory is in use, or an address can't be bound.
     """
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(LogLimit())
     grpc_address, http_address = Address.parse(args.grpc, "--grpc"), Address.parse(args.http, "--http")
     _check_reach(grpc_address, http_address, insecure=args.insecure)
     if args.memory_bytes < 0:

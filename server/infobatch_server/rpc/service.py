@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 
 import grpc
@@ -12,7 +11,6 @@ from infobatch_server.rpc.run_info import info_message
 from infobatch_server.rpc.score_reader import batch_from_message
 from infobatch_server.rpc.seeding import seed_run
 from infobatch_server.rpc.spec_reader import read_spec
-from infobatch_server.rpc.status import stream_unary, unary_stream, unary_unary
 from infobatch_server.runs.attach import AttachRequest
 from infobatch_server.runs.barrier import BARRIER_TIMEOUT_S, NotReady
 from infobatch_server.runs.registry import Registry
@@ -33,7 +31,6 @@ __all__ = ["ScoreService"]
 
 _MIN_HEARTBEAT_S, _MAX_HEARTBEAT_S = 1.0, 5.0
 _HEARTBEATS_PER_S = 100  # of one job
-_BUSY_RETRY_MS = 250
 _READ_SAMPLES = 2**17  # at most 1 MiB a message for scores, stamps and visits
 
 
@@ -54,9 +51,7 @@ class ScoreService(pb_grpc.ScoreServiceServicer):
         self._nonce = nonce
         self._version = version
         self._durable = durable
-        self._plan_streams = threading.BoundedSemaphore(limits.plan_streams)
 
-    @stream_unary
     def CreateRun(
         self, request_iterator: Iterator[pb.CreateRunRequest], context: grpc.ServicerContext
     ) -> pb.CreateRunResponse:
@@ -72,7 +67,6 @@ class ScoreService(pb_grpc.ScoreServiceServicer):
             last_epoch=now.state.last_epoch,
         )
 
-    @unary_unary
     def AttachRun(self, request: pb.AttachRunRequest, context: grpc.ServicerContext) -> pb.AttachRunResponse:
         """Gives a job the run's next generation."""
         run = self._registry.by_id(request.run_id)
@@ -95,44 +89,33 @@ class ScoreService(pb_grpc.ScoreServiceServicer):
             server_version=self._version,
         )
 
-    @unary_unary
     def DetachRun(self, request: pb.DetachRunRequest, context: grpc.ServicerContext) -> pb.DetachRunResponse:
         """Frees the lease, once every rank has called."""
         self._registry.by_id(request.run_id).detach(request.generation, request.rank)
         return pb.DetachRunResponse()
 
-    @unary_unary
     def Heartbeat(self, request: pb.HeartbeatRequest, context: grpc.ServicerContext) -> pb.HeartbeatResponse:
         """Renews the lease."""
         self._registry.by_id(request.run_id).heartbeat(request.generation)
         return pb.HeartbeatResponse()
 
-    @unary_stream
     def GetEpochPlan(
         self, request: pb.GetEpochPlanRequest, context: grpc.ServicerContext
     ) -> Iterator[pb.GetEpochPlanResponse]:
         """Streams a plan, or says that it isn't ready."""
         run = self._registry.by_id(request.run_id)
         shards = _shard_range(request, len(run.spec.shard_sizes))
-        if not self._plan_streams.acquire(blocking=False):
-            # Slow readers of plans may not take the threads that scores need.
-            yield pb.GetEpochPlanResponse(not_ready=pb.NotReady(retry_after_ms=_BUSY_RETRY_MS))
-            return
-        try:
-            plan: EpochPlan | NotReady
-            if request.plan_id:
-                plan = run.plans.find(request.plan_id, epoch=request.epoch, generation=request.generation)
-            else:
-                plan = run.plans.get(request.generation, request.epoch)
-            if isinstance(plan, NotReady):
-                waits = pb.NotReady(missing_ranks=plan.missing_ranks, retry_after_ms=plan.retry_after_ms)
-                yield pb.GetEpochPlanResponse(not_ready=waits)
-            else:
-                yield from plan_messages(plan, run.spec.shard_sizes, from_chunk=request.from_chunk, shards=shards)
-        finally:
-            self._plan_streams.release()
+        plan: EpochPlan | NotReady
+        if request.plan_id:
+            plan = run.plans.find(request.plan_id, epoch=request.epoch, generation=request.generation)
+        else:
+            plan = run.plans.get(request.generation, request.epoch)
+        if isinstance(plan, NotReady):
+            waits = pb.NotReady(missing_ranks=plan.missing_ranks, retry_after_ms=plan.retry_after_ms)
+            yield pb.GetEpochPlanResponse(not_ready=waits)
+        else:
+            yield from plan_messages(plan, run.spec.shard_sizes, from_chunk=request.from_chunk, shards=shards)
 
-    @unary_unary
     def PushScores(self, request: pb.PushScoresRequest, context: grpc.ServicerContext) -> pb.PushScoresResponse:
         """Stores scores."""
         run = self._registry.by_id(request.run_id)
@@ -153,7 +136,6 @@ class ScoreService(pb_grpc.ScoreServiceServicer):
             journal_position=outcome.journal_position,
         )
 
-    @unary_unary
     def EndEpoch(self, request: pb.EndEpochRequest, context: grpc.ServicerContext) -> pb.EndEpochResponse:
         """Marks an epoch as ended by one rank."""
         mark = EpochMark(
@@ -167,13 +149,11 @@ class ScoreService(pb_grpc.ScoreServiceServicer):
         )
         return pb.EndEpochResponse(missing_ranks=self._registry.by_id(request.run_id).end_epoch(mark))
 
-    @unary_unary
     def MarkUnpruned(self, request: pb.MarkUnprunedRequest, context: grpc.ServicerContext) -> pb.MarkUnprunedResponse:
         """Marks an epoch as trained unpruned."""
         self._registry.by_id(request.run_id).plans.mark_unpruned(request.generation, request.epoch)
         return pb.MarkUnprunedResponse()
 
-    @unary_stream
     def ReadScores(
         self, request: pb.ReadScoresRequest, context: grpc.ServicerContext
     ) -> Iterator[pb.ReadScoresResponse]:
@@ -195,14 +175,12 @@ class ScoreService(pb_grpc.ScoreServiceServicer):
                 message.columns.add(name=name, dtype=str(np.dtype(values.dtype)), data=little.tobytes())
             yield message
 
-    @stream_unary
     def SeedRun(
         self, request_iterator: Iterator[pb.SeedRunRequest], context: grpc.ServicerContext
     ) -> pb.SeedRunResponse:
         """Imports scores and a plan into a run without a job."""
         return seed_run(self._registry, request_iterator)
 
-    @unary_unary
     def AmendRun(self, request: pb.AmendRunRequest, context: grpc.ServicerContext) -> pb.AmendRunResponse:
         """Changes a run's schedule."""
         spec = self._registry.by_id(request.run_id).amend(
@@ -212,7 +190,6 @@ class ScoreService(pb_grpc.ScoreServiceServicer):
         )
         return pb.AmendRunResponse(spec=spec_message(spec))
 
-    @unary_unary
     def GetServer(self, request: pb.GetServerRequest, context: grpc.ServicerContext) -> pb.GetServerResponse:
         """Describes this server."""
         return pb.GetServerResponse(
@@ -225,17 +202,14 @@ class ScoreService(pb_grpc.ScoreServiceServicer):
             durable=self._durable,
         )
 
-    @unary_unary
     def GetRun(self, request: pb.GetRunRequest, context: grpc.ServicerContext) -> pb.GetRunResponse:
         """One run's state."""
         return pb.GetRunResponse(run=info_message(snapshot(self._registry.find(request.run, request.run_id))))
 
-    @unary_unary
     def ListRuns(self, request: pb.ListRunsRequest, context: grpc.ServicerContext) -> pb.ListRunsResponse:
         """Every run's state."""
         return pb.ListRunsResponse(runs=[info_message(snapshot(run)) for run in self._registry.runs()])
 
-    @unary_unary
     def DeleteRun(self, request: pb.DeleteRunRequest, context: grpc.ServicerContext) -> pb.DeleteRunResponse:
         """Deletes a run."""
         self._registry.delete(self._registry.find(request.run, request.run_id), force=request.force)

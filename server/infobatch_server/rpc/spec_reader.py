@@ -16,6 +16,8 @@ from infobatch_stream.wire.specs import order_choice, spec_from_messages
 
 __all__ = ["read_spec"]
 
+_MAX_SPEC_BYTES = 2**17
+
 
 def read_spec(messages: Iterator[pb.CreateRunRequest], limits: Limits) -> tuple[RunSpec, OrderChoice]:
     """The spec in a stream, and the fields of the order that the user has set.
@@ -40,6 +42,11 @@ def read_spec(messages: Iterator[pb.CreateRunRequest], limits: Limits) -> tuple[
 
 def _check_bounds(message: pb.RunSpec, limits: Limits) -> None:
     check_run_name(message.run)
+    if message.ByteSize() > _MAX_SPEC_BYTES:
+        raise ConfigError(
+            f"the spec of run {message.run!r} takes {message.ByteSize()} bytes, the limit is {_MAX_SPEC_BYTES}; use "
+            "shorter settings of the policy"
+        )
     if not 1 <= message.num_samples <= limits.max_samples:
         raise ConfigError(
             f"num_samples={message.num_samples} is outside [1, {limits.max_samples}], this server's limit"

@@ -1,93 +1,55 @@
-"""The wrappers of every call: they refuse unknown fields of a request, and turn errors into statuses.
-
-They are named as gRPC names the kinds of calls: `unary_stream` takes one message and answers with a stream of them.
-"""
+"""Ends a call with the status that an error stands for."""
 
 from __future__ import annotations
 
-import functools
 import logging
-from collections.abc import Callable, Iterator
-from typing import NoReturn, TypeVar
+import secrets
+import traceback
+from typing import NoReturn
 
 import grpc
-from google.protobuf.message import Message
 
 from infobatch_stream.errors import InfoBatchError
 from infobatch_stream.wire.errors import error_metadata, status_code
-from infobatch_stream.wire.specs import reject_unknown_fields
 
-__all__ = ["stream_unary", "unary_stream", "unary_unary"]
+__all__ = ["end_with"]
 
 log = logging.getLogger(__name__)
 
 # Details travel in a header, and a client takes no more than 8 KiB of them, some letters as nine bytes.
 _MAX_DETAILS = 1500
+_MAX_PLACES = 256
 
-Service = TypeVar("Service")
-Request = TypeVar("Request", bound=Message)
-Answer = TypeVar("Answer")
-Method = Callable[[Service, Request, grpc.ServicerContext], Answer]
+_logged_places: set[tuple[str, int]] = set()
 
 
-def unary_unary(method: Method[Service, Request, Answer]) -> Method[Service, Request, Answer]:
-    """Wraps a method that takes one message and answers with one."""
+def end_with(context: grpc.ServicerContext, error: Exception) -> NoReturn:
+    """Ends the call with the status of an error.
 
-    @functools.wraps(method)
-    def answer(service: Service, request: Request, context: grpc.ServicerContext) -> Answer:
-        try:
-            reject_unknown_fields(request)
-            return method(service, request, context)
-        except Exception as error:
-            _abort(context, error)
-
-    return answer
-
-
-def unary_stream(method: Method[Service, Request, Iterator[Answer]]) -> Method[Service, Request, Iterator[Answer]]:
-    """Wraps a method that takes one message and answers with a stream."""
-
-    @functools.wraps(method)
-    def answer(service: Service, request: Request, context: grpc.ServicerContext) -> Iterator[Answer]:
-        try:
-            reject_unknown_fields(request)
-            yield from method(service, request, context)
-        except Exception as error:
-            _abort(context, error)
-
-    return answer
-
-
-def stream_unary(
-    method: Callable[[Service, Iterator[Request], grpc.ServicerContext], Answer],
-) -> Callable[[Service, Iterator[Request], grpc.ServicerContext], Answer]:
-    """Wraps a method that takes a stream of messages and answers with one."""
-
-    @functools.wraps(method)
-    def answer(service: Service, requests: Iterator[Request], context: grpc.ServicerContext) -> Answer:
-        try:
-            return method(service, _checked(requests), context)
-        except Exception as error:
-            _abort(context, error)
-
-    return answer
-
-
-def _checked(messages: Iterator[Request]) -> Iterator[Request]:
-    for message in messages:
-        reject_unknown_fields(message)
-        yield message
-
-
-def _abort(context: grpc.ServicerContext, error: Exception) -> NoReturn:
+    A defect of the server is INTERNAL. Its traceback is logged once for each line of code that it comes from; every
+    answer has an id that the log has too.
+    """
     if isinstance(error, grpc.RpcError):
         # The request stream broke off: the caller has ended, and nobody receives an answer.
         context.abort(grpc.StatusCode.CANCELLED, "the caller went away")
     if not isinstance(error, InfoBatchError):
-        log.exception("a call failed", exc_info=error)
-        context.abort(grpc.StatusCode.INTERNAL, "internal error of the server; its log has the traceback")
+        error_id = secrets.token_hex(4)
+        _log_defect(error, error_id)
+        context.abort(
+            grpc.StatusCode.INTERNAL,
+            f"internal error of the server; its log has the traceback under {error_id}",
+        )
     context.set_trailing_metadata(error_metadata(error))
     context.abort(status_code(error), _shortened(str(error)))
+
+
+def _log_defect(error: Exception, error_id: str) -> None:
+    last = traceback.extract_tb(error.__traceback__)[-1:]
+    place = (last[0].filename, last[0].lineno or 0) if last else (type(error).__name__, 0)
+    is_new = place not in _logged_places and len(_logged_places) < _MAX_PLACES
+    if is_new:
+        _logged_places.add(place)
+    log.error("internal error %s: a call failed at %s:%d", error_id, *place, exc_info=error if is_new else None)
 
 
 def _shortened(details: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import islice
 
 from infobatch_server.state.run_state import EpochMark
 
@@ -14,6 +15,7 @@ BARRIER_TIMEOUT_S = 60.0
 
 _MIN_RETRY_MS, _MAX_RETRY_MS = 50, 1000
 _LISTED_RANKS = 1024
+_KEPT_EPOCHS = 8
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,16 @@ class Barrier:
     def add(self, mark: EpochMark) -> None:
         """Adds a mark; it replaces one with the same generation, epoch and rank."""
         self._marks.setdefault(mark.epoch, {})[mark.generation, mark.rank] = mark
+        self._marks = {at: marks for at, marks in self._marks.items() if self.keeps(at)}
+
+    def keeps(self, epoch: int) -> bool:
+        """Whether the marks of an epoch are kept: a plan waits for those of the epoch before it alone."""
+        return epoch > max(self._marks, default=epoch) - _KEPT_EPOCHS
+
+    @property
+    def num_marks(self) -> int:
+        """Marks of all kept epochs."""
+        return sum(map(len, self._marks.values()))
 
     def marks(self, epoch: int) -> tuple[EpochMark, ...]:
         """The marks of an epoch, of all generations."""
@@ -57,9 +69,10 @@ class Barrier:
         self._first_request_s.clear()
 
     def missing(self, epoch: int, generation: int, world_size: int) -> tuple[int, ...]:
-        """The ranks of a generation that have not ended an epoch."""
+        """The first ranks of a generation that have not ended an epoch, at most 1,024."""
         marks = self._marks.get(epoch, {})
-        return tuple(rank for rank in range(world_size) if (generation, rank) not in marks)
+        missing = (rank for rank in range(world_size) if (generation, rank) not in marks)
+        return tuple(islice(missing, _LISTED_RANKS))
 
     def trained(self, last: EpochMark, world_size: int) -> int | None:
         """Samples trained in an epoch, `last` included; None while a rank of its generation is missing.
@@ -90,4 +103,4 @@ class Barrier:
         waited_s = now - self._first_request_s.setdefault(epoch, now)
         # One tenth of the waiting time so far: short while a rank may end soon, long when it takes its time.
         retry_ms = min(_MAX_RETRY_MS, max(_MIN_RETRY_MS, int(100 * waited_s)))
-        return NotReady(missing[:_LISTED_RANKS], retry_ms, timed_out=waited_s >= BARRIER_TIMEOUT_S)
+        return NotReady(missing, retry_ms, timed_out=waited_s >= BARRIER_TIMEOUT_S)

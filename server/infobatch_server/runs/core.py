@@ -52,6 +52,7 @@ class RunCore:
             position=stored.journal_position,
             lock=self.lock,
             max_pending_bytes=limits.max_in_flight_bytes,
+            world_size=stored.state.lease.world_size if stored.state.lease else 1,
             stored_scores=stored.stored_scores,
             rejected_scores=stored.rejected_scores,
         )

@@ -14,6 +14,8 @@ class PushWindow:
     Not thread-safe: its owner's lock guards it.
     """
 
+    __slots__ = ("_newest", "_pending", "_stored")
+
     def __init__(self) -> None:
         self._newest = 0
         self._stored = 0  # bit i: sequence number newest - i

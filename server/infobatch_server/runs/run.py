@@ -71,7 +71,7 @@ class Run:
             rewind = attach(core.state, request, core.run_id)
             core.store.rewind(core.run_id, rewind.state, rewind.stamps_to, rewind.marks_from)
             core.feed.table.lower_stamps(rewind.stamps_to)
-            core.feed.forget_clients()
+            core.feed.forget_clients(request.lease.world_size)
             core.barrier.rewind(rewind.marks_from)
             core.detached_ranks.clear()
             core.adopt(rewind.state)
@@ -148,6 +148,8 @@ class Run:
             core.store.add_mark(core.run_id, mark, state)
             core.adopt(state)
             core.barrier.add(mark)
+            if not core.barrier.keeps(mark.epoch):
+                return ()
             return core.barrier.missing(mark.epoch, mark.generation, world_size)
 
     def amend(self, *, epochs: int | None, delta: str | None, anneal_epoch_check: int) -> RunSpec:

@@ -19,7 +19,14 @@ from infobatch_server.store.interface import RunStore
 from infobatch_stream.errors import ServerBusyError
 from infobatch_stream.scores.table import ScoreTable, UpdateCounts
 
-__all__ = ["PushOutcome", "ScoreFeed"]
+__all__ = ["PushOutcome", "ScoreFeed", "max_clients"]
+
+_SPARE_CLIENTS = 1024
+
+
+def max_clients(world_size: int) -> int:
+    """Client ids that a generation may use: two for each rank, and some for loaders that are made anew."""
+    return 2 * world_size + _SPARE_CLIENTS
 
 
 @dataclass(frozen=True)
@@ -47,6 +54,7 @@ class ScoreFeed:
         position: the last journal position that is in `table`.
         lock: guards the feed and the run's state; notified of every change that a thread may wait for.
         max_pending_bytes: bytes of batches that may wait for the end of a draw.
+        world_size: ranks of the current generation.
         stored_scores: scores accepted so far.
         rejected_scores: NaN and infinite scores so far.
     """
@@ -60,6 +68,7 @@ class ScoreFeed:
         position: int,
         lock: threading.Condition,
         max_pending_bytes: int,
+        world_size: int = 1,
         stored_scores: int = 0,
         rejected_scores: int = 0,
     ) -> None:
@@ -74,6 +83,7 @@ class ScoreFeed:
         self._max_pending_bytes = max_pending_bytes
         self._pending_bytes = 0
         self._windows: dict[bytes, PushWindow] = {}
+        self._max_clients = max_clients(world_size)
         self._pending: dict[int, _PendingBatch] = {}
         self._num_appending = 0
         self._is_exclusive = False
@@ -87,12 +97,12 @@ class ScoreFeed:
             admit: called under the lock before anything changes; raises an error to reject the batch.
 
         Raises:
-            ServerBusyError: too many bytes wait for the end of a draw.
+            ServerBusyError: too many bytes wait for the end of a draw, or too many client ids were used.
         """
         with self._lock:
             self._lock.wait_for(lambda: not (self._is_exclusive or self._is_pending(batch)))
             admit()
-            window = self._windows.setdefault(batch.client_id, PushWindow())
+            window = self._window_of(batch.client_id)
             if window.is_stored(batch.sequence):
                 return PushOutcome(UpdateCounts(), duplicate=True, journal_position=self.applied_position)
             if self.is_paused and self._pending_bytes + batch.nbytes > self._max_pending_bytes:
@@ -146,13 +156,26 @@ class ScoreFeed:
                 self._is_exclusive = False
                 self._lock.notify_all()
 
-    def forget_clients(self) -> None:
-        """Drops the push windows of the last generation. The caller is inside `exclusive`."""
+    def forget_clients(self, world_size: int) -> None:
+        """Drops the windows of the last generation; the next has `world_size` ranks. The caller is in `exclusive`."""
         self._windows.clear()
+        self._max_clients = max_clients(world_size)
 
     def remember(self, client_id: bytes, sequence: int) -> None:
         """Marks a push of the current generation as stored, after recovery."""
         self._windows.setdefault(client_id, PushWindow()).end(sequence, stored=True)
+
+    def _window_of(self, client_id: bytes) -> PushWindow:
+        window = self._windows.get(client_id)
+        if window is None:
+            # A window may not be dropped while its pusher lives: it keeps a repeated push from being stored twice.
+            if len(self._windows) >= self._max_clients:
+                raise ServerBusyError(
+                    f"{len(self._windows)} client ids have pushed scores in this generation, the most that its job may "
+                    "use: a pusher keeps its client id as long as it lives; attach again for more"
+                )
+            window = self._windows[client_id] = PushWindow()
+        return window
 
     def _is_pending(self, batch: ScoreBatch) -> bool:
         window = self._windows.get(batch.client_id)

@@ -30,13 +30,18 @@ class Limits:
         max_in_flight_bytes: bytes per run of scores that arrive while a plan is drawn, and are applied after it.
         memory_bytes: bytes of the score tables of all runs; 0, the default, is three quarters of the machine's memory.
         keep_plans: plans that a run keeps.
-        worker_threads: calls that are processed at once.
-        plan_streams: calls among these that may stream a plan; the other threads remain free for scores.
-        max_queued_calls: further calls that wait, with 64 KiB each; any more are answered RESOURCE_EXHAUSTED. All
+        worker_threads: calls with one answer that are processed at once: scores, heartbeats and all but streams.
+        plan_streams: plans that are streamed at once, by threads of their own; any more are answered "not ready". All
             ranks of a job may request the same plan at once.
+        stream_threads: streams of each other kind (CreateRun, SeedRun, ReadScores, reflection, health watches) that
+            are processed at once, by threads of their own.
+        max_queued_calls: further calls that wait for a thread, with 64 KiB each; any more are answered
+            RESOURCE_EXHAUSTED.
+        max_queued_streams: the same for each kind of stream.
+        idle_s: seconds that a client may let a call wait for its next message, or for room for the next answer.
 
     Raises:
-        ConfigError: a limit is below 1, or plan_streams is not below worker_threads.
+        ConfigError: a limit is below 1.
     """
 
     max_samples: int = 2**31
@@ -47,7 +52,10 @@ class Limits:
     keep_plans: int = 8
     worker_threads: int = 32
     plan_streams: int = 16
+    stream_threads: int = 8
     max_queued_calls: int = 1024
+    max_queued_streams: int = 64
+    idle_s: float = 30.0
 
     def __post_init__(self) -> None:
         if not self.memory_bytes:
@@ -55,8 +63,3 @@ class Limits:
         for name in self.__dataclass_fields__:
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1; got {getattr(self, name)}")
-        if self.plan_streams >= self.worker_threads:
-            raise ConfigError(
-                f"plan_streams must be below worker_threads={self.worker_threads}, so that a thread remains for "
-                f"scores; got {self.plan_streams}"
-            )

@@ -7,9 +7,8 @@ from typing import Any
 import grpc
 import pytest
 
-from infobatch_server.rpc.status import unary_unary
+from infobatch_server.rpc.status import end_with
 from infobatch_stream import errors
-from infobatch_stream.v1 import score_service_pb2 as pb
 from infobatch_stream.wire.errors import status_code
 
 
@@ -33,13 +32,9 @@ class Context:
 
 
 def ending_of(error: Exception) -> Context:
-    @unary_unary
-    def method(_service: Any, _request: Any, _context: Any) -> None:
-        raise error
-
     context: Any = Context()
     with pytest.raises(Ended):
-        method(None, pb.GetServerRequest(), context)
+        end_with(context, error)
     return context  # type: ignore[no-any-return]
 
 

@@ -159,3 +159,13 @@ def test_annealed_plans_are_ready_at_once(caller: Caller) -> None:
     job = Job.attach(caller, caller.create(make_spec(delta="0.1")).run_id, 3)
     job.plan(0)
     assert [job.plan(epoch).unpruned for epoch in range(1, 10)] == [True] * 9
+
+
+def test_marks_of_old_epochs_are_dropped_and_late_ends_of_theirs_are_still_answered(clock: Clock) -> None:
+    run = make_run(clock, make_spec(epochs=40, num_samples=100))
+    generation = attach(run)
+    plans = [train(run, generation, epoch).plan_id for epoch in range(30)]
+    assert run.core.barrier.num_marks == 8
+    assert end(run, generation, 0, plans[0]) == ()
+    assert run.core.state.ended == dict.fromkeys(range(30), run.core.state.ended[0])
+    assert plan(run, generation, 30).epoch == 30
