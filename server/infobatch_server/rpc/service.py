@@ -215,7 +215,6 @@ class ScoreService(pb_grpc.ScoreServiceServicer):
         self._registry.delete(self._registry.find(request.run, request.run_id), force=request.force)
         return pb.DeleteRunResponse()
 
-    @unary_unary
     def ForgetDrops(self, request: pb.ForgetDropsRequest, context: grpc.ServicerContext) -> pb.ForgetDropsResponse:
         """Forgets which samples a pipeline dropped."""
         run = self._registry.find(request.run, request.run_id)
