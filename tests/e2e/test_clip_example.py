@@ -19,6 +19,8 @@ from infobatch_stream.plan.order import PlanOrder
 from tests.e2e.conftest import Server
 from tests.shards import write_tar
 
+pytestmark = pytest.mark.filterwarnings("ignore:the pipeline has dropped")  # on purpose
+
 N, B = 103, 16
 SIZES = [40, 1, 62]
 
