@@ -131,7 +131,7 @@ class InfoBatchLoader(LossCalls, WithoutFluidMethods):
             release=self._workers.close,
         )
         remembers = dataset.options is not None and dataset.options.drops == "remember"
-        watch = DropWatch(self._workers.control, trains=self._epochs.trains, remembers=remembers)
+        watch = DropWatch(self._workers.control, trains=self._epochs.trains, remembers=remembers, compact=compact)
         self._returned = ReturnedBatches(
             self._epochs.sequence, lambda epoch, over: watch.find(epoch.opening.world_size, over=over, plan=epoch.plan)
         )
