@@ -52,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=0,
         metavar="N",
-        help="limit for the scores of all runs (default: 3/4 of RAM)",
+        help="limit for all runs, with their plans (default: 3/4 of RAM)",
     )
     parser.add_argument(
         "--endpoint-file",

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from functools import partial
 
 import numpy as np
 
+from infobatch_server.runs.memory import plan_bytes
 from infobatch_server.runs.registry import Registry
 from infobatch_server.runs.run import Run
 from infobatch_stream.errors import ConfigError, PlanError
@@ -26,11 +29,23 @@ def seed_run(registry: Registry, messages: Iterator[pb.SeedRunRequest]) -> pb.Se
         PlanError: a plan that is damaged or doesn't fit the run.
         RunBusyError: a job holds the run.
         RunNotFoundError: there is no such run.
+        ServerBusyError: there is no memory for the plan now.
     """
     first = next(messages, None)
     if first is None or first.WhichOneof("part") != "run_id":
         raise ConfigError("the first message of SeedRun must have `run_id`")
     run = registry.by_id(first.run_id)
+    with ExitStack() as stack:
+        return _read_parts(run, messages, partial(_hold_plan, registry, run, stack))
+
+
+def _hold_plan(registry: Registry, run: Run, stack: ExitStack) -> None:
+    """Charges a plan that is received, until it is one of the run's, or refused."""
+    needed = plan_bytes(run.spec.num_samples, run.spec.num_shards)
+    stack.enter_context(registry.memory.holding(needed, f"a plan for run {run.spec.run!r}"))
+
+
+def _read_parts(run: Run, messages: Iterator[pb.SeedRunRequest], hold_plan: Callable[[], None]) -> pb.SeedRunResponse:
     reader = PlanReader(run.spec)
     answer = pb.SeedRunResponse()
     for message in messages:
@@ -38,6 +53,8 @@ def seed_run(registry: Registry, messages: Iterator[pb.SeedRunRequest]) -> pb.Se
         if part == "scores":
             _import_scores(run, message.scores, answer)
         elif part == "plan":
+            if message.plan.WhichOneof("part") == "header" and not reader.has_header:
+                hold_plan()
             reader.add(message.plan)
         else:
             raise ConfigError("after `run_id`, SeedRun takes `scores` and `plan`, each message with one of them")

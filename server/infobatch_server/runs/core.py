@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 
 from infobatch_server.runs.barrier import Barrier
+from infobatch_server.runs.memory import MemoryBudget
 from infobatch_server.runs.score_feed import ScoreFeed
 from infobatch_server.state.limits import Limits
 from infobatch_server.state.run_state import Lease, RunState
@@ -31,9 +32,17 @@ class RunCore:
         store: saves every change before it is answered.
         limits: the server's limits.
         clock: monotonic clock, in seconds.
+        memory: of the whole server.
     """
 
-    def __init__(self, stored: StoredRun, store: RunStore, limits: Limits, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        stored: StoredRun,
+        store: RunStore,
+        limits: Limits,
+        clock: Callable[[], float],
+        memory: MemoryBudget,
+    ) -> None:
         self.run_id = stored.run_id
         self.spec = stored.spec
         subset = stored.spec.subset
@@ -41,6 +50,7 @@ class RunCore:
         self.store = store
         self.limits = limits
         self.clock = clock
+        self.memory = memory
         self.lock = threading.Condition()
         self.barrier = Barrier(clock)
         for mark in stored.marks:
@@ -52,6 +62,7 @@ class RunCore:
             position=stored.journal_position,
             lock=self.lock,
             max_pending_bytes=limits.max_in_flight_bytes,
+            memory=memory,
             world_size=stored.state.lease.world_size if stored.state.lease else 1,
             stored_scores=stored.stored_scores,
             rejected_scores=stored.rejected_scores,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import cached_property
 
 from infobatch_server.runs.attach import MAX_GENERATION
 from infobatch_server.runs.barrier import NotReady
@@ -118,14 +119,20 @@ class RunPlans:
         The run's next generation is greater than the plan's, so that no later draw uses the plan's uniforms again.
 
         Raises:
-            ConfigError: the plan doesn't fit the run.
+            ConfigError: the plan doesn't fit the run, or is older than all plans that the run keeps.
         """
         core = self._core
         _check_import(core, plan)
         core.check_epoch(plan.epoch)
-        core.store.put_plan(core.run_id, plan)
         state = replace(core.state, generation=max(core.state.generation, plan.generation))
-        core.save(self._with_plan(state, plan))
+        state = self._with_plan(state, plan)
+        if state.plan_ids.get(plan.epoch) != plan.plan_id:
+            raise ConfigError(
+                f"the plan is of epoch {plan.epoch}, and run {core.spec.run!r} keeps {core.limits.keep_plans} plans, "
+                f"of epochs from {min(state.plan_ids)} on: import it into a new run"
+            )
+        core.store.put_plan(core.run_id, plan)
+        core.save(state)
 
     def _find_frozen(self, epoch: int) -> EpochPlan | None:
         core = self._core
@@ -200,10 +207,15 @@ class RunPlans:
         )
 
     def _full_plan(self, epoch: int) -> EpochPlan:
+        # All have the same arrays: a call that streams one needs no memory of its own.
+        return replace(self._first_full, epoch=epoch, plan_id=full_plan_id(self._core.run_id, epoch))
+
+    @cached_property
+    def _first_full(self) -> EpochPlan:
         spec = self._core.spec
         return unpruned_plan(
             run_id=self._core.run_id,
-            epoch=epoch,
+            epoch=0,
             seed=spec.seed,
             shard_sizes=spec.shard_sizes,
             order=spec.order,

@@ -8,8 +8,9 @@ import threading
 import time
 from collections.abc import Callable
 
+from infobatch_server.runs.memory import MemoryBudget, run_bytes
 from infobatch_server.runs.run import Run
-from infobatch_server.state.limits import BYTES_PER_SAMPLE, Limits
+from infobatch_server.state.limits import Limits
 from infobatch_server.state.run_state import RunState
 from infobatch_server.store.interface import RunStore, StoredRun
 from infobatch_stream.errors import ConfigError, RunConflictError, RunNotFoundError
@@ -36,9 +37,12 @@ class Registry:
         self._limits = limits
         self._clock = clock
         self._lock = threading.Condition()
-        # Bytes of the runs under construction, by name: allocating a large table takes seconds, and needs no lock.
-        self._reserved: dict[str, int] = {}
-        self._by_id = {stored.run_id: Run(stored, store, limits, clock) for stored in store.load()}
+        self.memory = MemoryBudget(limits.memory_bytes)
+        # Names of the runs under construction: allocating a large table takes seconds, and needs no lock.
+        self._reserved: set[str] = set()
+        self._by_id = {stored.run_id: Run(stored, store, limits, clock, self.memory) for stored in store.load()}
+        for run in self._by_id.values():
+            self.memory.add(self._bytes(run.spec))
         self._by_name = {run.spec.run: run for run in self._by_id.values()}
 
     def create(self, spec: RunSpec, choice: OrderChoice) -> tuple[Run, bool]:
@@ -49,13 +53,14 @@ class Registry:
             choice: the parameters of the order that the user set; only these are compared with an existing run's.
 
         Raises:
-            RunConflictError: the run exists with another spec, or its scores would not fit into memory.
+            RunConflictError: the run exists with another spec, or it would not fit into memory.
         """
         with self._lock:
             self._lock.wait_for(lambda: spec.run not in self._reserved)
             run = self._by_name.get(spec.run)
             if run is None:
-                self._reserve(spec)
+                self.memory.add_run(spec, self._limits.keep_plans)
+                self._reserved.add(spec.run)
         if run is None:
             return self._make(spec), True
         differing = [*run.spec.differences(spec), *choice.conflicts(run.spec.order)]
@@ -117,32 +122,24 @@ class Registry:
         with self._lock:
             run.delete(force=force)
             del self._by_id[run.run_id], self._by_name[run.spec.run]
+            self.memory.release(self._bytes(run.spec))
         log.info("run %s (%s): deleted", run.spec.run, run.run_id.hex())
 
-    def _reserve(self, spec: RunSpec) -> None:
-        needed = _resident_bytes(spec)
-        used = sum(_resident_bytes(run.spec) for run in self._by_id.values()) + sum(self._reserved.values())
-        if used + needed > self._limits.memory_bytes:
-            raise RunConflictError(
-                f"the scores of run {spec.run!r} take {needed:,} bytes, but {used:,} of {self._limits.memory_bytes:,} "
-                "are in use: start the server with a larger --memory-bytes, or reuse the name of a run that is no "
-                'longer needed, with if_exists="restart", which deletes that run'
-            )
-        self._reserved[spec.run] = needed
-
     def _make(self, spec: RunSpec) -> Run:
-        """Creates the run for which `_reserve` has reserved memory."""
+        """Creates the run for which memory was charged."""
         run = None
         try:
             table = ScoreTable(spec.num_samples, spec.policy.columns)
             run_id = os.urandom(16)
             self._store.create(run_id, spec)
             stored = StoredRun(run_id=run_id, spec=spec, state=RunState(), marks=(), table=table, journal_position=0)
-            run = Run(stored, self._store, self._limits, self._clock)
+            run = Run(stored, self._store, self._limits, self._clock, self.memory)
         finally:
             with self._lock:
-                del self._reserved[spec.run]
-                if run is not None:
+                self._reserved.remove(spec.run)
+                if run is None:
+                    self.memory.release(self._bytes(spec))
+                else:
                     self._by_id[run.run_id] = self._by_name[spec.run] = run
                 self._lock.notify_all()
         log.info("run %s (%s): created, %d samples", spec.run, run_id.hex(), spec.num_samples)
@@ -151,7 +148,5 @@ class Registry:
     def _hint(self) -> str:
         return "" if self._store.durable else "; it keeps runs in memory only, and loses them when it restarts"
 
-
-def _resident_bytes(spec: RunSpec) -> int:
-    columns = sum(column.sample_bytes for column in spec.policy.columns)
-    return int(spec.num_samples * (BYTES_PER_SAMPLE + columns))
+    def _bytes(self, spec: RunSpec) -> int:
+        return sum(run_bytes(spec, self._limits.keep_plans).values())

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from infobatch_server.runs.attach import AttachRequest, attach, check_attach, is_same_call
 from infobatch_server.runs.core import LEASE_S, RunCore
+from infobatch_server.runs.memory import MemoryBudget
 from infobatch_server.runs.plans import RunPlans
 from infobatch_server.runs.score_feed import PushOutcome
 from infobatch_server.state.limits import Limits
@@ -39,10 +40,13 @@ class Run:
         store: saves every change before it is answered.
         limits: the server's limits.
         clock: monotonic clock, in seconds.
+        memory: the server's.
     """
 
-    def __init__(self, stored: StoredRun, store: RunStore, limits: Limits, clock: Callable[[], float]) -> None:
-        self.core = RunCore(stored, store, limits, clock)
+    def __init__(
+        self, stored: StoredRun, store: RunStore, limits: Limits, clock: Callable[[], float], memory: MemoryBudget
+    ) -> None:
+        self.core = RunCore(stored, store, limits, clock, memory)
         self.plans = RunPlans(self.core)
 
     @property

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from infobatch_server.runs.memory import MemoryBudget
 from infobatch_server.runs.push_window import PushWindow
 from infobatch_server.state.score_batch import ScoreBatch
 from infobatch_server.store.interface import RunStore
@@ -41,6 +42,7 @@ class PushOutcome:
 @dataclass
 class _PendingBatch:
     batch: ScoreBatch
+    charged: int  # bytes, if it came while a draw paused the feed
     counts: UpdateCounts | None = None
 
 
@@ -54,6 +56,7 @@ class ScoreFeed:
         position: the last journal position that is in `table`.
         lock: guards the feed and the run's state; notified of every change that a thread may wait for.
         max_pending_bytes: bytes of batches that may wait for the end of a draw.
+        memory: of the whole server, which these bytes are charged to.
         world_size: ranks of the current generation.
         stored_scores: scores accepted so far.
         rejected_scores: NaN and infinite scores so far.
@@ -68,6 +71,7 @@ class ScoreFeed:
         position: int,
         lock: threading.Condition,
         max_pending_bytes: int,
+        memory: MemoryBudget,
         world_size: int = 1,
         stored_scores: int = 0,
         rejected_scores: int = 0,
@@ -82,6 +86,7 @@ class ScoreFeed:
         self._lock = lock
         self._max_pending_bytes = max_pending_bytes
         self._pending_bytes = 0
+        self._memory = memory
         self._windows: dict[bytes, PushWindow] = {}
         self._max_clients = max_clients(world_size)
         self._pending: dict[int, _PendingBatch] = {}
@@ -106,7 +111,9 @@ class ScoreFeed:
             window = self._window_of(batch.client_id)
             if window.is_stored(batch.sequence):
                 return PushOutcome(UpdateCounts(), duplicate=True, journal_position=self.applied_position)
-            if self.is_paused and self._pending_bytes + batch.nbytes > self._max_pending_bytes:
+            charged = batch.nbytes if self.is_paused else 0
+            over = charged and self._pending_bytes + charged > self._max_pending_bytes
+            if over or not self._memory.charge(charged):
                 raise ServerBusyError(
                     f"{self._pending_bytes} bytes of scores wait for the end of a draw; send this push again later"
                 )
@@ -119,12 +126,13 @@ class ScoreFeed:
             with self._lock:
                 window.end(batch.sequence, stored=False)
                 self._pending_bytes -= batch.nbytes
+                self._memory.release(charged)
                 self._num_appending -= 1
                 self._lock.notify_all()
             raise
         with self._lock:
             window.end(batch.sequence, stored=True)
-            pending = self._pending[position] = _PendingBatch(batch)
+            pending = self._pending[position] = _PendingBatch(batch, charged)
             self._num_appending -= 1
             self._apply_ready()
             self._lock.notify_all()
@@ -190,6 +198,7 @@ class ScoreFeed:
             pending.counts = self.table.update(batch.epoch, batch.indices, batch.scores, batch.columns)
             self.applied_position += 1
             self._pending_bytes -= batch.nbytes
+            self._memory.release(pending.charged)
             self.stored_scores += pending.counts.accepted
             self.rejected_scores += pending.counts.non_finite
             self.stale_scores += pending.counts.stale

@@ -7,10 +7,7 @@ from dataclasses import dataclass
 
 from infobatch_stream.errors import ConfigError
 
-__all__ = ["BYTES_PER_SAMPLE", "Limits"]
-
-BYTES_PER_SAMPLE = 8.5
-"""Resident bytes per sample: score, stamp and visits, and room for four bits, one of which says "dropped"."""
+__all__ = ["Limits"]
 
 _MEMORY_SHARE = 0.75
 
@@ -28,7 +25,8 @@ class Limits:
         max_shards: shards of one run, S.
         max_message_bytes: bytes of one gRPC message.
         max_in_flight_bytes: bytes per run of scores that arrive while a plan is drawn, and are applied after it.
-        memory_bytes: bytes of the score tables of all runs; 0, the default, is three quarters of the machine's memory.
+        memory_bytes: bytes of all runs, each at the most that it can come to hold (`infobatch_server.runs.memory`); 0,
+            the default, is three quarters of the machine's memory.
         keep_plans: plans that a run keeps.
         worker_threads: calls with one answer that are processed at once: scores, heartbeats and all but streams.
         plan_streams: plans that are streamed at once, by threads of their own; any more are answered "not ready". All

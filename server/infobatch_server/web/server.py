@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import socket
 import threading
+from functools import partial
+from typing import Any
 
 import uvicorn
 from starlette.types import ASGIApp
 
 from infobatch_server.process.address import Address
+from infobatch_server.web.protocol import BoundedProtocol
 from infobatch_stream.errors import ServerError
 
 __all__ = ["HttpServer", "bind"]
@@ -33,12 +36,24 @@ class HttpServer:
     Args:
         app: the application.
         listener: a socket from `bind`; `stop` closes it.
+        request_s: seconds that a connection has for a request and its answer.
+        max_connections: with more, the one whose time is up first is cut off.
     """
 
-    def __init__(self, app: ASGIApp, listener: socket.socket) -> None:
+    def __init__(
+        self, app: ASGIApp, listener: socket.socket, *, request_s: float = 30.0, max_connections: int = 512
+    ) -> None:
         self._listener = listener
+        protocol: Any = partial(BoundedProtocol, request_s=request_s, max_connections=max_connections)
         config = uvicorn.Config(
-            app, log_config=None, log_level="warning", access_log=False, lifespan="off", timeout_graceful_shutdown=1
+            app,
+            http=protocol,
+            ws="none",
+            log_config=None,
+            log_level="warning",
+            access_log=False,
+            lifespan="off",
+            timeout_graceful_shutdown=1,
         )
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._run, name="http", daemon=True)

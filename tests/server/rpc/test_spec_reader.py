@@ -108,11 +108,14 @@ def test_an_invalid_spec(caller: Caller, change: Any, words: str) -> None:
 def test_a_run_that_does_not_fit_into_memory_is_refused() -> None:
     from infobatch_server.state.limits import Limits
 
-    with ScoreServer(limits=Limits(memory_bytes=10_000)) as server:
+    with ScoreServer(limits=Limits(memory_bytes=2_000_000)) as server:
         channel, caller = caller_on(str(server.grpc_address))
         with channel:
             caller.create(make_spec("first"))
-            with status(REFUSED, "take 8,500 bytes, but 8,500 of 10,000 are in use: start the server with a larger"):
+            with status(
+                REFUSED,
+                "but 1,094,311 of 2,000,000 are in use: start the server with a larger --memory-bytes",
+            ):
                 caller.create(make_spec("second"))
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from infobatch_server.runs import registry as registry_module
+from infobatch_server.runs.memory import run_bytes
 from infobatch_server.runs.registry import Registry
 from infobatch_server.state.limits import Limits
 from infobatch_server.store.memory import MemoryStore
@@ -18,6 +19,8 @@ from infobatch_stream.plan.order_params import OrderChoice
 from tests.server.calls import make_spec
 
 LARGE = 2000
+BYTES = sum(run_bytes(make_spec(), Limits().keep_plans).values())
+LARGE_BYTES = sum(run_bytes(make_spec(num_samples=LARGE), Limits().keep_plans).values())
 
 
 class SlowTables:
@@ -46,13 +49,16 @@ def tables(monkeypatch: pytest.MonkeyPatch) -> SlowTables:
 
 
 def test_others_create_and_delete_during_the_creation_of_a_large_run(tables: SlowTables) -> None:
-    registry = Registry(MemoryStore(), Limits(memory_bytes=30_000))
+    registry = Registry(MemoryStore(), Limits(memory_bytes=2 * LARGE_BYTES))
     with ThreadPoolExecutor(2) as pool:
         first = pool.submit(registry.create, make_spec("large", num_samples=LARGE), OrderChoice())
         assert tables.has_begun.wait(10)
         small, created = registry.create(make_spec("small"), OrderChoice())
         assert created
-        with pytest.raises(RunConflictError, match="take 8,500 bytes, but 25,500 of 30,000 are in use"):
+        with pytest.raises(
+            RunConflictError,
+            match=rf"take {BYTES:,} bytes .*, but {LARGE_BYTES + BYTES:,} of {2 * LARGE_BYTES:,} are in use",
+        ):
             registry.create(make_spec("third"), OrderChoice())
         registry.delete(small, force=False)
         second = pool.submit(registry.create, make_spec("large", num_samples=LARGE), OrderChoice())
@@ -64,7 +70,7 @@ def test_others_create_and_delete_during_the_creation_of_a_large_run(tables: Slo
 
 
 def test_a_failed_creation_frees_the_name_and_the_memory(tables: SlowTables) -> None:
-    registry = Registry(MemoryStore(), Limits(memory_bytes=20_000))
+    registry = Registry(MemoryStore(), Limits(memory_bytes=LARGE_BYTES))
     tables.error = MemoryError()
     tables.may_end.set()
     with pytest.raises(MemoryError):

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from infobatch_server.runs.memory import MemoryBudget
 from infobatch_server.runs.score_feed import ScoreFeed
 from infobatch_server.state.score_batch import ScoreBatch
 from infobatch_server.store.memory import MemoryStore
@@ -23,11 +24,23 @@ def batch(sequence: int, epoch: int, indices: list[int], scores: list[float]) ->
     return ScoreBatch(1, b"c" * 16, sequence, epoch, np.array(indices, np.int64), np.array(scores, np.float32))
 
 
-def make_feed(store: MemoryStore | None = None, *, num_samples: int = 8, max_pending_bytes: int = 2**20) -> ScoreFeed:
+def make_feed(
+    store: MemoryStore | None = None,
+    *,
+    num_samples: int = 8,
+    max_pending_bytes: int = 2**20,
+    memory: MemoryBudget | None = None,
+) -> ScoreFeed:
     store = store or MemoryStore()
     store.create(RUN, make_spec(num_samples=num_samples, num_shards=1))
     return ScoreFeed(
-        RUN, store, ScoreTable(num_samples), position=0, lock=threading.Condition(), max_pending_bytes=max_pending_bytes
+        RUN,
+        store,
+        ScoreTable(num_samples),
+        position=0,
+        lock=threading.Condition(),
+        max_pending_bytes=max_pending_bytes,
+        memory=memory or MemoryBudget(2**30),
     )
 
 
