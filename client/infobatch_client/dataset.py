@@ -190,8 +190,8 @@ class InfoBatchStreamDataset(PlainLoading, FluidPipeline):
         Raises:
             PipelineError: the stage would separate scores from their samples.
         """
-        refuse_if_tie_breaks(f)
         refuse_if_data_set(f)
+        refuse_if_tie_breaks(f)
         super().append(f)
 
     def __add__(self, other: Any) -> NoReturn:

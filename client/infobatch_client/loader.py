@@ -131,7 +131,7 @@ class InfoBatchLoader(LossCalls, WithoutFluidMethods):
             release=self._workers.close,
         )
         remembers = dataset.options is not None and dataset.options.drops == "remember"
-        watch = DropWatch(self._workers.control, trains=self._epochs.trains, remembers=remembers)
+        watch = DropWatch(self._workers.control, trains=self._epochs.trains, remembers=remembers, compact=compact)
         self._returned = ReturnedBatches(
             self._epochs.sequence, lambda epoch, over: watch.find(epoch.opening.world_size, over=over, plan=epoch.plan)
         )
@@ -186,7 +186,8 @@ class InfoBatchLoader(LossCalls, WithoutFluidMethods):
         """Opens an epoch, and ends the open one; for loops that count their epochs themselves.
 
         Calling it again before anything is updated changes nothing. With validation (policy None) the number chooses
-        the order of shuffled samples for all passes until the next call; without a call, each pass has another one.
+        the order of shuffled samples for all passes until the next call; without a call, each pass has another one,
+        except on several ranks.
 
         Args:
             epoch: the next one, as `loader.epoch` says. Before the first epoch, if no state was loaded, a number above

@@ -15,6 +15,15 @@ from torch.utils.data import DataLoader
 from infobatch_stream import InfoBatchLoader, InfoBatchStreamDataset
 from tests.e2e.conftest import Server
 
+pytestmark = pytest.mark.filterwarnings("ignore:the pipeline has dropped")  # on purpose
+
+
+def as_list(rows: list[Any]) -> list[Any]:
+    return rows
+
+
+as_list.tied = True  # type: ignore[attr-defined]
+
 B = 100
 Draws = dict[int, tuple[float, float, float]]
 
@@ -194,7 +203,7 @@ def test_a_plain_data_loader_draws_the_same_for_any_number_of_workers(
         with dataset.select(drops_some).map(augment) as rows:
             rows.set_epoch(0)
             loader: Any = DataLoader(
-                rows, B, num_workers=workers, multiprocessing_context=context if workers else None, collate_fn=list
+                rows, B, num_workers=workers, multiprocessing_context=context if workers else None, collate_fn=as_list
             )
             found.append([batch for batch in loader])
     shown = [[[(row[0], row[1]) for row in batch] for batch in batches] for batches in found]
@@ -209,7 +218,7 @@ def test_each_validation_pass_of_a_plain_data_loader_draws_anew(persistent: bool
         torch.manual_seed(5)
         dataset = InfoBatchStreamDataset(shards, policy=None, shuffle=False, batch_size=B).map(augment)
         loader: Any = DataLoader(
-            dataset, B, num_workers=workers, persistent_workers=persistent and workers > 0, collate_fn=list
+            dataset, B, num_workers=workers, persistent_workers=persistent and workers > 0, collate_fn=as_list
         )
         return [{row[1] for batch in loader for row in batch} for _ in range(2)]
 

@@ -298,7 +298,7 @@ def test_a_schedule_that_never_prunes_or_never_anneals_warns(
         ({"batch_size": 0}, "batch_size=0 must be at least 1"),
         ({"batch_size": 8, "num_workers": -1}, "num_workers=-1 must be at least 0"),
         ({"batch_size": 8.0}, "batch_size=8.0 is a float"),
-        ({"batch_size": None}, "batch_size=None is a NoneType"),
+        ({"batch_size": None}, "batch_size=None is for a dataset that makes batches itself"),
         ({"batch_size": 8, "num_workers": 1, "prefetch_factor": 0}, "prefetch_factor=0 must be at least 1"),
         ({"batch_size": 8, "remainder": "pad"}, "remainder='pad' is neither 'fill' nor 'drop'"),
     ],

@@ -14,6 +14,8 @@ import torch
 from infobatch_stream import InfoBatchLoader, InfoBatchStreamDataset
 from tests.e2e.conftest import SAMPLES, Server
 
+pytestmark = pytest.mark.filterwarnings("ignore:the pipeline has dropped")  # on purpose
+
 Shape = tuple[Callable[[InfoBatchStreamDataset], Any], Callable[[Any], torch.Tensor]]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
-from importlib import import_module
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
 
@@ -19,18 +19,21 @@ from infobatch_stream.plan.order import PlanOrder
 from tests.e2e.conftest import Server
 from tests.shards import write_tar
 
+pytestmark = pytest.mark.filterwarnings("ignore:the pipeline has dropped")  # on purpose
+
 N, B = 103, 16
 SIZES = [40, 1, 62]
 
 
 @pytest.fixture(scope="module")
 def example() -> Any:
-    sys.path.insert(0, str(Path(__file__).parents[2] / "examples" / "clip"))
-    try:
-        return import_module("train")
-    finally:
-        sys.path.pop(0)
-        sys.modules.pop("train", None)
+    path = Path(__file__).parents[2] / "examples" / "clip" / "train.py"
+    spec = spec_from_file_location("clip_train", path)  # another example has a train.py too
+    assert spec is not None
+    assert spec.loader is not None
+    module = sys.modules["clip_train"] = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def picture(number: int) -> Image.Image:

@@ -11,6 +11,8 @@ import torch
 from infobatch_stream import ConfigError, InfoBatchLoader, InfoBatchStreamDataset, LossError
 from tests.e2e.conftest import SAMPLES, Server
 
+pytestmark = pytest.mark.filterwarnings("ignore:the pipeline has dropped")  # on purpose
+
 B = 48
 
 

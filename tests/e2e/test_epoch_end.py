@@ -31,14 +31,14 @@ def test_an_epoch_whose_last_updates_come_after_its_last_batch_ends_with_them(se
 
 
 def test_an_epoch_with_updates_left_out_ends_when_the_next_opens(server: Server, shards: str) -> None:
-    with make_loader(server, shards, "left-out") as loader:
+    with make_loader(server, shards, "updates-left-out") as loader:
         for number, (ticket, numbers) in enumerate(loader.ticketed()):
             if number % 2:
                 loader.update(score(numbers), batch=ticket)
         with pytest.warns(UserWarning, match="8 of 16 batches of epoch 0 were never updated"):
             iter(loader)
         assert loader.epoch == 1
-        assert server.stats("left-out")["epochs_ended"] == 1
+        assert server.stats("updates-left-out")["epochs_ended"] == 1
 
 
 @pytest.mark.parametrize("updated_first", [True, False])

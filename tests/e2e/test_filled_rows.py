@@ -14,6 +14,8 @@ from torch.utils.data import DataLoader
 from infobatch_stream import InfoBatchLoader, InfoBatchStreamDataset
 from tests.e2e.conftest import Server, make_shards
 
+pytestmark = pytest.mark.filterwarnings("ignore:the pipeline has dropped")  # on purpose
+
 B = 8
 N = 61
 
@@ -76,6 +78,9 @@ def touched(rows: list[Any]) -> list[Any]:
         payload = {k: v for k, v in row.items() if k[:2] != "__"} if isinstance(row, dict) else row
         touch(payload)
     return rows
+
+
+touched.tied = True  # type: ignore[attr-defined]
 
 
 def payload_of(row: Any, *, plain: bool) -> Any:
@@ -158,6 +163,9 @@ def test_scores_are_those_of_the_samples_with_a_collate_function_that_works_in_p
 def touched_by_1000(rows: list[Any]) -> tuple[torch.Tensor, ...]:
     x = torch.cat([row[0].add_(1000) for row in rows])
     return x, torch.tensor([row[1] for row in rows]), torch.tensor([float(row[2]) for row in rows])
+
+
+touched_by_1000.tied = True  # type: ignore[attr-defined]
 
 
 def test_a_full_batch_costs_no_copy(some_shards: str, monkeypatch: pytest.MonkeyPatch) -> None:

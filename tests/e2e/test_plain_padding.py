@@ -14,6 +14,8 @@ from infobatch_stream import Full, InfoBatchStreamDataset
 from tests.e2e.conftest import SAMPLES, Server
 from tests.e2e.training import number, score
 
+pytestmark = pytest.mark.filterwarnings("ignore:the pipeline has dropped")  # on purpose
+
 B = 4
 KEPT = range(0, SAMPLES, 5)
 _buffer = torch.zeros(B, dtype=torch.int64)

@@ -149,6 +149,7 @@ def test_a_loader_counts_passes_that_were_left_early(shards: str) -> None:
         assert next(iter(loader)).tolist() == firsts[1] == next(iter(loader)).tolist()
 
 
+@pytest.mark.filterwarnings("ignore:every pass over this validation set")
 @pytest.mark.parametrize("workers", [0, 2])
 def test_ranks_agree_on_the_order_though_one_of_them_looks_at_a_batch(workers: int, shards: str) -> None:
     def make(rank: int) -> InfoBatchLoader:
@@ -163,7 +164,16 @@ def test_ranks_agree_on_the_order_though_one_of_them_looks_at_a_batch(workers: i
                 [n for loader in (first, second) for batch in loader for n in batch[loader.weights() > 0].tolist()]
             )
     assert all(sorted(one) == list(range(SAMPLES)) for one in seen)
-    assert all_differ(seen)
+
+
+def test_ranks_of_a_loader_keep_one_order_and_say_so(shards: str) -> None:
+    dataset = InfoBatchStreamDataset(shards, policy=None).map(number)
+    with InfoBatchLoader(dataset, B, rank=0, world_size=2) as loader:
+        first = torch.cat(list(loader)).tolist()
+        with pytest.warns(UserWarning, match="call loader.set_epoch"):
+            assert torch.cat(list(loader)).tolist() == first
+        loader.set_epoch(1)
+        assert torch.cat(list(loader)).tolist() != first
 
 
 @pytest.mark.filterwarnings("default:every pass over this validation set")  # in worker 0 it is no error

@@ -82,14 +82,14 @@ class AwaitedBatches:
         self.ended = True
         self._left_behind = not self._awaiting
 
-    def shown(self, *, trains: bool) -> Ticket:
-        """The batch returned last.
+    def shown(self, call: str, *, trains: bool) -> Ticket:
+        """The batch returned last, for `call`.
 
         Raises:
             LossError: none was returned yet, or the pass is over.
         """
         if self.newest is None:
-            raise LossError("weights() before the first batch")
+            raise LossError(f"{call}() before the first batch")
         if self.ended and not (trains and self._awaiting):
             raise self._over()
         return self.newest

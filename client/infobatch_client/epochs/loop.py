@@ -86,7 +86,7 @@ class EpochLoop:
         Raises:
             LossError: no epoch is open.
         """
-        return self.current().plan.for_callers()
+        return self.current().plan_for_callers
 
     @property
     def num_batches(self) -> int:
@@ -125,15 +125,15 @@ class EpochLoop:
             raise self._holder.takes_no_scores()
         return self.current()
 
-    def shown(self) -> Ticket:
-        """The batch returned last.
+    def shown(self, call: str) -> Ticket:
+        """The batch returned last, for `call`, a method's name.
 
         Raises:
             LossError: there is none yet, or the pass is over.
         """
         if self.open is None:
-            raise LossError("weights() before the first batch of an epoch")
-        return self.open.awaited.shown(trains=self.trains)
+            raise LossError(f"{call}() before the first batch of an epoch")
+        return self.open.awaited.shown(call, trains=self.trains)
 
     def push(self, ticket: Ticket, scores: torch.Tensor, columns: Mapping[str, torch.Tensor] | None) -> None:
         """Queues the scores (n,) of a ticket's rows, and the policy's columns (n,) beside them; `for_scores` before.

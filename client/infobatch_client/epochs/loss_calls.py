@@ -101,7 +101,7 @@ class LossCalls:
         Raises:
             LossError: before the first batch, or after the last: a pass that is over has no present batch.
         """
-        return torch.from_numpy(self._ticket(batch).part(rows).weight)
+        return torch.from_numpy(self._ticket(batch, "weights").part(rows).weight)
 
     def valid(self, batch: Ticket | None = None, rows: slice | None = None) -> torch.Tensor:
         """Which rows of a batch are samples of their own, bool (B,), as a new tensor; False in rows that only fill it.
@@ -115,7 +115,7 @@ class LossCalls:
         Raises:
             LossError: before the first batch, or after the last: a pass that is over has no present batch.
         """
-        return torch.from_numpy(self._ticket(batch).part(rows).index >= 0)
+        return torch.from_numpy(self._ticket(batch, "valid").part(rows).index >= 0)
 
-    def _ticket(self, batch: Ticket | None) -> Ticket:
-        return self._epochs.shown() if batch is None else checked_ticket(batch)
+    def _ticket(self, batch: Ticket | None, call: str) -> Ticket:
+        return self._epochs.shown(call) if batch is None else checked_ticket(batch)

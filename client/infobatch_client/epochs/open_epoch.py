@@ -32,6 +32,7 @@ class OpenEpoch:
         ended: its end was passed on to the run.
         counts: of the rows of the consumed batches.
         awaited: the present pass's batches that await their update; a plain loop has none.
+        plan_for_callers: the plan, as users have it.
     """
 
     number: int
@@ -49,8 +50,10 @@ class OpenEpoch:
     ended: bool = False
     counts: RowCounts = NO_ROWS
     awaited: AwaitedBatches = field(init=False)
+    plan_for_callers: EpochPlan = field(init=False)
 
     def __post_init__(self) -> None:
+        self.plan_for_callers = self.plan.for_callers()
         self.awaited = AwaitedBatches(self.number)
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from infobatch_client.epochs.holder import LOADER
 from infobatch_client.epochs.open_epoch import OpenEpoch
 from infobatch_client.epochs.source import EpochSource, NextEpoch
 from infobatch_client.plans.files import PlanFiles
@@ -15,8 +16,8 @@ __all__ = ["ValidationEpochs"]
 class ValidationEpochs(EpochSource):
     """Every sample in each pass; any number of passes.
 
-    Each pass has another number, and with it another order, until one is set. On several ranks a pass counts once it
-    has returned its last batch: one of them may look at a first batch without the others, and still agree with them.
+    Each pass has another number, and with it another order, until one is set. On several ranks the order stays the
+    same: they may do different passes, and don't communicate.
 
     Args:
         manifest: the shards'.
@@ -35,7 +36,7 @@ class ValidationEpochs(EpochSource):
         self._seed, self._shuffle, self._base_seed = seed, shuffle, base_seed
         self._ranks = ranks
         self._files: PlanFiles | None = None
-        self._number, self._is_set = 0, False
+        self._number, self._is_set, self._warned = 0, False, False
         self.num_samples = self._manifest.num_samples
 
     def begin_at(self, epoch: int) -> None:
@@ -48,26 +49,30 @@ class ValidationEpochs(EpochSource):
 
     def passes_on(self, epoch: OpenEpoch) -> bool:
         """After a pass, or the beginning of one, there is another order to begin, unless one is set."""
-        return not self._is_set and self._counts(epoch)
+        return not self._is_set and epoch.num_consumed > 0
 
     def advance(self, epoch: OpenEpoch) -> None:
         """The next pass has another number."""
         super().advance(epoch)
-        if not self._is_set and self._counts(epoch):
+        if self.passes_on(epoch):
             self._number += 1
 
     def open(self, max_steps: int | None = None) -> NextEpoch:
         """The samples in index order, or in the order of the pass's number."""
-        plan = validation_plan(self._manifest, seed=self._seed, number=self._number)
+        one_order = self._ranks.world_size > 1 and not self._is_set
+        plan = validation_plan(self._manifest, seed=self._seed, number=0 if one_order else self._number)
         path = ""
+        if self._shuffle and one_order and self._number and not self._warned:
+            self._warned = True
+            LOADER.warn(
+                "every pass over this validation set has the same order: on several ranks, call "
+                "loader.set_epoch(number) on all of them before each pass for another one, or pass shuffle=False"
+            )
         if self._shuffle:
             self._files = self._files or PlanFiles()
             path = self._files.store(plan)
             self._files.keep_newest()
         return NextEpoch(0, plan, path, 0, base_seed=self._base_seed, pass_number=self._number)
-
-    def _counts(self, epoch: OpenEpoch) -> bool:
-        return epoch.finished if self._ranks.world_size > 1 else epoch.num_consumed > 0
 
     def close(self, timeout_s: float | None) -> None:
         """Removes the plan files."""

@@ -79,12 +79,21 @@ def _resolved(function: FunctionType, code: list[dis.Instruction]) -> Iterator[A
     if step.opname in ("LOAD_GLOBAL", "LOAD_NAME"):
         known = function.__globals__
     elif step.opname == "LOAD_DEREF":
-        known = inspect.getclosurevars(function).nonlocals if function.__closure__ else {}
+        known = dict(_closure(function))
     found = known.get(str(step.argval))
     for attribute in attributes:
         found = inspect.getattr_static(found, attribute, None)
     if found is not None:
         yield found
+
+
+def _closure(function: FunctionType) -> Iterator[tuple[str, Any]]:
+    """Names and values of a function's closure, without those that aren't assigned yet."""
+    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
+        try:
+            yield name, cell.cell_contents
+        except ValueError:
+            continue
 
 
 def functions_in(stage: object) -> Iterator[FunctionType]:

@@ -7,6 +7,7 @@ from types import FrameType
 from typing import Any
 
 from torch.utils.data import ChainDataset, ConcatDataset, Dataset
+from webdataset import shardlists
 from webdataset.mix import RandomMix, RoundRobin
 
 from infobatch_stream.errors import PipelineError
@@ -28,9 +29,9 @@ def mixed_error(what: str) -> PipelineError:
 
 
 def refuse_if_data_set(stage: object) -> None:
-    """Raises PipelineError for a stage that is a data set, or that mixes some."""
-    if isinstance(stage, Dataset) or (isinstance(stage, type) and issubclass(stage, Dataset)):
-        kind = stage if isinstance(stage, type) else type(stage)
+    """Raises PipelineError for a stage that is a data set, or that mixes some; a list of shards is neither."""
+    kind = stage if isinstance(stage, type) else type(stage)
+    if issubclass(kind, Dataset) and kind.__module__ != shardlists.__name__:
         raise mixed_error(f"{kind.__name__}, as a stage of an InfoBatchStreamDataset,")
 
 

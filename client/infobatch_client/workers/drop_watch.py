@@ -20,6 +20,13 @@ _EARLY_SD = 4.0  # so often is the share looked at that three would mislead
 _SPLIT_SD = 3.0
 
 
+_FILLED = (
+    "Repeats of weight 0 take their rows, so that the number of steps stays, mean losses are too small, and BatchNorm "
+    "sees copies"
+)
+_COMPACT = "The number of steps stays, so that batches are short, and mean losses too small"
+
+
 @dataclass(frozen=True, eq=False)
 class DropWatch:
     """Looks at the samples that the workers of this process have read and dropped in the present pass.
@@ -30,12 +37,14 @@ class DropWatch:
         remembers: what is dropped is left out of later plans.
         fills: rows of weight 0 take the places of dropped samples; without, only a split over workers or ranks is
             remarkable.
+        compact: batches have their real rows only.
     """
 
     control: PassControl
     trains: bool
     remembers: bool = False
     fills: bool = True
+    compact: bool = False
 
     def find(self, world_size: int, *, over: bool, plan: EpochPlan | None = None) -> str | None:
         """What to warn of: more than 5 % dropped, for certain if the pass isn't over. None from the second time on.
@@ -76,9 +85,8 @@ class DropWatch:
             else "Write shards without these samples to save the steps"
         )
         return (
-            f"{found}. Repeats of weight 0 take their rows, so that the number of steps stays, mean losses are too "
-            f"small, and BatchNorm sees copies. {remedy}; a stage that splits samples over workers or ranks must be "
-            f"left out{split}"
+            f"{found}. {_COMPACT if self.compact else _FILLED}. {remedy}; a stage that splits samples over workers or "
+            f"ranks must be left out{split}"
         )
 
 

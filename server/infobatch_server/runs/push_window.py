@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from infobatch_stream.errors import ConfigError
+
 __all__ = ["WINDOW", "PushWindow"]
 
 WINDOW = 32
-"""A client has at most this many pushes in flight; older ones were stored, or the client gave them up."""
+"""A client may send so many numbers ahead of its oldest push that wasn't answered, itself included."""
 
 
 class PushWindow:
@@ -22,9 +24,19 @@ class PushWindow:
         self._pending: set[int] = set()
 
     def is_stored(self, sequence: int) -> bool:
-        """Whether a push was stored, or is so old that its client no longer waits for it."""
+        """Whether a push was stored.
+
+        Raises:
+            ConfigError: it is too old for its bit to be known.
+        """
         age = self._newest - sequence
-        return age >= WINDOW or (age >= 0 and bool(self._stored >> age & 1))
+        if age >= WINDOW:
+            raise ConfigError(
+                f"push {sequence} is {age} behind push {self._newest}, and only the last {WINDOW} are known: it was "
+                f"not stored now, and may have been before; send at most {WINDOW - 1} pushes ahead of one that waits "
+                "for its answer"
+            )
+        return age >= 0 and bool(self._stored >> age & 1)
 
     def is_pending(self, sequence: int) -> bool:
         """Whether another call is storing the push."""

@@ -98,6 +98,7 @@ class ScoreFeed:
 
         Raises:
             ServerBusyError: too many bytes wait for the end of a draw, or too many client ids were used.
+            ConfigError: a push so far behind its client's newest that nobody knows whether it was stored.
         """
         with self._lock:
             self._lock.wait_for(lambda: not (self._is_exclusive or self._is_pending(batch)))

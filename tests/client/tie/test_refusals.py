@@ -195,3 +195,13 @@ def test_a_stage_may_slice_and_split_what_are_not_its_samples(stage: Any) -> Non
 def test_the_walk_covers_the_modules() -> None:
     names = {parameter.id for parameter in members()}
     assert {"shardlists.split_by_node", "tariterators.tarfile_to_samples", "filters.detshuffle"} <= names
+
+
+def test_a_stage_is_looked_at_before_all_of_its_names_exist() -> None:
+    def stage(source: Iterator[Any]) -> Iterator[Any]:
+        yield from later(source)
+
+    refuse_if_tie_breaks(stage)  # `later` has no value yet
+    later = wds.split_by_worker
+    with pytest.raises(PipelineError, match="split_by_worker"):
+        refuse_if_tie_breaks(stage)
