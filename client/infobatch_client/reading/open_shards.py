@@ -85,7 +85,7 @@ class OpenShards:
         if index is None:
             index = self._load_index(shard)
         try:
-            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         except OSError as error:
             raise _changed(path, f"it can no longer be opened ({error.strerror})") from error
         open_shard = OpenShard(fd, index, self._indexed.urls[shard], path)

@@ -224,17 +224,27 @@ class ScoreClient:
         ) from None
 
 
-def retry_until(attempt: Callable[[float], T], timeout_s: float, *, pause_s: float = 0.2) -> T:
-    """The result of `attempt(seconds left)`, which is tried again after TryAgainError until time is up."""
+def retry_until(
+    attempt: Callable[[float], T],
+    timeout_s: float,
+    *,
+    pause_s: float = 0.2,
+    on: type[errors.TryAgainError] = errors.TryAgainError,
+) -> T:
+    """The result of `attempt(seconds left)`, which is tried again after an error of kind `on` until time is up.
+
+    The pause is the server's `retry_after_s`, if the error has one.
+    """
     deadline_s = time.monotonic() + timeout_s
     while True:
         try:
             return attempt(max(0.05, deadline_s - time.monotonic()))
-        except errors.TryAgainError:
+        except on as error:
             left_s = deadline_s - time.monotonic()
             if left_s <= 0:
                 raise
-        time.sleep(min(pause_s, left_s))
+            asked_s = getattr(error, "retry_after_s", 0.0)
+        time.sleep(min(asked_s or pause_s, left_s))
         pause_s = min(2.0, 1.5 * pause_s)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from infobatch_client.embedded.server import EmbeddedServer
 from infobatch_client.ranks.ranks import Ranks
 from infobatch_client.rpc.client import ScoreClient
+from infobatch_client.run.attachment import left_behind
 from infobatch_client.run.joining import Joined, join_run
 from infobatch_client.run.options import RunOptions
 from infobatch_client.run.resume_state import ResumeState
@@ -58,9 +59,9 @@ class RunConnection:
         self._embedded: EmbeddedServer | None = None
         self._opened_at = _users_line()
         self._forgets = False
-        address = options.url or self._start_embedded(options.state_dir)
-        self.client = ScoreClient(address, call_timeout_s=options.timeouts.call_timeout_s)
         try:
+            address = options.url or self._start_embedded(options.state_dir)
+            self.client = ScoreClient(address, call_timeout_s=options.timeouts.call_timeout_s)
             self.joined = self._join(options, manifest, batch_size, state, start_epoch)
         except BaseException:
             self._release()
@@ -105,13 +106,28 @@ class RunConnection:
         except errors.InfoBatchError as error:
             _log.warning("could not give the run's lease back, it expires by itself: %s", error)
 
+    def enter(self) -> None:
+        """The run is open: an error from here on doesn't give its lease back."""
+        self.joined.enter()
+
+    def abandon(self) -> None:
+        """Gives the lease back, the whole job's in the process that has attached, and closes."""
+        try:
+            if self.joined.attachment is not None:
+                self.joined.attachment.give_back(self.client)
+            else:
+                self.detach()
+        finally:
+            self.close()
+
     def close(self) -> None:
         """Closes the channel and releases an embedded server; this process may join the run again."""
         self.joined.leave()
         self._release()
 
     def _release(self) -> None:
-        self.client.close()
+        if (client := getattr(self, "client", None)) is not None:
+            client.close()
         if self._embedded is not None:
             self._embedded.release()
 
@@ -128,12 +144,7 @@ class RunConnection:
             self._embedded = EmbeddedServer.start(state_dir)
             return {"the embedded server": self._embedded.address}
 
-        try:
-            self._ranks.compare("use one embedded server", start, "start every rank in one folder, or give state_dir=")
-        except BaseException:
-            if self._embedded is not None:
-                self._embedded.release()
-            raise
+        self._ranks.compare("use one embedded server", start, "start every rank in one folder, or give state_dir=")
         assert self._embedded is not None
         return self._embedded.address
 
@@ -185,8 +196,8 @@ class RunConnection:
         try:
             values = ranks.from_first("join the run", join)
         except BaseException:
-            if joined is not None:
-                joined.leave()
+            if (begun := left_behind(self.client.address, spec.run)) is not None:
+                begun.give_back(self.client)
             raise
         return joined or Joined.from_dict(values, self.client.address, spec)
 

@@ -17,9 +17,17 @@ from typing import Any, TypeVar
 
 from infobatch_client.ranks.launcher import Job, this_job
 from infobatch_client.rpc.client import ScoreClient, retry_until
+from infobatch_client.run.attachment import Attachment, begin, left_behind
 from infobatch_client.run.options import RunOptions
 from infobatch_client.run.resume_state import ResumeState
-from infobatch_stream.errors import RunBusyError, RunConflictError, RunNotFoundError
+from infobatch_stream.errors import (
+    InfoBatchError,
+    RunBusyError,
+    RunConflictError,
+    RunNotFoundError,
+    ServerBusyError,
+    TryAgainError,
+)
 from infobatch_stream.run_spec import RunSpec
 from infobatch_stream.v1 import score_service_pb2 as pb
 from infobatch_stream.wire.specs import spec_from_messages, spec_message, spec_parts
@@ -45,6 +53,8 @@ class Joined:
         spec: the run's, as the server stores it.
         generation: fences off everything older.
         heartbeat_interval_s: how often to renew the lease.
+        attachment: of the whole job, in the process that has attached; None in the others.
+        opened_at: the user's line that opens the run, for a later error of this process.
     """
 
     address: str
@@ -52,6 +62,8 @@ class Joined:
     spec: RunSpec
     generation: int
     heartbeat_interval_s: float
+    attachment: Attachment | None = None
+    opened_at: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values from which the other ranks make the same object."""
@@ -73,6 +85,12 @@ class Joined:
             generation=values["generation"],
             heartbeat_interval_s=values["heartbeat_interval_s"],
         )
+
+    def enter(self) -> None:
+        """This process holds the run until `leave`: everything that sends its scores has begun."""
+        if self.attachment is not None:
+            _joined_runs[os.getpid(), self.address, self.spec.run] = self.opened_at
+            self.attachment.forget()
 
     def leave(self) -> None:
         """Allows this process to join the run again."""
@@ -112,6 +130,9 @@ def join_run(
     """
     job = job or this_job()
     new = state is None and start_epoch == 0
+    before = left_behind(client.address, options.run)
+    if before is not None:
+        before.give_back(client, options.timeouts.call_timeout_s)
     run_id, spec = _create(
         client,
         options,
@@ -134,18 +155,29 @@ def join_run(
         remember_drops=options.drops == "remember",
     )
 
+    attachment = Attachment(client.address, spec.run, request)
+    if before is not None:
+        attachment.repeat_if_same(before)
+    begin(attachment)
+
     def attach() -> pb.AttachRunResponse:
         # If the answer was lost, the server recognises the repeated call by its nonce.
-        return retry_until(lambda _: client.attach_run(request), options.timeouts.connect_timeout_s)
+        return retry_until(lambda _: attachment.call(client), options.timeouts.connect_timeout_s)
 
-    answer = _once_free(client, spec.run, attach, patience_s)
-    _joined_runs[os.getpid(), client.address, spec.run] = opened_at
+    try:
+        answer = _once_free(client, spec.run, attach, patience_s)
+    except InfoBatchError as error:
+        if not isinstance(error, TryAgainError):
+            attachment.forget()  # refused
+        raise
     return Joined(
         address=client.address,
         run_id=run_id,
         spec=spec,
         generation=answer.generation,
         heartbeat_interval_s=answer.heartbeat_interval_ms / 1000,
+        attachment=attachment,
+        opened_at=opened_at,
     )
 
 
@@ -162,8 +194,14 @@ def _create(
         request = pb.DeleteRunRequest(run=options.run, force=options.takeover)
         _once_free(client, options.run, lambda: client.delete_run(request), math.inf)
 
+    def create() -> pb.CreateRunResponse:
+        """While the server has too many calls of this kind, it takes none."""
+        return retry_until(
+            lambda _: client.create_run(requests()), options.timeouts.connect_timeout_s, on=ServerBusyError
+        )
+
     try:
-        answer = client.create_run(requests())
+        answer = create()
     except RunConflictError as conflict:
         if not restart:
             raise
@@ -171,10 +209,10 @@ def _create(
             delete()
         except RunNotFoundError:
             raise conflict from None  # no run of that name: the conflict has another cause
-        answer = client.create_run(requests())
+        answer = create()
     if restart and answer.trained:
         delete()
-        answer = client.create_run(requests())
+        answer = create()
     if start_epoch and answer.created and not options.fresh:
         delete()
         raise RunNotFoundError(

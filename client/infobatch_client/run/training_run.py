@@ -72,18 +72,27 @@ class TrainingRun:
         )
         self.joined = self._connection.joined
         self.pusher: ScorePusher | None = None
-        if ranks.pushes:
-            self.pusher = ScorePusher(
-                self._connection.client,
-                run_id=self.joined.run_id,
-                generation=self.joined.generation,
-                heartbeat_interval_s=self.joined.heartbeat_interval_s,
-                columns={column.name: column.dtype for column in self.joined.spec.policy.pushed_columns},
-                find_end=self._connection.find_end,
+        try:
+            if ranks.pushes:
+                self.pusher = ScorePusher(
+                    self._connection.client,
+                    run_id=self.joined.run_id,
+                    generation=self.joined.generation,
+                    heartbeat_interval_s=self.joined.heartbeat_interval_s,
+                    columns={column.name: column.dtype for column in self.joined.spec.policy.pushed_columns},
+                    find_end=self._connection.find_end,
+                )
+            self.plans = PlanSource(
+                self._connection.client, self.joined, ranks=ranks, pusher=self.pusher, timeouts=options.timeouts
             )
-        self.plans = PlanSource(
-            self._connection.client, self.joined, ranks=ranks, pusher=self.pusher, timeouts=options.timeouts
-        )
+            self._connection.enter()
+        except BaseException:
+            try:
+                if self.pusher is not None:
+                    self.pusher.close(0.0)
+            finally:
+                self._connection.abandon()
+            raise
 
     def warn_if_it_forgets(self) -> None:
         """Says once, where a state is saved, that the server keeps its runs in memory."""

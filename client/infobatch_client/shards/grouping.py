@@ -13,7 +13,7 @@ import re
 import numpy as np
 from numpy.typing import NDArray
 
-from infobatch_client.shards.index import IndexHead, Layout, ShardIndex
+from infobatch_client.shards.index import END_OF_INLINE, IndexHead, Layout, ShardIndex
 from infobatch_client.shards.links import resolve_links
 from infobatch_client.shards.stamp import Stamp
 from infobatch_client.shards.tar_scan import OddMember, TarMembers
@@ -144,7 +144,7 @@ class _Grouping:
             offsets=np.array([record[2] for record in self.records], dtype=np.int64),
             sizes=np.array([record[3] for record in self.records], dtype=np.int64),
             inline_bounds=self.bounds([len(data) if data is not None else 0 for data in inline]),
-            inline_bytes=b"".join(data for data in inline if data is not None),
+            inline_bytes=b"".join(data for data in inline if data is not None) + END_OF_INLINE,
         )
 
     def bounds(self, lengths: list[int]) -> NDArray[np.int32]:

@@ -15,9 +15,10 @@ from infobatch_client.shards.stamp import Stamp
 from infobatch_client.shards.tar_scan import INLINE_BYTES
 from infobatch_stream.errors import ShardChangedError
 
-__all__ = ["FORMAT_VERSION", "IndexHead", "IndexViews", "Layout", "ShardIndex"]
+__all__ = ["END_OF_INLINE", "FORMAT_VERSION", "IndexHead", "IndexViews", "Layout", "ShardIndex"]
 
 FORMAT_VERSION = 2
+END_OF_INLINE = b"\0"
 Layout = tuple[tuple[str, bool], ...]
 """The members that every sample of a shard has, in tar order: (extension, whether the index holds its bytes)."""
 
@@ -118,7 +119,8 @@ class ShardIndex:
         offsets: int64 (m,), first data byte in the shard.
         sizes: int64 (m,), bytes.
         inline_bounds: int32 (m + 1,), offset of each inline member in `inline_bytes`.
-        inline_bytes: the bytes of the inline members (those of at most 64 bytes), concatenated.
+        inline_bytes: the bytes of the inline members (those of at most 64 bytes), concatenated; then one byte more, so
+            that no member is this object itself, which users could write into: CPython doesn't copy a slice of all.
     """
 
     head: IndexHead
@@ -196,7 +198,7 @@ class ShardIndex:
             [
                 pa.py_buffer(np.packbits(self.sizes <= INLINE_BYTES, bitorder="little")),
                 pa.py_buffer(self.inline_bounds),
-                pa.py_buffer(self.inline_bytes),
+                pa.py_buffer(memoryview(self.inline_bytes)[: int(self.inline_bounds[-1])]),
             ],
         )
         columns = [pa.array(self.extension_codes), pa.array(self.offsets), pa.array(self.sizes), inline]
@@ -232,7 +234,7 @@ class ShardIndex:
             offsets=offsets.to_numpy(),
             sizes=sizes.to_numpy(),
             inline_bounds=inline_bounds,
-            inline_bytes=inline_bytes,
+            inline_bytes=inline_bytes + END_OF_INLINE,
         )
 
 

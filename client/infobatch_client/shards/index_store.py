@@ -122,13 +122,15 @@ def scan_shard(path: str) -> ShardIndex:
         ShardError: the shard is missing, empty, damaged or compressed, or has a duplicate key.
     """
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a pipe without a writer would block
     except OSError as error:
         raise ShardError(
             f"{path}: this shard can't be opened: {error.strerror}; check its path and permissions"
         ) from error
     try:
         before = os.fstat(fd)
+        if not S_ISREG(before.st_mode):
+            raise _not_regular(path)
         let_clock_tick(before)
         members = scan_tar(fd, path)
         after = os.fstat(fd)
@@ -139,6 +141,10 @@ def scan_shard(path: str) -> ShardIndex:
     if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
         raise ShardChangedError(f"{path}: this shard changed while it was indexed; wait until it is complete")
     return index_members(members, path, shard_bytes=before.st_size, stamp=Stamp.of(before))
+
+
+def _not_regular(path: str) -> ShardError:
+    return ShardError(f"{path}: this shard is no regular file, so it can't be read by position; copy it to one")
 
 
 def load_index(index_path: str) -> ShardIndex:
@@ -166,7 +172,7 @@ def _find_valid(path: str, *, force: bool) -> tuple[str, IndexHead] | ShardError
     except OSError as error:
         return ShardError(f"{path}: this shard can't be read: {error.strerror}; check its path and permissions")
     if not S_ISREG(stat.st_mode):
-        return ShardError(f"{path}: this shard is no regular file, so it can't be read by position; copy it to one")
+        return _not_regular(path)
     for index_path in () if force else _places(path):
         head = _read_head(index_path)
         if head is not None and head.is_of(stat.st_size, Stamp.of(stat)):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TypeAlias
 from urllib.parse import unquote, urlsplit
 
@@ -33,13 +33,16 @@ def expand_shards(shards: ShardsArgument, *, missing_ok: bool = False) -> list[s
         One string per shard, each an existing file unless `missing_ok`: a path, or a `file:` URL if the entry was one.
 
     Raises:
-        ConfigError: the list is empty, a pattern matches nothing, a shard is listed twice, or a shard is remote.
+        ConfigError: the list is empty, a pattern matches nothing, a shard is listed twice or
+            remote, or an entry is a dict, a YAML file or several joined by `::`.
         ShardError: a listed file doesn't exist.
 
     Example:
         >>> expand_shards("data/train-{0000..0001}.tar")  # doctest: +SKIP
         ['data/train-0000.tar', 'data/train-0001.tar']
     """
+    if isinstance(shards, Mapping):
+        raise ConfigError(_no_dict(shards))
     if isinstance(shards, (str, os.PathLike)):
         entries = [shards]
     elif isinstance(shards, Iterable) and not hasattr(shards, "decode"):
@@ -50,6 +53,8 @@ def expand_shards(shards: ShardsArgument, *, missing_ok: bool = False) -> list[s
         )
     urls: list[str] = []
     for entry in entries:
+        if isinstance(entry, Mapping):
+            raise ConfigError(_no_dict(entry))
         if not isinstance(entry, (str, os.PathLike)) or not isinstance(os.fspath(entry), str):
             raise ConfigError(f"every shard must be a string or a path; got {type(entry).__name__} {entry!r}")
         urls.extend(_expand_entry(os.fspath(entry), missing_ok))
@@ -79,16 +84,35 @@ def _expand_entry(text: str, missing_ok: bool) -> list[str]:
     if not text:
         raise ConfigError("an empty string is not a shard; give a file, a pattern or a folder")
     if _REMOTE.match(text):
-        raise ConfigError(f"{text}: remote shards are not supported yet; copy them to a local folder")
+        advice = "copy them to a local folder, or mount the bucket, and pass the paths"
+        if text.startswith("pipe:"):
+            advice = "run the command once into a local file, and pass its path"
+        raise ConfigError(f"{text}: remote shards are not supported yet; {advice}")
     if text.startswith("~"):
         text = os.path.expanduser(text)
+    if text.endswith((".yaml", ".yml")):
+        raise ConfigError(
+            f"{text}: a YAML file of shards, as webdataset reads it, isn't read here: pass the list of its urls, "
+            'shards=["a.tar", "b.tar"]; sources that need thresholds of their own are groups='
+        )
     if os.path.exists(local_path(text)):
         return _expand_path(text, missing_ok)
+    if "::" in text:
+        parts = [part for part in text.split("::") if part]
+        raise ConfigError(f"{text}: webdataset's `::` between urls isn't read here: pass a list, shards={parts!r}")
     try:
         patterns = list(braceexpand.braceexpand(text, escape=False))
     except ValueError:
         raise ConfigError(f"{text}: unbalanced braces; write ranges like train-{{0000..0049}}.tar") from None
     return [url for pattern in patterns for url in _expand_path(pattern, missing_ok)]
+
+
+def _no_dict(shards: Mapping[object, object]) -> str:
+    return (
+        f"shards must be paths; got a dict of {', '.join(map(repr, list(shards)[:3])) or 'nothing'}, as webdataset's "
+        'mixtures are written: pass one list of all shards, shards=["a.tar", "b.tar"], and groups= for thresholds of '
+        "their own"
+    )
 
 
 def _expand_path(url: str, missing_ok: bool) -> list[str]:

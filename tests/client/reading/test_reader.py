@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -407,3 +408,14 @@ def test_short_reads_are_completed(open_reader: tuple[ShardReader, Path], monkey
         assert read(reader, range(20)) == expected
     finally:
         sample_loop.sample_loop.cache_clear()
+
+
+@pytest.mark.filterwarnings("ignore:The given NumPy array is not writable")
+def test_the_only_sample_of_a_shard_can_be_written_into(tmp_path: Path) -> None:
+    """Its bytes are the shard's whole inline data, which the next read has again."""
+    path = write_tar(tmp_path / "one.tar", [("a.bin", bytes(range(8)))])
+    reader = reader_of(path)
+    for _ in range(3):
+        (sample,) = read(reader, [0])
+        assert sample["bin"] == bytes(range(8))
+        torch.from_numpy(np.frombuffer(sample["bin"], np.uint8)).zero_()

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 import infobatch_client.shards.index_store as store
+from infobatch_client.reading.open_shards import OpenShards
 from infobatch_client.shards.index import ShardIndex
 from infobatch_client.shards.index_store import IndexedShards, index_shards, load_index
 from infobatch_client.shards.stamp import Stamp
@@ -410,3 +411,15 @@ def test_an_index_file_with_a_damaged_body_is_refused_by_name(shards: list[str])
     Path(path).write_bytes(whole)
     with pytest.raises(ShardChangedError, match=r"index file can't be used .*infobatch index"):
         load_index(path)
+
+
+def test_a_named_pipe_is_a_bad_shard_and_does_not_block(shards: list[str], tmp_path: Path) -> None:
+    pipe = str(tmp_path / "pipe.tar")
+    os.mkfifo(pipe)
+    for index in (lambda: index_shards([*shards, pipe], progress=False), lambda: store.scan_shard(pipe)):
+        with pytest.raises(ShardError, match=r"pipe\.tar: this shard is no regular file"):
+            index()
+    indexed = index_shards(shards, progress=False)
+    os.rename(pipe, shards[0])
+    with pytest.raises(ShardChangedError, match="re-run `infobatch index`"):
+        OpenShards(indexed).get(0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -78,7 +79,9 @@ def test_home_is_expanded(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None
     ],
 )
 def test_remote_shards_are_refused_with_advice(url: str) -> None:
-    with pytest.raises(ConfigError, match="remote shards are not supported yet; copy them to a local folder"):
+    with pytest.raises(
+        ConfigError, match=r"remote shards are not supported yet; (copy them to|run the command once into) a local f"
+    ):
         expand_shards([url])
 
 
@@ -115,3 +118,21 @@ def test_an_argument_without_shards_is_refused(shards: object, message: str) -> 
 def test_a_folder_without_shards_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"no \*\.tar file in this folder"):
         expand_shards(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("shards", "words"),
+    [
+        ("a.tar::b.tar", r"pass a list, shards=\['a.tar', 'b.tar'\]"),
+        (["x-{0..1}.tar::y.tar"], r"pass a list, shards=\['x-\{0..1\}.tar', 'y.tar'\]"),
+        ("mix.yaml", "pass the list of its urls"),
+        ("mix.yml", "pass the list of its urls"),
+        ({"datasets": []}, "got a dict of 'datasets'.*pass one list of all shards"),
+        ([{"urls": "a.tar", "prob": 0.5}], "got a dict of 'urls', 'prob'.*groups="),
+        ("pipe:gsutil cat gs://b/a.tar", "run the command once into a local file"),
+        ("s3://b/{000..009}.tar", "copy them to a local folder"),
+    ],
+)
+def test_what_webdataset_reads_and_this_does_not_is_named_with_what_to_pass(shards: Any, words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        expand_shards(shards)
