@@ -255,6 +255,8 @@ BAD_ARGUMENTS: list[tuple[dict[str, Any], str]] = [
     ({"subset": np.zeros(5, bool)}, r"subset is bool \(5,\); as a mask it must be \(1009,\)"),
     ({"subset": np.array([5, 2000])}, r"indices from 5 to 2000, outside \[0, 1009\)"),
     ({"subset": np.array([0.5])}, "give bool"),
+    ({"subset": []}, "subset is empty"),
+    ({"subset": [7, 3, 7, 3, 1]}, "subset has 2 indices more than once, the first 3: an epoch has each sample once"),
     ({"policy": None, "run": "x", "epochs": None}, "policy=None reads without a server or a run: leave out run"),
     ({"policy": None, "epochs": None, "connection": Connection()}, "policy=None .*: leave out connection"),
     ({"policy": None, "epochs": None, "prune_ratio": 0.5, "delta": 1}, "policy=None .*: leave out delta, prune_ratio"),

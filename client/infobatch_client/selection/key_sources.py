@@ -54,7 +54,7 @@ def keys_or_array(subset: Any) -> pa.Array | npt.NDArray[Any]:
 def _of_list(keys: Sequence[Any]) -> pa.Array:
     odd = next((key for key in keys if not isinstance(key, str | bytes)), None)
     if odd is not None:
-        raise ConfigError(f"subset has {odd!r} among its keys, a {type(odd).__name__}; keys are text")
+        raise ConfigError(f"subset has {odd!r} among its keys, of type {type(odd).__name__}; keys are text")
     encoded = [key.encode("utf-8", "surrogateescape") if isinstance(key, str) else key for key in keys]
     return pa.array(encoded, pa.large_binary())
 

@@ -75,7 +75,9 @@ def _refuse_repeated(keys: pa.Array) -> None:
         return
     counted = pc.value_counts(keys)
     repeated = counted.field("values").filter(pc.greater(counted.field("counts"), 1))
-    raise ConfigError(f"subset has {len(repeated)} keys more than once: {_some(repeated)}; give each of them once")
+    raise ConfigError(
+        f"subset has keys more than once ({len(repeated):,} of them): {_some(repeated)}; give each of them once"
+    )
 
 
 def _refuse_unknown(keys: pa.Array, counts: npt.NDArray[np.int64], indexed: IndexedShards) -> None:
@@ -83,8 +85,8 @@ def _refuse_unknown(keys: pa.Array, counts: npt.NDArray[np.int64], indexed: Inde
     if len(unknown):
         example = load_index(indexed.index_paths[0]).key(0)
         raise ConfigError(
-            f"{len(unknown)} of the {len(keys)} keys of subset are of no sample in these shards: {_some(unknown)}. A "
-            f"key is a sample's __key__, such as {example!r}; {BY_CONTENTS}"
+            f"subset has keys of no sample in these shards ({len(unknown):,} of {len(keys):,}): {_some(unknown)}. "
+            f"A key is a sample's __key__, such as {example!r}; {BY_CONTENTS}"
         )
 
 
@@ -92,9 +94,9 @@ def _refuse_ambiguous(keys: pa.Array, counts: npt.NDArray[np.int64]) -> None:
     several = keys.filter(pa.array(counts > 1))
     if len(several):
         raise ConfigError(
-            f"{len(several)} of the {len(keys)} keys of subset are in more than one shard: {_some(several)}; say which "
-            "are meant: subset=select_samples(shards, lambda sample: (sample['__url__'], sample['__key__']) in wanted, "
-            "members=())"
+            f"subset has keys that are in more than one shard ({len(several):,} of {len(keys):,}): {_some(several)}; "
+            "say which are meant: subset=select_samples(shards, lambda sample: (sample['__url__'], sample['__key__']) "
+            "in wanted, members=())"
         )
 
 

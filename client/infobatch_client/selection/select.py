@@ -48,8 +48,8 @@ def select_samples(
     Args:
         shards: as for the dataset, of which the result is a part.
         predicate: called with a dict for each sample: `__key__`, `__url__`, and those of `members` that the sample has.
-            A true value selects the sample. It runs in other processes: what it changes isn't seen here. Outside of
-            Linux it must pickle, or `num_workers` be 0.
+            True selects the sample; anything but a bool is an error. It runs in other processes: what it changes isn't
+            seen here. Outside of Linux it must pickle, or `num_workers` be 0.
         members: extensions; () for keys alone, which reads nothing.
         num_workers: processes; 0 reads in this one. By default as many as the CPUs that this process may use.
         decode: as webdataset's `.decode()`: json is parsed, txt is a str, cls an int, and so on. Else all are bytes.
@@ -161,10 +161,15 @@ class _Scan:
                 f"{where}: its member {error.k!r} can't be decoded: {cause}; decode=False gives bytes"
             ) from error
         try:
-            return bool(self.predicate(decoded))
+            chosen = self.predicate(decoded)
         except Exception as error:
             hint = f"; it has no member {lacks[0]!r}, so ask by sample.get({lacks[0]!r})" if lacks else ""
             raise ConfigError(f"{where}: the predicate raised {_words(error)}{hint}") from error
+        if not isinstance(chosen, (bool, np.bool_)):
+            raise ConfigError(
+                f"{where}: the predicate gave a {type(chosen).__name__}; return True or False, such as bool(…)"
+            )
+        return bool(chosen)
 
 
 def _words(error: BaseException) -> str:

@@ -31,6 +31,13 @@ class DeclaredStage(PipelineStage):  # type: ignore[misc]
 
     run = __call__
 
+    def __get__(self, instance: object, owner: type | None = None) -> DeclaredStage:
+        """Bound to `instance`, as a function is: the declaration may stand on a method of a class."""
+        bind = getattr(self.stage, "__get__", None)
+        if instance is None or bind is None:
+            return self
+        return DeclaredStage(bind(instance, owner), self.may_drop)
+
     def __repr__(self) -> str:
         return f"may_drop({self.stage!r}, {self.may_drop})"
 

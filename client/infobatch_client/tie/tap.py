@@ -46,6 +46,7 @@ class Tap:
         self._earlier: deque[_Item] = deque(maxlen=_REMEMBERED)
         self._consumer: int | None = None
         self._other_thread = False
+        self._ahead = False  # the output before came after several samples
         self._known = False
         self._looks = _LOOKS
         self._counts = PullCounts()
@@ -81,7 +82,8 @@ class Tap:
                 "sample; let DataLoader workers (num_workers=…) work ahead instead"
             )
         if self._pulls == 0:
-            raise PipelineError(two_for_one(self._name))
+            raise PipelineError(held_back(self._name) if self._ahead else two_for_one(self._name))
+        self._ahead = self._pulls > 1
         key, expected = _key(item), self._last.key
         if key is not None and expected is not None:
             if key != expected:
@@ -105,6 +107,12 @@ class Tap:
             return
         if self._drops:
             self._check_for_packing()
+        elif self._pulls > 1 and self._drops is not None:
+            raise PipelineError(
+                f"stage {self._name} is declared to give one output for each sample, but pulled {self._pulls} for one: "
+                "if it drops samples, declare it by infobatch_stream.may_drop(stage); samples that it merges belong "
+                "together in collate_fn, or when the shards are written"
+            )
         elif self._pulls > 1:
             raise PipelineError(
                 f"stage {self._name} pulled {self._pulls} samples for one output without a __key__: if it drops "
@@ -182,6 +190,15 @@ def _parts(item: Any, small: tuple[type, ...] = _SMALL) -> list[int]:
         *([] if isinstance(item, small) else [id(item)]),
         *(id(part) for part in parts if not isinstance(part, small)),
     ]
+
+
+def held_back(name: str) -> str:
+    """The message about a stage of this name that pulls several samples, and then gives several outputs."""
+    return (
+        f"{name} pulled several samples and gave several outputs after them: it holds samples back, as a shuffle or a "
+        "prefetcher does, and scores would go to the wrong sample; leave it out: the plan order shuffles, and "
+        "DataLoader workers (num_workers=…) work ahead"
+    )
 
 
 def two_for_one(name: str) -> str:

@@ -77,7 +77,7 @@ class DropWatch:
                 "epoch. Use drops='fill'; `infobatch forget-drops RUN` brings back what was left out"
             )
         if not self.fills:
-            return f"{found}{split}. Leave out the stage that splits samples, or these are never read"
+            return f"{found}{split}. If it isn't a filter of yours that drops them, leave that stage out: it loses them"
         remedy = (
             "Give the run the other samples only: subset= takes them (select_samples(shards, predicate) finds them), "
             "and drops='remember' leaves out of later epochs what a filter has dropped, if it always decides alike"

@@ -64,7 +64,7 @@ def test_uids_of_a_published_subset_give_a_runs_samples(shards: list[str]) -> No
 @pytest.mark.parametrize("decode", [True, False])
 def test_the_predicate_gets_what_webdataset_gives(decode: bool, shards: list[str]) -> None:
     seen: list[dict[str, Any]] = []
-    select_samples(shards, seen.append, members=("json", "cls"), num_workers=0, decode=decode)
+    select_samples(shards, lambda one: not seen.append(one), members=("json", "cls"), num_workers=0, decode=decode)
     wanted = []
     for sample in webdataset_samples(*shards):
         row = {name: sample[name] for name in ("__key__", "__url__", "json", "cls") if name in sample}
@@ -89,8 +89,14 @@ def test_only_the_members_that_are_asked_for_are_read(
 
 
 def test_no_sample_chosen_is_an_empty_array(shards: list[str]) -> None:
-    chosen = select_samples(shards, lambda sample: None, num_workers=2)
+    chosen = select_samples(shards, lambda sample: np.False_, num_workers=2)
     assert (chosen.dtype, chosen.shape) == (np.dtype(np.int64), (0,))
+
+
+@pytest.mark.parametrize(("result", "kind"), [(None, "NoneType"), (iter(()), "tuple_iterator"), (1, "int")])
+def test_a_predicate_must_answer_true_or_false(result: Any, kind: str, shards: list[str]) -> None:
+    with pytest.raises(ConfigError, match=f"the predicate gave a ({kind}); return True or False"):
+        select_samples(shards, lambda sample: result, num_workers=0)
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
