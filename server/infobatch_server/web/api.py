@@ -145,7 +145,12 @@ def make_app(
     def healthz() -> str:
         return "ok\n"
 
-    @app.get("/readyz", response_class=PlainTextResponse, summary="The server is ready; 503 while it starts or stops.")
+    @app.get(
+        "/readyz",
+        response_class=PlainTextResponse,
+        summary="The server is ready.",
+        responses={503: {"description": "it starts or stops"}},
+    )
     def readyz() -> PlainTextResponse:
         ready = is_ready()
         return PlainTextResponse("ready\n" if ready else "not ready\n", 200 if ready else 503)
