@@ -123,6 +123,7 @@ def _load(name: str) -> Any:
 
     try:
         if _LAZY[name].startswith("infobatch_client."):
+            import_module("infobatch_client")  # which says so if the platform isn't supported
             import_module("torch")  # webdataset imports without it, and puts stand-ins in its place
         return getattr(import_module(_LAZY[name]), name)
     except ModuleNotFoundError as error:
