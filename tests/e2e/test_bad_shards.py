@@ -17,12 +17,14 @@ from infobatch_stream import (
     InfoBatchLoader,
     InfoBatchStreamDataset,
     RunConflictError,
+    ShardError,
     SkipErrors,
     StateError,
     Timeouts,
 )
 from tests.e2e.conftest import Server, make_shards
 from tests.e2e.rank_processes import start_ranks
+from tests.shards import write_tar
 
 SIZES = [30, 20, 40, 25]
 GOOD = [*range(30), *range(50, 90)]
@@ -122,3 +124,16 @@ def test_ranks_that_have_left_out_other_shards_say_which(server: Server, tmp_pat
     for text, own in zip(texts, [r"\S*part-001.tar, \S*part-003.tar", r"\S*part-003.tar"], strict=True):
         begin = "RanksError: the ranks could not open epoch 0: manifest_fingerprint is "
         assert re.match(rf"{begin}.*; left out here, as they can't be read: {own}$", text)
+
+
+@pytest.mark.parametrize("spec", ["{}", "{}/*.tar", "{}/part-{{000..002}}.tar"])
+def test_a_link_to_nothing_is_a_bad_shard_however_shards_are_given(spec: str, tmp_path: Path) -> None:
+    for number in range(2):
+        write_tar(tmp_path / f"part-{number:03}.tar", [(f"{number}-{n}.txt", b"x") for n in range(3)])
+    (tmp_path / "part-002.tar").symlink_to("nowhere")
+    shards = spec.format(tmp_path)
+    with pytest.raises(ShardError, match=r"part-002\.tar: no such shard"):
+        InfoBatchStreamDataset(shards, policy=None)
+    with pytest.warns(UserWarning, match="no such shard"):
+        dataset = InfoBatchStreamDataset(shards, policy=None, on_error="skip")
+    assert [Path(shard).name for shard in dataset.left_out] == ["part-002.tar"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from infobatch_client.rpc.address import check_url
 from infobatch_client.rpc.client import ScoreClient
 from infobatch_stream.v1 import score_service_pb2 as pb
 
@@ -24,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Prints how many samples the next plan has again; 0."""
-    client = ScoreClient(args.grpc)
+    client = ScoreClient(check_url(args.grpc))
     try:
         client.wait_until_up(_WAIT_S)
         forgotten = client.forget_drops(pb.ForgetDropsRequest(run=args.run)).forgotten

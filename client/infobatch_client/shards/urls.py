@@ -122,7 +122,8 @@ def _expand_path(url: str, missing_ok: bool) -> list[str]:
     if os.path.exists(path):
         return [url]
     if glob.has_magic(path):
-        matches = sorted(match for match in glob.glob(path, recursive=True) if os.path.isfile(match))
+        # Whatever is no folder, also a link to nothing: indexing names it, where leaving it out would lose samples.
+        matches = sorted(match for match in glob.glob(path, recursive=True) if not os.path.isdir(match))
         if not matches:
             raise ConfigError(f"{path}: no file matches this pattern; check it, and the working folder {os.getcwd()}")
         return matches
@@ -133,7 +134,7 @@ def _expand_path(url: str, missing_ok: bool) -> list[str]:
 
 def _list_folder(path: str) -> list[str]:
     names = [name for name in os.listdir(path) if name.endswith(".tar")]
-    shards = sorted(full for name in names if os.path.isfile(full := os.path.join(path, name)))
+    shards = sorted(full for name in names if not os.path.isdir(full := os.path.join(path, name)))
     if not shards:
         raise ConfigError(
             f"{path}: no *.tar file in this folder; name the folder that holds the shards, or a pattern like "

@@ -298,3 +298,9 @@ def test_stats_shows_the_groups_of_a_run(endpoint: Endpoint, capsys: pytest.Capt
     place = lines.index(["group", "samples", "scored", "threshold", "kept", "pruned", "mean_score"])
     assert [line[0] for line in lines[place + 1 : place + 3]] == ["books", "web"]
     assert lines[place + 2] == ["web", "900", "900", "2.5", "700", "200", "2.5"]
+
+
+@pytest.mark.parametrize("address", ["foo", "127.0.0.1", "", ":5", "127.0.0.1:99999", "http://127.0.0.1:5"])
+def test_forget_drops_refuses_what_is_no_address(address: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["forget-drops", "x", "--grpc", address]) == 2
+    assert "is no gRPC address; give 'HOST:PORT'" in capsys.readouterr().err
