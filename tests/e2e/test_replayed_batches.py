@@ -79,13 +79,13 @@ def test_a_second_update_of_the_last_batch_comes_before_the_end(server: Server, 
 
 def test_batches_that_are_held_are_updated_again_by_their_tickets(server: Server, shards: str) -> None:
     """A closure over the whole epoch, as LBFGS calls it."""
-    with make_loader(shards, server.url, "held", 64) as loader:
+    with make_loader(shards, server.url, "batches-held", 64) as loader:
         held = list(loader.ticketed())
         for factor in (3, 2, 1):
             for ticket, numbers in held:
                 loader.update(factor * score(numbers), batch=ticket)
         assert loader.flush()
-        assert np.array_equal(server.scores("held"), EXPECTED)
+        assert np.array_equal(server.scores("batches-held"), EXPECTED)
         loader.set_epoch(1)
         with pytest.raises(LossError, match="the ticket is of epoch 0; epoch 1 is open"):
             loader.update(score(held[0][1]), batch=held[0][0])
