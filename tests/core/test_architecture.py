@@ -53,7 +53,7 @@ ARROWS = {
         "client/embedded client/plans client/ranks client/rpc client/tie core/copies core/errors core/manifest "
         "core/plan core/pruning core/ratios core/row_counts core/run_spec core/wire"
     ),
-    "client/selection": "client/reading client/shards client/workers core/errors",
+    "client/selection": "client/reading client/shards client/workers core/errors core/ratios",
     "client/shards": "core/errors core/manifest",
     "client/tie": "core/copies core/errors core/plan core/row_counts",
     "client/workers": "client/plans client/reading client/tie core/errors core/plan core/ratios core/row_counts",

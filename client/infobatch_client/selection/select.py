@@ -26,6 +26,7 @@ from infobatch_client.shards.progress import ProgressBar
 from infobatch_client.shards.urls import ShardsArgument, expand_shards
 from infobatch_client.workers.skip_errors import SkipErrors, error_rule
 from infobatch_stream.errors import ConfigError, InfoBatchError, ShardError
+from infobatch_stream.ratios import whole_number
 
 __all__ = ["select_samples"]
 
@@ -82,8 +83,7 @@ def select_samples(
     num_shards = len(indexed.paths)
     if num_workers is None:
         num_workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if num_workers < 0:
-        raise ConfigError(f"num_workers={num_workers} must be at least 0")
+    num_workers = whole_number(num_workers, "num_workers")
     found: list[npt.NDArray[np.int64]] = []
     errors: list[str] = []
     extensions: set[str] = set()
