@@ -6,6 +6,7 @@ import fnmatch
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import PurePosixPath
 
 import braceexpand
 
@@ -21,8 +22,8 @@ def group_shards(patterns: Mapping[str, str], shards: Sequence[str]) -> tuple[tu
     """The names of the groups, sorted, and for each shard the place of its group among them.
 
     Args:
-        patterns: by the group's name, a pattern of a shard's file name, or of (the end of) its path: `*`, `?` and `[…]`
-            as in `fnmatch`, and braces.
+        patterns: by the group's name, a pattern of a shard's file name, or with slashes, of the last folders and the
+            file name of its path, or from the root of all of it: `*`, `?` and `[…]` within a name, and braces.
         shards: paths or `file:` URLs, as the dataset has them.
 
     Raises:
@@ -42,7 +43,7 @@ def group_shards(patterns: Mapping[str, str], shards: Sequence[str]) -> tuple[tu
             raise ConfigError(f"groups: {name!r} has {pattern!r}; each name must have a pattern of shards, as a str")
     names = tuple(sorted(patterns))
     matchers = [_matcher(patterns[name]) for name in names]
-    found = [[place for place, matches in enumerate(matchers) if matches(_faces(shard))] for shard in shards]
+    found = [[place for place, matches in enumerate(matchers) if matches(path)] for path in map(_parts, shards)]
     if stray := [shard for shard, places in zip(shards, found, strict=True) if not places]:
         raise ConfigError(
             f"groups: {_some(stray)} in no group; a pattern is compared with a shard's file name and its path: give "
@@ -63,21 +64,28 @@ def group_shards(patterns: Mapping[str, str], shards: Sequence[str]) -> tuple[tu
 
 
 def _matcher(pattern: str) -> Callable[[tuple[str, ...]], bool]:
-    """Says whether one of a shard's names is a pattern's, or matches it."""
+    """Says whether the last parts of a path are a pattern's, or match them; nothing above them decides."""
     pattern = os.path.expanduser(local_path(pattern))
     try:
         alternatives = list(braceexpand.braceexpand(pattern, escape=False))
     except ValueError:
         alternatives = [pattern]
-    ends = [os.path.normpath(text) for text in alternatives]
-    matches = re.compile("|".join(fnmatch.translate(each) for end in ends for each in (end, f"*/{end}"))).match
-    return lambda faces: any(face in ends or matches(face) for face in faces)
+    ends = [PurePosixPath(os.path.normpath(text)).parts for text in alternatives]
+    matchers = [(end, [re.compile(fnmatch.translate(part)).match for part in end]) for end in ends if end]
+
+    def matches(path: tuple[str, ...]) -> bool:
+        for end, parts in matchers:
+            last = path[-len(end) :]
+            if last == end or (len(last) == len(end) and all(map(lambda match, name: match(name), parts, last))):
+                return True
+        return False
+
+    return matches
 
 
-def _faces(shard: str) -> tuple[str, ...]:
-    """What a pattern is compared with: file name and path, as it is and from the root."""
-    path = local_path(shard)
-    return os.path.basename(path), os.path.normpath(path), os.path.abspath(path)
+def _parts(shard: str) -> tuple[str, ...]:
+    """Root, folders and file name of a shard."""
+    return PurePosixPath(os.path.abspath(local_path(shard))).parts
 
 
 def _some(shards: Sequence[str]) -> str:

@@ -30,6 +30,15 @@ def test_a_pattern_is_of_a_file_name_or_a_path(web: str, books: str) -> None:
     assert group_shards({"web": web, "books": books}, SHARDS) == (("books", "web"), [1, 1, 0])
 
 
+@pytest.mark.parametrize("folder", ["/code/books", "/mnt/cache/web-cache", "/c"])
+def test_where_the_data_set_lies_decides_nothing(folder: str) -> None:
+    shards = [f"{folder}/{shard}" for shard in SHARDS]
+    patterns = {"web": "web-*", "books": "b*"}
+    assert group_shards(patterns, shards) == (("books", "web"), [1, 1, 0])
+    with pytest.raises(ConfigError, match="no shard is in group 'code'"):
+        group_shards({**patterns, "code": "c*"}, shards)
+
+
 def test_the_order_of_the_names_decides_nothing() -> None:
     patterns = {"web": "web-*", "books": "b[[]*"}
     assert group_shards(patterns, SHARDS) == group_shards(dict(reversed(patterns.items())), SHARDS)
