@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NoReturn
 
@@ -22,6 +21,7 @@ from infobatch_client.shards.urls import expand_shards
 from infobatch_client.tie.fluid import FluidPipeline
 from infobatch_client.tie.mixing import mixed_error, refuse_if_data_set
 from infobatch_client.tie.refusals import refuse_if_tie_breaks
+from infobatch_client.user_warnings import warn_user
 from infobatch_client.workers.sample_source import SampleSource
 from infobatch_client.workers.skip_errors import SkipErrors, error_rule
 from infobatch_stream.errors import ConfigError
@@ -154,7 +154,7 @@ class InfoBatchStreamDataset(PlainLoading, FluidPipeline):
             expand_shards(shards, missing_ok=True), max_left_out=0 if skip is None else skip.max_shards
         )
         if self.indexed.left_out:
-            warnings.warn(left_out_warning(self.indexed.left_out, len(self.indexed.urls)), stacklevel=2)
+            warn_user(left_out_warning(self.indexed.left_out, len(self.indexed.urls)))
         if self.options is not None and subset is not None:
             self.options = self.options.with_subset(
                 subset_array(subset, self.indexed), self.indexed.manifest.num_samples

@@ -24,15 +24,15 @@ ARROWS = {
     "client/commands": "client/embedded client/rpc client/shards core/errors",
     "client/dataset": (
         "client/foreign_options client/plain client/reading client/run client/selection client/shards client/tie "
-        "client/workers core/errors core/plan core/pruning core/ratios"
+        "client/user_warnings client/workers core/errors core/plan core/pruning core/ratios"
     ),
     "client/demo": (
         "client/dataset client/embedded client/loader client/progress_lr client/run core/errors core/pruning"
     ),
-    "client/embedded": "client/rpc core/errors core/version",
+    "client/embedded": "client/rpc client/user_warnings core/errors core/version",
     "client/epochs": (
-        "client/plans client/ranks client/run client/tie core/errors core/manifest core/plan core/ratios "
-        "core/row_counts"
+        "client/plans client/ranks client/run client/tie client/user_warnings core/errors core/manifest core/plan "
+        "core/ratios core/row_counts"
     ),
     "client/foreign_options": "core/errors",
     "client/integrations": "client/loader client/tie core/errors",
@@ -41,8 +41,8 @@ ARROWS = {
         "core/errors core/plan core/ratios"
     ),
     "client/plain": (
-        "client/epochs client/plans client/ranks client/run client/shards client/tie client/workers "
-        "core/errors core/manifest core/plan core/ratios core/row_counts"
+        "client/epochs client/plans client/ranks client/run client/shards client/tie client/user_warnings "
+        "client/workers core/errors core/manifest core/plan core/ratios core/row_counts"
     ),
     "client/plans": "client/ranks client/rpc core/errors core/manifest core/plan core/run_spec core/wire",
     "client/progress_lr": "core/errors",
@@ -50,12 +50,13 @@ ARROWS = {
     "client/reading": "client/shards core/errors core/manifest",
     "client/rpc": "core/errors core/wire",
     "client/run": (
-        "client/embedded client/plans client/ranks client/rpc client/tie core/copies core/errors core/manifest "
-        "core/plan core/pruning core/ratios core/row_counts core/run_spec core/wire"
+        "client/embedded client/plans client/ranks client/rpc client/tie client/user_warnings core/copies "
+        "core/errors core/manifest core/plan core/pruning core/ratios core/row_counts core/run_spec core/wire"
     ),
-    "client/selection": "client/reading client/shards client/workers core/errors core/ratios",
+    "client/selection": "client/reading client/shards client/user_warnings client/workers core/errors core/ratios",
     "client/shards": "core/errors core/manifest",
-    "client/tie": "core/copies core/errors core/plan core/row_counts",
+    "client/tie": "client/user_warnings core/copies core/errors core/plan core/row_counts",
+    "client/user_warnings": "",
     "client/workers": "client/plans client/reading client/tie core/errors core/plan core/ratios core/row_counts",
     "server/__main__": "core/errors server/serve_command",
     "server/process": "core/errors",

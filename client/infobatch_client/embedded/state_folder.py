@@ -6,10 +6,10 @@ import hashlib
 import os
 import stat
 import tempfile
-import warnings
 from pathlib import Path
 
 from infobatch_client.embedded.network_fs import mounts_of_this_process, network_file_system
+from infobatch_client.user_warnings import warn_user
 from infobatch_stream.errors import ConfigError
 
 __all__ = ["chosen_state_folder", "state_folder"]
@@ -45,10 +45,9 @@ def state_folder(state_dir: str | os.PathLike[str] | None, mountinfo: str | None
     local = _local_for(requested)
     for folder in (of_user, local):
         _create(folder, private=True)
-    warnings.warn(
+    warn_user(
         f"{requested} is on a network file system ({kind}): the embedded score server keeps its state in {local}; pass "
         "state_dir= with a local folder to choose another",
-        stacklevel=2,
     )
     return local
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import warnings
-
 import numpy as np
 import numpy.typing as npt
 
-from infobatch_client.epochs.holder import user_stacklevel
 from infobatch_client.tie.ticket import Ticket, checked_ticket
+from infobatch_client.user_warnings import warn_user
 from infobatch_stream.errors import LossError
 
 __all__ = ["AwaitedBatches"]
@@ -111,11 +109,10 @@ class AwaitedBatches:
     def _note_repeat(self, newest: Ticket) -> None:
         """SAM and LBFGS update every batch again; a cycle over some batches of a pass looks like one that is."""
         if newest.step and not self._may_repeat:
-            warnings.warn(
+            warn_user(
                 f"batch {newest.step} of epoch {self._epoch} is updated again, as none before it was, and its scores "
                 "are replaced: if these are the losses of another batch (itertools.cycle over a part of a pass), take "
                 "batches from the loader only; if they are this batch's, pass its ticket (batch=, loader.ticketed())",
-                stacklevel=user_stacklevel(),
             )
         self._may_repeat = True
 

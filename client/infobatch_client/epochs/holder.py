@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import logging
-import sys
-import warnings
 from dataclasses import dataclass
 
+from infobatch_client.user_warnings import warn_user
 from infobatch_stream.errors import ConfigError, LossError
 
-__all__ = ["DATASET", "LOADER", "Holder", "user_stacklevel"]
+__all__ = ["DATASET", "LOADER", "Holder"]
 
 _log = logging.getLogger(__name__)
 
@@ -89,27 +88,18 @@ class Holder:
 
     def warn_never_updated(self, batches: str) -> None:
         """Warns, at the user's line, that `batches` ("8 of 16 batches of epoch 0 were never") have no update."""
-        warnings.warn(
+        warn_user(
             f"{batches} updated, so their samples have no new scores; call {self.update} for every batch, or "
             f"{self.name}.skip() for one that is deliberately not trained",
-            stacklevel=user_stacklevel(),
         )
 
     def warn(self, text: str) -> None:
         """Warns at the user's line."""
-        warnings.warn(text, stacklevel=user_stacklevel())
+        warn_user(text)
 
     @property
     def _no_epoch(self) -> str:
         return f"no epoch is open: {self.open_epoch}"
-
-
-def user_stacklevel() -> int:
-    """The stack level of the first frame outside this package, as `warnings.warn` in the calling function counts it."""
-    level, frame = 1, sys._getframe(1)
-    while frame.f_back is not None and frame.f_globals["__name__"].startswith("infobatch_client."):
-        level, frame = level + 1, frame.f_back
-    return level
 
 
 LOADER = Holder(

@@ -9,10 +9,10 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-import warnings
 
 from torch.utils.data import get_worker_info
 
+from infobatch_client.user_warnings import warn_user
 from infobatch_client.workers.pass_control import WARNED_OF_ORDER, PassControl
 from infobatch_stream.errors import ConfigError
 
@@ -77,8 +77,7 @@ def _warn_of_one_order(control: PassControl) -> None:
     """Once, at the second pass."""
     worker = get_worker_info()
     if (worker is None or worker.id == 0) and control.number_pass() > 0 and control.warn_once(WARNED_OF_ORDER):
-        warnings.warn(
+        warn_user(
             "every pass over this validation set has the same order: on several ranks, call dataset.set_epoch(number) "
             "on all of them before each pass for another one, or pass shuffle=False",
-            stacklevel=2,
         )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import secrets
 import time
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -14,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from infobatch_client.rpc.address import check_url
+from infobatch_client.user_warnings import warn_user
 from infobatch_stream.copies import GivesCopies
 from infobatch_stream.errors import ConfigError
 from infobatch_stream.manifest import Manifest
@@ -177,7 +177,7 @@ class RunOptions(GivesCopies):
             drops=drops,
         )
         for advice in filter(None, (options.schedule.advice(), chosen.advice())):
-            warnings.warn(advice, stacklevel=3)
+            warn_user(advice)
         return options
 
     @property

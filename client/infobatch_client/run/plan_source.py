@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import time
-import warnings
 
 from infobatch_client.plans.fetch import fetch_plan
 from infobatch_client.plans.node_plans import NodePlans
@@ -14,6 +13,7 @@ from infobatch_client.run.joining import Joined
 from infobatch_client.run.options import Timeouts
 from infobatch_client.run.score_pusher import ScorePusher
 from infobatch_client.run.unpruned_epochs import UnprunedEpochs
+from infobatch_client.user_warnings import warn_user
 from infobatch_stream import errors
 from infobatch_stream.plan.epoch_plan import EpochPlan
 from infobatch_stream.pruning.policies import Policy
@@ -104,7 +104,7 @@ class PlanSource:
 
 def _warn_of_oddities(plan: EpochPlan, policy: Policy) -> None:
     if not plan.kept:
-        warnings.warn(f"epoch {plan.epoch}: the plan keeps no sample at all; prune less", stacklevel=3)
+        warn_user(f"epoch {plan.epoch}: the plan keeps no sample at all; prune less")
     side = "below" if policy.condition == "low" else "above"
     if plan.unpruned:
         return
@@ -112,8 +112,7 @@ def _warn_of_oddities(plan: EpochPlan, policy: Policy) -> None:
     cuts += [(f" of group {group.name}", group.low_share, group.threshold) for group in plan.groups]
     for where, share, threshold in cuts:
         if policy.finds_odd(share):
-            warnings.warn(
+            warn_user(
                 f"epoch {plan.epoch}: {share:.0%} of the scored samples{where} are {side} the threshold "
                 f"{threshold:g}; expected 20–95 %. {ODD_SHARE_ADVICE}",
-                stacklevel=3,
             )

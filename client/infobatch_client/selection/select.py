@@ -24,6 +24,7 @@ from infobatch_client.shards.bad_shards import left_out_warning
 from infobatch_client.shards.index_store import IndexedShards, index_shards
 from infobatch_client.shards.progress import ProgressBar
 from infobatch_client.shards.urls import ShardsArgument, expand_shards
+from infobatch_client.user_warnings import warn_user
 from infobatch_client.workers.skip_errors import SkipErrors, error_rule
 from infobatch_stream.errors import ConfigError, InfoBatchError, ShardError
 from infobatch_stream.ratios import whole_number
@@ -78,7 +79,7 @@ def select_samples(
         expand_shards(shards, missing_ok=True), progress=progress, max_left_out=0 if skip is None else skip.max_shards
     )
     if indexed.left_out:
-        warnings.warn(left_out_warning(indexed.left_out, len(indexed.urls)), stacklevel=2)
+        warn_user(left_out_warning(indexed.left_out, len(indexed.urls)))
     scan = _Scan(indexed, predicate, names, decode=decode, max_errors=None if skip is None else skip.max_errors)
     num_shards = len(indexed.paths)
     if num_workers is None:
@@ -102,9 +103,7 @@ def select_samples(
             f"members={list(names)}: no sample has a member {lacking[0]!r}; they have {', '.join(sorted(extensions))}"
         )
     if errors:
-        warnings.warn(
-            f"{len(errors)} samples were not selected, as they failed; the last one: {errors[-1]}", stacklevel=2
-        )
+        warn_user(f"{len(errors)} samples were not selected, as they failed; the last one: {errors[-1]}")
     return np.concatenate(found)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import warnings
 from collections.abc import Callable, MutableMapping, Sequence
 from dataclasses import dataclass
 from types import FrameType
@@ -17,6 +16,7 @@ from infobatch_client.tie.layers import layers
 from infobatch_client.tie.pass_mark import with_mark_of
 from infobatch_client.tie.rows import untied_row
 from infobatch_client.tie.stages import stage_name
+from infobatch_client.user_warnings import warn_user
 from infobatch_stream.errors import ConfigError
 
 __all__ = ["TiedCollate", "warn_if_untied"]
@@ -70,11 +70,10 @@ def warn_if_untied() -> None:
     if fetcher is None or not fetcher.auto_collation or _is_tied(fetcher.collate_fn):
         return
     name = stage_name(fetcher.collate_fn).partition("(")[0]
-    warnings.warn(
+    warn_user(
         f"collate_fn={name} gets rows that carry their sample's index and weight beside the payload. Pass "
         f"collate_fn=dataset.collate({name}): it calls {name} with the payloads alone, and adds index and weight to "
         f"its batch. If {name} handles them itself, set {name}.tied = True",
-        stacklevel=2,
     )
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import copy
 import sys
-import warnings
 from collections.abc import Callable
 from dataclasses import fields, is_dataclass
 from typing import Any
 
 import numpy as np
 import torch
+
+from infobatch_client.user_warnings import warn_user
 
 __all__ = ["row_copy"]
 
@@ -98,11 +99,10 @@ class _RowCopier:
     def _shared(self, value: Any, kind: type, error: Exception) -> Any:
         if self._warn and kind not in _warned:
             _warned.add(kind)
-            warnings.warn(
+            warn_user(
                 f"rows that fill a batch share a {kind.__module__}.{kind.__qualname__} with a real row, as it can't be "
                 f"copied ({error}): whatever changes it there changes the real row too. Let the pipeline make tensors "
                 "of it, or give its class a __deepcopy__",
-                stacklevel=2,
             )
         return value
 
