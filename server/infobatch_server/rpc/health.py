@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterator
 
 import grpc
+from google.protobuf.message import Message
 from grpc_health.v1 import health_pb2
 
 from infobatch_stream.errors import RunNotFoundError
@@ -51,6 +52,13 @@ class Health:
         if request.service not in self._services:
             raise RunNotFoundError(f"this server has no service {request.service[:128]!r}")
         return self._state(request.service)
+
+    def List(self, request: Message, context: grpc.ServicerContext) -> Message:
+        """The states of all services. Older versions of grpc_health know neither the call nor its messages."""
+        answer: Message = health_pb2.HealthListResponse(
+            statuses={service: self._state(service) for service in self._services}
+        )
+        return answer
 
     def Watch(
         self, request: health_pb2.HealthCheckRequest, context: grpc.ServicerContext

@@ -60,11 +60,13 @@ class Methods(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # generic in t
 
         Args:
             service: its descriptor.
-            servicer: has a method for each of the service's.
+            servicer: has a method for each of the service's; those that it lacks are unknown to clients.
             pools: pools by method; the default pool for the others.
             busy_answers: by method, the answer to a call for which its pool has no room; RESOURCE_EXHAUSTED by default.
         """
         for method in service.methods:
+            if not hasattr(servicer, method.name):
+                continue  # new in the package that the service comes from; gRPC answers UNIMPLEMENTED
             pool = pools.get(method.name, self._default_pool)
             path = f"/{service.full_name}/{method.name}"
             self._handlers[path] = self._handler(method, getattr(servicer, method.name), pool), pool

@@ -10,6 +10,10 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
+from infobatch_server.rpc.call_pool import CallPool
+from infobatch_server.rpc.idle_calls import IdleCalls
+from infobatch_server.rpc.methods import Methods
+from infobatch_server.rpc.service import ScoreService
 from infobatch_server.server import ScoreServer
 from infobatch_stream.plan.epoch_plan import full_plan_id
 from infobatch_stream.v1 import score_service_pb2 as pb
@@ -215,6 +219,31 @@ def test_runs_are_listed_by_name_with_their_state(caller: Caller) -> None:
     assert (info.job, info.host, info.pid, info.generation) == ("none", "node1", 41, 1)
     assert list(info.plan_ids) == [plan.plan_id] == [info.newest_plan.plan_id]
     assert (info.newest_plan.kept, info.newest_plan.never_scored) == (1000, 1000)
+
+
+def test_the_service_has_every_method_of_its_contract() -> None:
+    methods = [method.name for method in pb.DESCRIPTOR.services_by_name["ScoreService"].methods]
+    assert [name for name in methods if name not in vars(ScoreService)] == []
+
+
+def test_a_method_that_a_servicer_lacks_is_unimplemented_and_the_others_answer() -> None:
+    class Half:
+        def Check(self, request: Any, context: Any) -> Any:
+            return health_pb2.HealthCheckResponse(status="SERVING")
+
+    pool = CallPool("calls", 2, max_waiting=1, patience_s=1.0)
+    methods = Methods(IdleCalls(1.0), pool)
+    methods.add(health_pb2.DESCRIPTOR.services_by_name["Health"], Half(), pools={}, busy_answers={})
+    server = grpc.server(pool, handlers=[methods])
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    with grpc.insecure_channel(f"127.0.0.1:{port}", [("grpc.enable_http_proxy", 0)]) as channel:
+        health = health_pb2_grpc.HealthStub(channel)
+        assert health.Check(health_pb2.HealthCheckRequest(), timeout=10).status == 1
+        with pytest.raises(grpc.RpcError) as caught:
+            next(health.Watch(health_pb2.HealthCheckRequest(), timeout=10))
+        assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+    server.stop(None).wait()
 
 
 def test_health_and_reflection_answer(server: ScoreServer) -> None:
