@@ -98,9 +98,9 @@ def test_a_second_interrupt_may_end_the_giving_back(server: Server, shards: str)
         interrupts(ScoreClient, "attach_run", "after"),
         pytest.raises(KeyboardInterrupt),
     ):
-        start(shards, server.url, "twice")
-    assert server.info("twice").pid == os.getpid()  # still held
-    is_quick_and_right(server, shards, "twice")
+        start(shards, server.url, "interrupted-twice")
+    assert server.info("interrupted-twice").pid == os.getpid()  # still held
+    is_quick_and_right(server, shards, "interrupted-twice")
 
 
 def test_an_attach_that_goes_on_after_two_interrupts_is_given_back(server: Server, shards: str) -> None:
@@ -119,14 +119,14 @@ def test_an_attach_that_goes_on_after_two_interrupts_is_given_back(server: Serve
             interrupts(joining, "begin", "after"),
             pytest.raises(KeyboardInterrupt),
         ):
-            start(shards, server.url, "late")
+            start(shards, server.url, "interrupted-late")
         goes_on.set()
-    is_quick_and_right(server, shards, "late")
+    is_quick_and_right(server, shards, "interrupted-late")
 
 
 @pytest.mark.parametrize("settings", [{"if_exists": "restart"}, {"seed": 3, "takeover": True}])
 def test_the_next_start_may_ask_for_something_else(settings: dict[str, Any], server: Server, shards: str) -> None:
-    run = "-".join(settings)
+    run = "-".join(("interrupted", *settings))
     with interrupts(ScoreClient, "attach_run", "after"), pytest.raises(KeyboardInterrupt):
         start(shards, server.url, run)
     is_quick_and_right(server, shards, run, **settings)
@@ -144,9 +144,9 @@ def test_a_lost_answer_is_asked_for_again(server: Server, shards: str) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ScoreClient, "attach_run", attach)
         with pytest.raises(KeyboardInterrupt):
-            start(shards, server.url, "lost")
-    is_quick_and_right(server, shards, "lost")
-    assert server.info("lost").generation == 1
+            start(shards, server.url, "interrupted-lost")
+    is_quick_and_right(server, shards, "interrupted-lost")
+    assert server.info("interrupted-lost").generation == 1
 
 
 @pytest.mark.parametrize("name", ["_running", "_launch", "_take"])
@@ -165,16 +165,16 @@ def test_a_fork_in_between_leaves_the_parents_lease_alone(server: Server, shards
         interrupts(ScoreClient, "attach_run", "after"),
         pytest.raises(KeyboardInterrupt),
     ):
-        start(shards, server.url, "forked")
+        start(shards, server.url, "interrupted-forked")
     child = multiprocessing.get_context("fork").Process(target=_leaves_alone, args=(server.url,))
     child.start()
     child.join(60)
     assert child.exitcode == 0
-    is_quick_and_right(server, shards, "forked")
+    is_quick_and_right(server, shards, "interrupted-forked")
 
 
 def _leaves_alone(url: str) -> None:
-    assert joining.left_behind(url, "forked") is None
+    assert joining.left_behind(url, "interrupted-forked") is None
 
 
 PROGRAM = """
