@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from infobatch_stream.errors import PlanError
-from infobatch_stream.plan.epoch_plan import EpochPlan, PlanClass, check_arrays, plane_bytes
+from infobatch_stream.plan.epoch_plan import EpochPlan, PlanClass, PlanGroup, check_arrays, plane_bytes
 from infobatch_stream.plan.order_params import OrderParams
 
 __all__ = [
@@ -82,6 +82,7 @@ def plan_to_bytes(plan: EpochPlan) -> Iterator[bytes | memoryview]:
         **own,
         "run_id": plan.run_id.hex(),
         "classes": [asdict(row) for row in plan.classes],
+        "groups": [asdict(group) for group in plan.groups],
         "order": asdict(plan.order),
         "shards": len(plan.shard_kept),
     }
@@ -116,6 +117,7 @@ def plan_from_buffer(buffer: bytes | memoryview) -> EpochPlan:
 
 def _plan(header: dict[str, Any], data: memoryview) -> EpochPlan:
     classes = tuple(PlanClass(**_checked(PlanClass, row)) for row in header.pop("classes"))
+    groups = tuple(PlanGroup(**_checked(PlanGroup, group)) for group in header.pop("groups"))
     order = OrderParams(**_checked(OrderParams, header.pop("order")))
     run_id, num_shards = bytes.fromhex(header.pop("run_id")), header.pop("shards")
     num_samples = _checked(EpochPlan, header)["num_samples"]
@@ -135,6 +137,7 @@ def _plan(header: dict[str, Any], data: memoryview) -> EpochPlan:
         **header,
         run_id=run_id,
         classes=classes,
+        groups=groups,
         order=order,
         keep_bits=keep_bits,
         class_plane=class_plane,

@@ -37,6 +37,8 @@ class DroppedSamples:
 
     def add(self, samples: npt.NDArray[np.int64]) -> None:
         """Adds samples (n,), each in [0, N); repeats are one."""
+        if not len(samples):
+            return
         if self._bits is None:
             self._bits = np.zeros(-(-self._num_samples // 8), np.uint8)
         new = np.unique(samples)

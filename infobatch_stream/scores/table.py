@@ -146,12 +146,37 @@ class ScoreTable:
         self.stamp[first:stop] = 0 if stamps is None else np.where(finite, stamps, np.uint16(0))
         return UpdateCounts(accepted=int(np.count_nonzero(finite)), non_finite=int(np.count_nonzero(np.isinf(scores))))
 
-    def lower_stamps(self, epoch: int) -> None:
+    def lower_stamps(self, epoch: int, part: slice = slice(None)) -> None:
         """Rewinds to the start of an epoch: stamps of it and of later ones become those of the epoch before.
 
         Scores and columns stay: they are the best that is known. Epochs that are trained again may store theirs.
+
+        Args:
+            epoch: the epoch.
+            part: the samples whose stamps are lowered; all by default.
         """
-        np.minimum(self.stamp, np.uint16(min(epoch, MAX_EPOCHS)), out=self.stamp)
+        stamps = self.stamp[part]
+        np.minimum(stamps, np.uint16(min(epoch, MAX_EPOCHS)), out=stamps)
+
+    def arrays(self) -> dict[str, npt.NDArray[Any]]:
+        """All arrays by name, (N,) each: score, stamp, visits and the columns'; the table's own, not copies."""
+        return {"score": self.score, "stamp": self.stamp, "visits": self.visits, **self.extra}
+
+    def copy(self, first: int, stop: int) -> ScoreTable:
+        """A table of the samples [first, stop) alone."""
+        part = ScoreTable(stop - first, self.columns)
+        for name, values in part.arrays().items():
+            values[:] = self.arrays()[name][first:stop]
+        part.dropped.add(np.flatnonzero(self.dropped[first:stop]))
+        return part
+
+    def put(self, first: int, part: ScoreTable) -> None:
+        """Puts a table with the same columns in the place of the samples from `first` on."""
+        samples = slice(first, first + part.num_samples)
+        for name, values in self.arrays().items():
+            values[samples] = part.arrays()[name]
+        self.dropped.discard(np.arange(samples.start, samples.stop)[self.dropped[samples]])
+        self.dropped.add(np.flatnonzero(part.dropped[:]) + first)
 
     @property
     def num_scored(self) -> int:
@@ -171,18 +196,12 @@ class ScoreTable:
 
         The arrays share the table's memory: later updates show in them. Copy what must not change.
         """
-        arrays: dict[str, npt.NDArray[Any]] = {
-            "score": self.score,
-            "stamp": self.stamp,
-            "visits": self.visits,
-            **self.extra,
-        }
         return pa.table(
             {
                 name: pa.Array.from_buffers(
                     pa.from_numpy_dtype(values.dtype), self.num_samples, [None, pa.py_buffer(values)]
                 )
-                for name, values in arrays.items()
+                for name, values in self.arrays().items()
             }
         )
 

@@ -60,7 +60,7 @@ ARROWS = {
     "client/workers": "client/plans client/reading client/tie core/errors core/plan core/ratios core/row_counts",
     "server/__main__": "core/errors server/serve_command",
     "server/process": "core/errors",
-    "server/rpc": "core/errors core/plan core/run_spec core/scores core/wire server/runs server/state",
+    "server/rpc": "core/errors core/plan core/scores core/wire server/runs server/state",
     "server/runs": (
         "core/errors core/plan core/planner core/pruning core/ratios core/run_spec core/scores core/wire "
         "server/state server/store"
@@ -68,7 +68,7 @@ ARROWS = {
     "server/serve_command": "core/errors server/process server/server server/state",
     "server/server": "core/version server/process server/rpc server/runs server/state server/store server/web",
     "server/state": "core/errors core/plan core/row_counts",
-    "server/store": "core/plan core/run_spec core/scores server/state",
+    "server/store": "core/errors core/plan core/row_counts core/run_spec core/scores core/wire server/state",
     "server/web": "core/errors server/process server/runs server/state",
     "core/copies": "",
     "core/errors": "",

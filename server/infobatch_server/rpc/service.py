@@ -10,7 +10,6 @@ import numpy as np
 from infobatch_server.rpc.run_info import info_message
 from infobatch_server.rpc.score_reader import batch_from_message
 from infobatch_server.rpc.seeding import seed_run
-from infobatch_server.rpc.spec_reader import read_spec
 from infobatch_server.runs.attach import AttachRequest
 from infobatch_server.runs.barrier import BARRIER_TIMEOUT_S, NotReady
 from infobatch_server.runs.registry import Registry
@@ -25,6 +24,7 @@ from infobatch_stream.v1 import score_service_pb2 as pb
 from infobatch_stream.v1 import score_service_pb2_grpc as pb_grpc
 from infobatch_stream.wire.plan_messages import plan_messages
 from infobatch_stream.wire.row_counts import counts_from_message
+from infobatch_stream.wire.spec_reader import read_spec
 from infobatch_stream.wire.specs import spec_message
 
 __all__ = ["ScoreService"]
@@ -56,7 +56,9 @@ class ScoreService(pb_grpc.ScoreServiceServicer):
         self, request_iterator: Iterator[pb.CreateRunRequest], context: grpc.ServicerContext
     ) -> pb.CreateRunResponse:
         """Creates a run, or joins it."""
-        spec, choice = read_spec(request_iterator, self._limits)
+        spec, choice = read_spec(
+            request_iterator, max_samples=self._limits.max_samples, max_shards=self._limits.max_shards
+        )
         run, created = self._registry.create(spec, choice)
         now = snapshot(run)
         return pb.CreateRunResponse(

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import islice
 
-from infobatch_server.state.run_state import EpochMark
+from infobatch_server.state.run_state import MARKED_EPOCHS, EpochMark
 
 __all__ = ["BARRIER_TIMEOUT_S", "Barrier", "NotReady"]
 
@@ -15,7 +15,6 @@ BARRIER_TIMEOUT_S = 60.0
 
 _MIN_RETRY_MS, _MAX_RETRY_MS = 50, 1000
 _LISTED_RANKS = 1024
-_KEPT_EPOCHS = 8
 
 
 @dataclass(frozen=True)
@@ -51,8 +50,8 @@ class Barrier:
         self._marks = {at: marks for at, marks in self._marks.items() if self.keeps(at)}
 
     def keeps(self, epoch: int) -> bool:
-        """Whether the marks of an epoch are kept: a plan waits for those of the epoch before it alone."""
-        return epoch > max(self._marks, default=epoch) - _KEPT_EPOCHS
+        """Whether the marks of an epoch are kept."""
+        return epoch > max(self._marks, default=epoch) - MARKED_EPOCHS
 
     @property
     def num_marks(self) -> int:

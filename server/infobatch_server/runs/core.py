@@ -60,6 +60,7 @@ class RunCore:
             store,
             stored.table,
             position=stored.journal_position,
+            entry=stored.journal_entry,
             lock=self.lock,
             max_pending_bytes=limits.max_in_flight_bytes,
             memory=memory,
@@ -69,6 +70,7 @@ class RunCore:
         )
         for client_id, sequence in stored.batches:
             self.feed.remember(client_id, sequence)
+        store.follow(stored.run_id, self.feed.capture)
         self.deleted = False
         # Ranks of the current generation that have detached. Not stored: after a restart of the server, the lease
         # simply expires.

@@ -74,7 +74,7 @@ class Run:
             check_attach(core.spec, core.run_id, core.state, request, core.lease_left_s)
             rewind = attach(core.state, request, core.run_id)
             core.store.rewind(core.run_id, rewind.state, rewind.stamps_to, rewind.marks_from)
-            core.feed.table.lower_stamps(rewind.stamps_to)
+            core.feed.change(lambda table: table.lower_stamps(rewind.stamps_to))
             core.feed.forget_clients(request.lease.world_size)
             core.barrier.rewind(rewind.marks_from)
             core.detached_ranks.clear()
@@ -205,7 +205,7 @@ class Run:
             if len(scores) and not core.state.scores_imported:
                 core.save(replace(core.state, scores_imported=True))
             core.store.import_scores(core.run_id, first, scores, stamps)
-            return core.feed.table.import_scores(first, scores, stamps)
+            return core.feed.change(lambda table: table.import_scores(first, scores, stamps))
 
     def import_plan(self, plan: EpochPlan) -> None:
         """Imports a plan into a run that no job holds.
@@ -224,14 +224,14 @@ class Run:
         with core.feed.exclusive():
             core.check_exists()
             core.store.forget_drops(core.run_id)
-            return core.feed.table.dropped.clear()
+            return core.feed.change(lambda table: table.dropped.clear())
 
     def read_scores(self, first: int, stop: int, step: int) -> Iterator[tuple[int, ScoreTable]]:
         """Copies of consecutive parts of the table as (first sample, part); each part is a consistent snapshot."""
         for start in range(first, stop, step):
             with self.core.lock:
                 self.core.check_exists()
-                part = _copy(self.core.feed.table, start, min(start + step, stop))
+                part = self.core.feed.table.copy(start, min(start + step, stop))
             yield start, part
 
     def delete(self, *, force: bool) -> None:
@@ -279,12 +279,3 @@ class Run:
                 kept = full_plan_id(self.run_id, mark.epoch)
             expected = f"the run's plan is {kept!r}" if kept else "the run never had such a plan"
             raise RunConflictError(f"rank {mark.rank} trained plan {mark.plan_id!r} in epoch {mark.epoch}; {expected}")
-
-
-def _copy(table: ScoreTable, first: int, stop: int) -> ScoreTable:
-    part = ScoreTable(stop - first, table.columns)
-    for name in ("score", "stamp", "visits"):
-        getattr(part, name)[:] = getattr(table, name)[first:stop]
-    for name, values in part.extra.items():
-        values[:] = table.extra[name][first:stop]
-    return part

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 
@@ -17,10 +18,13 @@ from infobatch_server.runs.memory import MemoryBudget
 from infobatch_server.runs.push_window import PushWindow
 from infobatch_server.state.score_batch import ScoreBatch
 from infobatch_server.store.interface import RunStore
+from infobatch_server.store.segments import Captured
 from infobatch_stream.errors import ServerBusyError
 from infobatch_stream.scores.table import ScoreTable, UpdateCounts
 
 __all__ = ["PushOutcome", "ScoreFeed", "max_clients"]
+
+T = TypeVar("T")
 
 _SPARE_CLIENTS = 1024
 
@@ -54,6 +58,7 @@ class ScoreFeed:
         store: keeps the journal.
         table: the run's scores; a reader must hold `lock`, or `pause` the feed.
         position: the last journal position that is in `table`.
+        entry: the last entry of the journal that is in `table`: pushes and all other changes.
         lock: guards the feed and the run's state; notified of every change that a thread may wait for.
         max_pending_bytes: bytes of batches that may wait for the end of a draw.
         memory: of the whole server, which these bytes are charged to.
@@ -69,6 +74,7 @@ class ScoreFeed:
         table: ScoreTable,
         *,
         position: int,
+        entry: int = 0,
         lock: threading.Condition,
         max_pending_bytes: int,
         memory: MemoryBudget,
@@ -78,6 +84,7 @@ class ScoreFeed:
     ) -> None:
         self.table = table
         self.applied_position = position
+        self.applied_entry = entry
         self.stored_scores = stored_scores
         self.rejected_scores = rejected_scores
         self.stale_scores = 0
@@ -165,6 +172,22 @@ class ScoreFeed:
                 self._is_exclusive = False
                 self._lock.notify_all()
 
+    def capture(self, first: int, stop: int) -> Captured:
+        """A consistent copy of a part of the table."""
+        with self._lock:
+            return Captured(
+                part=self.table.copy(first, stop),
+                entry=self.applied_entry,
+                position=self.applied_position,
+                stored=self.stored_scores,
+                rejected=self.rejected_scores,
+            )
+
+    def change(self, change: Callable[[ScoreTable], T]) -> T:
+        """Makes a change to the table that the store has recorded. The caller is in `exclusive`."""
+        self.applied_entry += 1
+        return change(self.table)
+
     def forget_clients(self, world_size: int) -> None:
         """Drops the windows of the last generation; the next has `world_size` ranks. The caller is in `exclusive`."""
         self._windows.clear()
@@ -197,6 +220,7 @@ class ScoreFeed:
                 self.table.dropped.add(batch.dropped)
             pending.counts = self.table.update(batch.epoch, batch.indices, batch.scores, batch.columns)
             self.applied_position += 1
+            self.applied_entry += 1
             self._pending_bytes -= batch.nbytes
             self._memory.release(pending.charged)
             self.stored_scores += pending.counts.accepted

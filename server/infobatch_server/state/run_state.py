@@ -7,7 +7,10 @@ from dataclasses import dataclass, field
 from infobatch_stream.plan.epoch_plan import EpochPlan, PlanClass, PlanGroup
 from infobatch_stream.row_counts import NO_ROWS, RowCounts
 
-__all__ = ["EpochMark", "Lease", "PlanLine", "PlanSummary", "ResumePoint", "RunState"]
+__all__ = ["MARKED_EPOCHS", "EpochMark", "Lease", "PlanLine", "PlanSummary", "ResumePoint", "RunState"]
+
+MARKED_EPOCHS = 8
+"""Epochs whose marks are kept: a plan waits for those of the epoch before it alone."""
 
 
 @dataclass(frozen=True, kw_only=True)

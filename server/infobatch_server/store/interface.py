@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from infobatch_server.state.run_state import EpochMark, RunState
 from infobatch_server.state.score_batch import ScoreBatch
+from infobatch_server.store.segments import Capture
 from infobatch_stream.plan.epoch_plan import EpochPlan
 from infobatch_stream.run_spec import RunSpec
 from infobatch_stream.scores.table import ScoreTable
@@ -29,6 +30,7 @@ class StoredRun:
         marks: the marks of ended epochs.
         table: the scores, up to and including `journal_position`.
         journal_position: number of batches appended to this run; the next one has this position + 1.
+        journal_entry: number of all entries of the run's journal: batches, imports, rewinds and forgotten drops.
         stored_scores: scores accepted since the run was created.
         rejected_scores: NaN and infinite scores since the run was created.
         batches: (client id, sequence) of the pushes of the current generation, to recognise repeats.
@@ -40,6 +42,7 @@ class StoredRun:
     marks: Sequence[EpochMark]
     table: ScoreTable
     journal_position: int
+    journal_entry: int = 0
     stored_scores: int = 0
     rejected_scores: int = 0
     batches: Sequence[tuple[bytes, int]] = ()
@@ -57,6 +60,9 @@ class RunStore(Protocol):
 
     def load(self) -> Iterable[StoredRun]:
         """Loads all runs, after recovery. Called once, before any other method."""
+
+    def follow(self, run_id: bytes, capture: Capture) -> None:
+        """Says how to copy a part of the table of a run that was loaded or created."""
 
     def create(self, run_id: bytes, spec: RunSpec) -> None:
         """Creates a run with an empty state and no scores."""

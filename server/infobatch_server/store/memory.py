@@ -11,6 +11,7 @@ import numpy.typing as npt
 from infobatch_server.state.run_state import EpochMark, RunState
 from infobatch_server.state.score_batch import ScoreBatch
 from infobatch_server.store.interface import StoredRun
+from infobatch_server.store.segments import Capture
 from infobatch_stream.plan.epoch_plan import EpochPlan
 from infobatch_stream.run_spec import RunSpec
 
@@ -31,6 +32,9 @@ class MemoryStore:
     def load(self) -> Iterable[StoredRun]:
         """No runs: none survives the process."""
         return ()
+
+    def follow(self, run_id: bytes, capture: Capture) -> None:
+        """Does nothing: no part of a table is saved."""
 
     def create(self, run_id: bytes, spec: RunSpec) -> None:
         """Starts a journal at position 0."""

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
-from infobatch_server.state.limits import Limits
 from infobatch_stream.errors import ConfigError
 from infobatch_stream.plan.order_params import ORDER_VERSION, OrderChoice
 from infobatch_stream.run_spec import RunSpec, check_run_name
@@ -16,11 +15,19 @@ from infobatch_stream.wire.specs import order_choice, spec_from_messages
 
 __all__ = ["read_spec"]
 
+MAX_INT64 = 2**63 - 1
 _MAX_SPEC_BYTES = 2**17
 
 
-def read_spec(messages: Iterator[pb.CreateRunRequest], limits: Limits) -> tuple[RunSpec, OrderChoice]:
+def read_spec(
+    messages: Iterator[pb.CreateRunRequest], *, max_samples: int = MAX_INT64, max_shards: int = MAX_INT64
+) -> tuple[RunSpec, OrderChoice]:
     """The spec in a stream, and the fields of the order that the user has set.
+
+    Args:
+        messages: the spec, then its parts.
+        max_samples: the reader's limit on N.
+        max_shards: the reader's limit on S.
 
     Raises:
         ConfigError: an invalid value, a part that is missing, out of order or too long, or a limit.
@@ -29,7 +36,7 @@ def read_spec(messages: Iterator[pb.CreateRunRequest], limits: Limits) -> tuple[
     if first is None or first.WhichOneof("part") != "spec":
         raise ConfigError("the first message of CreateRun must have `spec`")
     message = first.spec
-    _check_bounds(message, limits)
+    _check_bounds(message, max_samples, max_shards)
     parts = _Parts(message)
     for later in messages:
         parts.add(later)
@@ -40,19 +47,17 @@ def read_spec(messages: Iterator[pb.CreateRunRequest], limits: Limits) -> tuple[
     return spec_from_messages(message, sizes, subset, groups), order_choice(message.order)
 
 
-def _check_bounds(message: pb.RunSpec, limits: Limits) -> None:
+def _check_bounds(message: pb.RunSpec, max_samples: int, max_shards: int) -> None:
     check_run_name(message.run)
     if message.ByteSize() > _MAX_SPEC_BYTES:
         raise ConfigError(
             f"the spec of run {message.run!r} takes {message.ByteSize()} bytes, the limit is {_MAX_SPEC_BYTES}; use "
             "shorter settings of the policy"
         )
-    if not 1 <= message.num_samples <= limits.max_samples:
-        raise ConfigError(
-            f"num_samples={message.num_samples} is outside [1, {limits.max_samples}], this server's limit"
-        )
-    if not 1 <= message.num_shards <= limits.max_shards:
-        raise ConfigError(f"num_shards={message.num_shards} is outside [1, {limits.max_shards}], this server's limit")
+    if not 1 <= message.num_samples <= max_samples:
+        raise ConfigError(f"num_samples={message.num_samples} is outside [1, {max_samples}], this server's limit")
+    if not 1 <= message.num_shards <= max_shards:
+        raise ConfigError(f"num_shards={message.num_shards} is outside [1, {max_shards}], this server's limit")
     if message.subset_samples > message.num_samples:
         raise ConfigError(f"subset_samples={message.subset_samples} is over num_samples={message.num_samples}")
     if message.order_version != ORDER_VERSION:
