@@ -13,10 +13,12 @@ import json
 import multiprocessing
 import os
 import statistics
+import tempfile
 import time
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -25,6 +27,8 @@ import numpy as np
 from infobatch_server.rpc.server import server_options
 from infobatch_server.server import ScoreServer
 from infobatch_server.state.limits import Limits
+from infobatch_server.store.durable import DurableStore
+from infobatch_server.store.memory import MemoryStore
 from infobatch_stream.plan.order_params import OrderChoice, OrderParams
 from infobatch_stream.pruning.policies import make_policy
 from infobatch_stream.run_spec import RunSpec
@@ -35,8 +39,8 @@ from infobatch_stream.wire.specs import spec_message, spec_parts
 ECHO = "/benchmark.Echo/Push"
 
 
-def serve(pipe: Connection) -> None:
-    """Runs both servers until a message arrives from the pipe."""
+def serve(pipe: Connection, folder: str) -> None:
+    """Runs both servers until a message arrives from the pipe; scores are kept under `folder`, or in memory for ""."""
     limits = Limits()
     answer = pb.PushScoresResponse()
     handler = grpc.unary_unary_rpc_method_handler(
@@ -52,9 +56,13 @@ def serve(pipe: Connection) -> None:
     echo.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("benchmark.Echo", {"Push": handler}),))
     port = echo.add_insecure_port("127.0.0.1:0")
     echo.start()
-    with ScoreServer(limits=limits) as server:
-        pipe.send((str(server.grpc_address), f"127.0.0.1:{port}"))
-        pipe.recv()
+    with tempfile.TemporaryDirectory(dir=folder or None) as data_dir:
+        store = DurableStore(Path(data_dir)) if folder else MemoryStore()
+        if isinstance(store, DurableStore):
+            store.keeper.start()
+        with ScoreServer(limits=limits, store=store) as server:
+            pipe.send((str(server.grpc_address), f"127.0.0.1:{port}"))
+            pipe.recv()
     echo.stop(0).wait()
 
 
@@ -158,6 +166,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=7, help="at least 5, for a meaningful median")
     parser.add_argument("--in-flight", type=int, default=16, help="messages in flight at once, at most 32")
     parser.add_argument("--samples", type=int, default=10_000_000, help="samples of the run, a multiple of 100")
+    parser.add_argument("--folder", default="", help="keep scores in a folder made here; in memory otherwise")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     args = parser.parse_args()
     if args.repeats < 5 or not 1 <= args.in_flight <= 32 or args.samples % 100 or args.samples <= args.scores:
@@ -166,7 +175,7 @@ def main() -> None:
         )
     spawn = multiprocessing.get_context("spawn")
     ours, theirs = spawn.Pipe()
-    process = spawn.Process(target=serve, args=(theirs,))
+    process = spawn.Process(target=serve, args=(theirs, args.folder))
     process.start()
     try:
         result = measure(args, *ours.recv())

@@ -25,6 +25,8 @@ __all__ = ["MAX_EPOCHS", "ScoreTable", "UpdateCounts"]
 MAX_EPOCHS = 65_534
 """A stamp is epoch + 1 in 16 bits, and one value stays free."""
 
+_MAX_VISITS = np.iinfo(np.uint16).max
+
 
 @dataclass(frozen=True)
 class UpdateCounts:
@@ -97,8 +99,8 @@ class ScoreTable:
         columns = columns or {}
         self._check(epoch, indices, scores, columns)
         stamp = np.uint16(epoch + 1)
-        finite = np.isfinite(scores)
-        fresh = self.stamp[indices] <= stamp
+        before = self.stamp[indices]
+        finite, fresh = np.isfinite(scores), before <= stamp
         chosen = finite & fresh
         counts = UpdateCounts(
             accepted=int(np.count_nonzero(chosen)),
@@ -106,14 +108,15 @@ class ScoreTable:
             stale=int(np.count_nonzero(finite & ~fresh)),
         )
         if counts.accepted != len(scores):
-            indices, scores = indices[chosen], scores[chosen]
+            indices, scores, before = indices[chosen], scores[chosen], before[chosen]
             columns = {name: values[chosen] for name, values in columns.items()}
         for spec in self.columns:
             values = scores if spec.source == "score" else columns[spec.name]
             fold(spec, self.extra, indices, values, self.score)
-        rising = indices[self.stamp[indices] < stamp]
+        is_rising = before < stamp
+        rising = indices if is_rising.all() else indices[is_rising]
         seen = self.visits[rising]
-        self.visits[rising] = seen + (seen < np.iinfo(np.uint16).max)
+        self.visits[rising] = seen + (seen < _MAX_VISITS)
         self.score[indices] = scores
         self.stamp[indices] = stamp
         self.dropped.discard(indices)

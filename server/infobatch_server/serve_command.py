@@ -18,6 +18,7 @@ from infobatch_server.process.log_limit import LogLimit
 from infobatch_server.process.users_lock import UsersLock
 from infobatch_server.server import ScoreServer
 from infobatch_server.state.limits import Limits
+from infobatch_server.store.durable import DurableStore
 from infobatch_stream.errors import ConfigError
 
 __all__ = ["HELP", "add_arguments", "run", "wait_until_stopped"]
@@ -66,7 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Serves until SIGTERM or SIGINT, or until the server has no users; returns 0.
+    """Serves until SIGTERM or SIGINT, or until the server has no users; returns 0, or 1 after a fault of the disk.
 
     Raises:
         ConfigError: an invalid argument.
@@ -80,15 +81,19 @@ def run(args: argparse.Namespace) -> int:
     if args.memory_bytes < 0:
         raise ConfigError(f"--memory-bytes must be at least 0; got {args.memory_bytes}")
     with DataDir(args.data_dir), _block_stop_signals() as wait_for_signal:
-        server = ScoreServer(grpc_address, http_address, limits=Limits(memory_bytes=args.memory_bytes))
+        store = DurableStore(args.data_dir)
+        # Wakes the wait below: nothing more can be stored, and only a new start can tell what the disk holds.
+        store.on_failure(lambda: os.kill(os.getpid(), signal.SIGTERM))
+        store.keeper.start()
+        server = ScoreServer(grpc_address, http_address, store=store, limits=Limits(memory_bytes=args.memory_bytes))
         users = UsersLock(args.exit_when_unused) if args.exit_when_unused else None
         server.start()
-        log.warning("scores are kept in memory only: they are lost when this process ends")
         if args.endpoint_file is not None:
             write_endpoint_file(args.endpoint_file, _endpoint(server))
         print(f"infobatch score server: grpc {server.grpc_address}, http {server.http_address}", flush=True)
         wait_until_stopped(wait_for_signal, users)
         is_clean = server.stop()
+        status = 0 if store.failure is None else 1
         if args.endpoint_file is not None:
             remove_endpoint_file(args.endpoint_file, server.nonce)
         if users is not None:
@@ -97,8 +102,8 @@ def run(args: argparse.Namespace) -> int:
         # The interpreter would wait for the threads that are still running.
         log.warning("unfinished calls were cut off")
         logging.shutdown()
-        os._exit(0)
-    return 0
+        os._exit(status)
+    return status
 
 
 def _check_reach(*addresses: Address, insecure: bool) -> None:

@@ -127,8 +127,18 @@ class ScoreFeed:
             self._pending_bytes += batch.nbytes
             self._num_appending += 1
             window.begin(batch.sequence)
+        pending = _PendingBatch(batch, charged)
+
+        def take(position: int) -> None:
+            with self._lock:
+                window.end(batch.sequence, stored=True)
+                self._pending[position] = pending
+                self._num_appending -= 1
+                self._apply_ready()
+                self._lock.notify_all()
+
         try:
-            position = self._store.append(self._run_id, batch)
+            position = self._store.append(self._run_id, batch, take)
         except BaseException:
             with self._lock:
                 window.end(batch.sequence, stored=False)
@@ -137,16 +147,12 @@ class ScoreFeed:
                 self._num_appending -= 1
                 self._lock.notify_all()
             raise
-        with self._lock:
-            window.end(batch.sequence, stored=True)
-            pending = self._pending[position] = _PendingBatch(batch, charged)
-            self._num_appending -= 1
-            self._apply_ready()
-            self._lock.notify_all()
-            # Earlier batches may not have returned from the store yet.
-            self._lock.wait_for(lambda: self.is_paused or pending.counts is not None)
-            counts = pending.counts or self._predict_counts(batch)
-            return PushOutcome(counts, duplicate=False, journal_position=position)
+        counts = pending.counts
+        if counts is None:  # a draw is going on, or earlier batches have not come back from the store yet
+            with self._lock:
+                self._lock.wait_for(lambda: self.is_paused or pending.counts is not None)
+                counts = pending.counts or self._predict_counts(batch)
+        return PushOutcome(counts, duplicate=False, journal_position=position)
 
     def pause(self) -> None:
         """Stops applying batches until `resume`, so that a draw needs no lock. The caller holds `lock`."""

@@ -64,6 +64,7 @@ class _Work:
 
     do: Callable[[Connection], Any]
     undo: Callable[[], None] = _nothing
+    then: Callable[[Any], None] | None = None
     is_alone: bool = False
     leads: bool = False
     result: Any = None
@@ -108,18 +109,25 @@ class Database:
                 "otherwise the file is damaged: put it back from a copy of the whole data directory"
             ) from error
 
-    def transact(self, change: Callable[[Connection], T], undo: Callable[[], None] = _nothing) -> T:
+    def transact(
+        self,
+        change: Callable[[Connection], T],
+        undo: Callable[[], None] = _nothing,
+        then: Callable[[T], None] | None = None,
+    ) -> T:
         """Makes a change in a transaction; returns its result once it is durable.
 
         Args:
             change: executes statements, also those of other threads before and after it in the same transaction.
             undo: called if the transaction fails after `change` was called.
+            then: called with the result once it is durable, by whichever thread has led, so that this one need not
+                wake up for it. The next thread may lead already: `then` may wait for locks that callers hold.
 
         Raises:
             ServerBusyError: the disk is full; nothing has changed.
             TryAgainError: the disk has failed, now or before.
         """
-        result: T = self._await(_Work(change, undo))
+        result: T = self._await(_Work(change, undo, then))
         return result
 
     def alone(self, work: Callable[[Connection], T]) -> T:
@@ -192,11 +200,22 @@ class Database:
             with self._mutex:
                 following = self._queue[0] if self._queue else None
                 self._is_led = following is not None
-            for work in group[1:]:
-                work.gate.release()
             if following is not None:
                 following.leads = True
                 following.gate.release()
+        for work in group:
+            if work.then is None and work is not group[0]:
+                work.gate.release()
+        for work in group:
+            if work.then is None:
+                continue
+            try:
+                if work.error is None:
+                    work.then(work.result)
+            except BaseException as error:
+                work.error = error
+            if work is not group[0]:
+                work.gate.release()
 
     def _next_group(self) -> list[_Work]:
         """Takes the leader's work off the queue, and all that can be committed with it."""

@@ -175,9 +175,9 @@ class DurableStore:
             changes = [row for row in rows if row in run.journal.changes]
             run.journal.drop(rows[len(changes) :], changes)
 
-    def append(self, run_id: bytes, batch: ScoreBatch) -> int:
+    def append(self, run_id: bytes, batch: ScoreBatch, take: Callable[[int], None]) -> int:
         """Adds a push to the journal."""
-        return self._add(self._runs[run_id], Push(batch))
+        return self._add(self._runs[run_id], Push(batch), take)
 
     def import_scores(
         self, run_id: bytes, first: int, scores: npt.NDArray[np.float32], stamps: npt.NDArray[np.uint16] | None
@@ -242,7 +242,7 @@ class DurableStore:
     def _take_id(self) -> int:
         return next(self._next_id)
 
-    def _add(self, run: OpenRun, entry: Entry) -> int:
+    def _add(self, run: OpenRun, entry: Entry, take: Callable[[int], None] | None = None) -> int:
         size = self.keeper.journal_bytes
         if size >= self._max_journal_bytes:
             raise ServerBusyError(
@@ -254,7 +254,7 @@ class DurableStore:
             raise ServerBusyError(DISK_IS_FULL, retry_after_s=_RETRY_S)
         addition = Addition(run.journal, entry, self._take_id)
         try:
-            position = self._database.transact(addition.add, addition.undo)
+            position = self._database.transact(addition.add, addition.undo, take)
         except ServerBusyError:
             self.keeper.meet_full_disk()
             raise

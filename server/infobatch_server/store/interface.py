@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -73,8 +73,14 @@ class RunStore(Protocol):
     def delete(self, run_id: bytes) -> None:
         """Deletes a run with its scores, plans and marks."""
 
-    def append(self, run_id: bytes, batch: ScoreBatch) -> int:
+    def append(self, run_id: bytes, batch: ScoreBatch, take: Callable[[int], None]) -> int:
         """Appends a batch to the run's journal.
+
+        Args:
+            run_id: the run.
+            batch: the batch.
+            take: called with the position as soon as the batch is in the journal, perhaps by the thread of another
+                call, and not in the order of the positions.
 
         Returns:
             The position of the batch: 1 for the run's first batch, then consecutive.

@@ -122,7 +122,9 @@ class Journal:
         if isinstance(entry, Push):
             if self.num_segments == 1:
                 return np.zeros(1, np.int64)
-            return np.unique(entry.touched() // self.segment_samples)
+            touched = np.zeros(self.num_segments, bool)
+            touched[entry.touched() // self.segment_samples] = True
+            return np.flatnonzero(touched)
         if isinstance(entry, Import):
             stop = entry.first + len(entry.scores)
             return np.arange(entry.first // self.segment_samples, -(-stop // self.segment_samples))

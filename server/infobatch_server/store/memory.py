@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import numpy.typing as npt
@@ -51,11 +51,12 @@ class MemoryStore:
         with self._lock:
             del self._positions[run_id], self._plans[run_id], self._plan_ids[run_id]
 
-    def append(self, run_id: bytes, batch: ScoreBatch) -> int:
+    def append(self, run_id: bytes, batch: ScoreBatch, take: Callable[[int], None]) -> int:
         """Returns the next position."""
         with self._lock:
-            self._positions[run_id] += 1
-            return self._positions[run_id]
+            position = self._positions[run_id] = self._positions[run_id] + 1
+        take(position)
+        return position
 
     def import_scores(
         self, run_id: bytes, first: int, scores: npt.NDArray[np.float32], stamps: npt.NDArray[np.uint16] | None

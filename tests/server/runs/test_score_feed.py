@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -112,20 +113,21 @@ def test_too_many_bytes_during_a_draw_are_refused_for_now() -> None:
 
 
 class SlowFirst(MemoryStore):
-    """A store whose first append returns after its second."""
+    """A store whose first batch is taken after its second."""
 
     def __init__(self) -> None:
         super().__init__()
         self.second_is_back = threading.Event()
         self.first_is_in = threading.Event()
 
-    def append(self, run_id: bytes, batch: ScoreBatch) -> int:
-        position = super().append(run_id, batch)
+    def append(self, run_id: bytes, batch: ScoreBatch, take: Callable[[int], None]) -> int:
+        position = super().append(run_id, batch, lambda position: None)
         if position == 1:
             self.first_is_in.set()
             assert self.second_is_back.wait(10)
         else:
             self.second_is_back.set()
+        take(position)
         return position
 
 
@@ -145,11 +147,11 @@ class Failing(MemoryStore):
 
     failures = 1
 
-    def append(self, run_id: bytes, batch: ScoreBatch) -> int:
+    def append(self, run_id: bytes, batch: ScoreBatch, take: Callable[[int], None]) -> int:
         if self.failures:
             self.failures -= 1
             raise OSError("disk full")
-        return super().append(run_id, batch)
+        return super().append(run_id, batch, take)
 
 
 def test_a_push_can_be_sent_again_after_the_store_failed() -> None:
