@@ -58,8 +58,6 @@ def serve(pipe: Connection, folder: str) -> None:
     echo.start()
     with tempfile.TemporaryDirectory(dir=folder or None) as data_dir:
         store = DurableStore(Path(data_dir)) if folder else MemoryStore()
-        if isinstance(store, DurableStore):
-            store.keeper.start()
         with ScoreServer(limits=limits, store=store) as server:
             pipe.send((str(server.grpc_address), f"127.0.0.1:{port}"))
             pipe.recv()

@@ -84,8 +84,12 @@ def run(args: argparse.Namespace) -> int:
         store = DurableStore(args.data_dir)
         # Wakes the wait below: nothing more can be stored, and only a new start can tell what the disk holds.
         store.on_failure(lambda: os.kill(os.getpid(), signal.SIGTERM))
-        store.keeper.start()
-        server = ScoreServer(grpc_address, http_address, store=store, limits=Limits(memory_bytes=args.memory_bytes))
+        try:
+            limits = Limits(memory_bytes=args.memory_bytes)
+            server = ScoreServer(grpc_address, http_address, store=store, limits=limits)
+        except BaseException:
+            store.close()
+            raise
         users = UsersLock(args.exit_when_unused) if args.exit_when_unused else None
         server.start()
         if args.endpoint_file is not None:

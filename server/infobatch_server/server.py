@@ -86,9 +86,19 @@ class ScoreServer:
         self.grpc_address = grpc.at(self._grpc.port)
 
     def start(self) -> None:
-        """Starts to answer calls and requests."""
+        """Recovers the runs, then answers calls. HTTP answers from the beginning, but says nothing of runs until then.
+
+        Raises:
+            ServerError: the runs can't be recovered.
+        """
         if self._http is not None:
             self._http.start()
+        try:
+            self.registry.load()
+            self._store.start()
+        except BaseException:
+            self.stop()
+            raise
         self._grpc.start()
         self._ready = True
 

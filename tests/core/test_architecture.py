@@ -65,7 +65,7 @@ ARROWS = {
         "core/errors core/plan core/planner core/pruning core/ratios core/run_spec core/scores core/wire "
         "server/state server/store"
     ),
-    "server/serve_command": "core/errors server/process server/server server/state",
+    "server/serve_command": "core/errors server/process server/server server/state server/store",
     "server/server": "core/version server/process server/rpc server/runs server/state server/store server/web",
     "server/state": "core/errors core/plan core/row_counts",
     "server/store": "core/errors core/plan core/row_counts core/run_spec core/scores core/wire server/state",

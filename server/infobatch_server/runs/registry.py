@@ -27,7 +27,7 @@ class Registry:
     """Every run of one server. Safe to call from many threads.
 
     Args:
-        store: keeps the runs; the constructor loads all of them.
+        store: keeps the runs.
         limits: the server's limits.
         clock: monotonic clock in seconds, for leases and barriers.
     """
@@ -40,10 +40,19 @@ class Registry:
         self.memory = MemoryBudget(limits.memory_bytes)
         # Names of the runs under construction: allocating a large table takes seconds, and needs no lock.
         self._reserved: set[str] = set()
-        self._by_id = {stored.run_id: Run(stored, store, limits, clock, self.memory) for stored in store.load()}
-        for run in self._by_id.values():
+        self._by_id: dict[bytes, Run] = {}
+        self._by_name: dict[str, Run] = {}
+
+    def load(self) -> None:
+        """Takes over the runs that the store keeps. Called once, before any other call.
+
+        Raises:
+            ServerError: they can't be recovered.
+        """
+        for stored in self._store.load():
+            run = Run(stored, self._store, self._limits, self._clock, self.memory)
             self.memory.add(self._bytes(run.spec))
-        self._by_name = {run.spec.run: run for run in self._by_id.values()}
+            self._by_id[run.run_id] = self._by_name[run.spec.run] = run
 
     def create(self, spec: RunSpec, choice: OrderChoice) -> tuple[Run, bool]:
         """Creates the run of a spec, or joins it if it exists; returns the run and whether it is new.

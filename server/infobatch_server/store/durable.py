@@ -115,6 +115,10 @@ class DurableStore:
             self._runs[run_id] = OpenRun(found.journal, found.files, found.state, epoch_rows(found.state))
             yield found.stored_run()
 
+    def start(self) -> None:
+        """Starts the keeper of the journal."""
+        self.keeper.start()
+
     def follow(self, run_id: bytes, capture: Capture) -> None:
         """Says how to copy a part of a run's table."""
         self._runs[run_id].capture = capture

@@ -61,6 +61,9 @@ class RunStore(Protocol):
     def load(self) -> Iterable[StoredRun]:
         """Loads all runs, after recovery. Called once, before any other method."""
 
+    def start(self) -> None:
+        """Begins the upkeep that a store does beside its calls. Called once, after `load`."""
+
     def follow(self, run_id: bytes, capture: Capture) -> None:
         """Says how to copy a part of the table of a run that was loaded or created."""
 

@@ -33,6 +33,9 @@ class MemoryStore:
         """No runs: none survives the process."""
         return ()
 
+    def start(self) -> None:
+        """Does nothing: there is no upkeep."""
+
     def follow(self, run_id: bytes, capture: Capture) -> None:
         """Does nothing: no part of a table is saved."""
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from fastapi import FastAPI, HTTPException
+from fastapi import Depends, FastAPI, HTTPException
 from fastapi.responses import JSONResponse, PlainTextResponse
 from pydantic import BaseModel, Field
 
@@ -109,6 +109,9 @@ class RunList(BaseModel):
     runs: list[RunStats]
 
 
+_NOT_READY: dict[int | str, dict[str, Any]] = {503: {"description": "the server recovers its runs, or stops"}}
+
+
 class ServerInfo(BaseModel):
     """This server."""
 
@@ -141,29 +144,26 @@ def make_app(
     if loopback:
         app.add_middleware(HostCheck)
 
-    @app.get("/healthz", response_class=PlainTextResponse, summary="The process is alive.")
-    def healthz() -> str:
-        return "ok\n"
-
-    @app.get(
-        "/readyz",
-        response_class=PlainTextResponse,
-        summary="The server is ready.",
-        responses={503: {"description": "it starts or stops"}},
-    )
-    def readyz() -> PlainTextResponse:
-        ready = is_ready()
-        return PlainTextResponse("ready\n" if ready else "not ready\n", 200 if ready else 503)
+    _add_probes(app, is_ready)
 
     @app.get("/v1/server", summary="This server.")
     def get_server() -> ServerInfo:
         return ServerInfo(version=version, grpc=grpc_address())
 
-    @app.get("/v1/runs", summary="All runs, sorted by name.")
+    def check_ready() -> None:
+        if not is_ready():
+            raise HTTPException(503, "the server recovers its runs, or stops; try again later")
+
+    @app.get("/v1/runs", summary="All runs, sorted by name.", dependencies=[Depends(check_ready)], responses=_NOT_READY)
     def list_runs() -> RunList:
         return RunList(runs=[run_stats(snapshot(run)) for run in registry.runs()])
 
-    @app.get("/v1/runs/{run}", summary="One run.", responses={404: {"description": "no such run"}})
+    @app.get(
+        "/v1/runs/{run}",
+        summary="One run.",
+        dependencies=[Depends(check_ready)],
+        responses={404: {"description": "no such run"}, **_NOT_READY},
+    )
     def get_run(run: str) -> RunDetails:
         try:
             now = snapshot(registry.by_name(run))
@@ -176,6 +176,22 @@ def make_app(
         return JSONResponse({"detail": error.detail}, 404)
 
     return app
+
+
+def _add_probes(app: FastAPI, is_ready: Callable[[], bool]) -> None:
+    @app.get("/healthz", response_class=PlainTextResponse, summary="The process is alive.")
+    def healthz() -> str:
+        return "ok\n"
+
+    @app.get(
+        "/readyz",
+        response_class=PlainTextResponse,
+        summary="The server is ready.",
+        responses=_NOT_READY,
+    )
+    def readyz() -> PlainTextResponse:
+        ready = is_ready()
+        return PlainTextResponse("ready\n" if ready else "not ready\n", 200 if ready else 503)
 
 
 def run_stats(now: RunSnapshot) -> RunStats:

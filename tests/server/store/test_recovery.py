@@ -45,6 +45,7 @@ def check_recovered(folder: Path, copy: Path, live: list[Run], segment_samples: 
     shutil.copytree(folder, copy)
     store = open_store(copy, segment_samples)
     again = Registry(store, Limits(), Clock())
+    again.load()
     assert [run.spec.run for run in again.runs()] == sorted(run.spec.run for run in live)
     for run in live:
         found = again.by_id(run.run_id)
