@@ -11,13 +11,14 @@ PIP := $(VENV)/bin/python -m pip install --disable-pip-version-check --quiet -c 
 JOBS = $(shell $(VENV)/bin/python -c 'import os; print(min(4, 1 + (os.cpu_count() or 1)))')
 PYTEST = $(VENV)/bin/pytest -n $(JOBS) --dist worksteal --durations 10
 
-.PHONY: help demo test test-all lint proto docs pictures clean
+.PHONY: help demo test test-all crash-test lint proto docs pictures clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo 'make demo      train on 1,347 digits with and without pruning, and compare (DEMO_ARGS=--help for options, DEMO_ARGS="--nproc 2" for two ranks)'
 	@echo 'make test      run the tests: minutes on two cores (ARGS=… goes to pytest)'
 	@echo 'make test-all  those and the rest of the long matrices'
+	@echo 'make crash-test  kill a server at 100 random moments, and compare what it recovers (ROUNDS=…, SEED=…)'
 	@echo 'make lint      ruff, mypy, pyright, and whether the generated code is fresh'
 	@echo 'make proto     regenerate infobatch_stream/v1 from proto/'
 	@echo 'make docs      build the site into build/site; a dead link or an unknown name fails'
@@ -32,6 +33,12 @@ test: $(VENV)/dev.stamp
 
 test-all: $(VENV)/dev.stamp
 	$(PYTEST) $(ARGS)
+
+ROUNDS = 100
+SEED = 1
+
+crash-test: $(VENV)/dev.stamp
+	$(VENV)/bin/python -m tests.server.crash.rounds --rounds $(ROUNDS) --seed $(SEED)
 
 lint: $(VENV)/dev.stamp
 	$(VENV)/bin/ruff check .

@@ -249,6 +249,7 @@ class DurableStore:
     def _add(self, run: OpenRun, entry: Entry, take: Callable[[int], None] | None = None) -> int:
         size = self.keeper.journal_bytes
         if size >= self._max_journal_bytes:
+            self.keeper.wake()
             raise ServerBusyError(
                 f"the journal holds {size:,} bytes, the most that a restart may take: scores are being saved; send "
                 "this again later",
@@ -263,7 +264,7 @@ class DurableStore:
             self.keeper.meet_full_disk()
             raise
         self._unchecked_bytes += addition.size_bytes
-        if self._unchecked_bytes >= _CHECK_BYTES:
+        if size >= self._save_bytes or self._unchecked_bytes >= _CHECK_BYTES:
             self._unchecked_bytes = 0
             self.keeper.wake()
         return position

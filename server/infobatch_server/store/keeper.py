@@ -77,6 +77,7 @@ class Keeper:
             self._reallocate()
         self._thread = threading.Thread(target=self._run, name="infobatch-store-keeper", daemon=True)
         self._thread.start()
+        self.wake()
 
     def wake(self) -> None:
         """Has the thread look whether there is something to do."""

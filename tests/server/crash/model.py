@@ -1,0 +1,48 @@
+"""What a run's table must hold, in 40 lines: the newest score of each sample, its stamp and its visits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["Model", "Push"]
+
+
+@dataclass(frozen=True, eq=False)
+class Push:
+    """A push that a client has sent, or is about to send again."""
+
+    client_id: bytes
+    sequence: int
+    epoch: int
+    indices: npt.NDArray[np.int64]
+    scores: npt.NDArray[np.float32]
+
+
+@dataclass
+class Model:
+    """The table after the pushes that were answered. Each sample belongs to one client, so their order is known."""
+
+    num_samples: int
+    score: npt.NDArray[np.float32] = field(init=False)
+    stamp: npt.NDArray[np.uint16] = field(init=False)
+    visits: npt.NDArray[np.uint16] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.score = np.full(self.num_samples, np.nan, np.float32)
+        self.stamp = np.zeros(self.num_samples, np.uint16)
+        self.visits = np.zeros(self.num_samples, np.uint16)
+
+    def push(self, push: Push) -> None:
+        """Stores a push; no sample is in it twice."""
+        stamp = push.epoch + 1
+        for index, score in zip(push.indices.tolist(), push.scores.tolist(), strict=True):
+            if stamp >= self.stamp[index]:
+                self.visits[index] += stamp > self.stamp[index]
+                self.score[index], self.stamp[index] = score, stamp
+
+    def rewind(self, epoch: int) -> None:
+        """A job attached at the start of an epoch."""
+        self.stamp = np.minimum(self.stamp, np.uint16(epoch))
