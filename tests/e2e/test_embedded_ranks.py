@@ -1,4 +1,4 @@
-"""Several ranks over one embedded server: who starts it, who holds it, and what is said when it is gone."""
+"""Several ranks over one embedded server: who starts it, who holds it, and who starts it again when it was killed."""
 
 from __future__ import annotations
 
@@ -53,18 +53,15 @@ def train_on(answers: Connection, shards: str, folder: str) -> str:
         return "trained to the end"
 
 
-def test_the_server_is_killed(shards: str, tmp_path: Path) -> None:
-    ranks = start_ranks(train_on, 2, shards, str(tmp_path), timeout_s=20)
+def test_a_server_that_is_killed_is_started_again_by_one_of_the_ranks(shards: str, tmp_path: Path) -> None:
+    ranks = start_ranks(train_on, 2, shards, str(tmp_path), timeout_s=60)
     assert [rank.result() for rank in ranks] == ["inside epoch 1"] * 2
-    os.kill(server_pid(tmp_path), signal.SIGKILL)
-    texts = [rank.result() for rank in ranks]
+    pid = server_pid(tmp_path)
+    os.kill(pid, signal.SIGKILL)
+    assert [rank.result() for rank in ranks] == ["trained to the end"] * 2
+    assert server_pid(tmp_path) != pid
     for rank in ranks:
         rank.join()
-    # One rank hears it first; the other does by itself, or from the first one's end.
-    told = [text for text in texts if "ServerError: the embedded score server (pid" in text]
-    assert told, texts
-    assert str(tmp_path / "server.log") in told[0]
-    assert all("ServerError" in text or "RanksError" in text or "closed by peer" in text for text in texts), texts
 
 
 def test_a_rank_is_killed_and_nothing_is_left(shards: str, tmp_path: Path) -> None:

@@ -15,7 +15,6 @@ import torch
 from infobatch_client.run.options import Timeouts
 from infobatch_stream import (
     ConfigError,
-    Connection,
     InfoBatchLoader,
     InfoBatchStreamDataset,
     RunConflictError,
@@ -222,21 +221,3 @@ def test_a_state_that_belongs_elsewhere_is_refused_by_field(tmp_path: Path, serv
         next(iter(loader.epochs()))
         with pytest.raises(ConfigError, match="before the first epoch"):
             loader.load_state_dict(state)
-
-
-def test_the_embedded_server_has_nothing_to_resume(tmp_path: Path, shards: str) -> None:
-    def embedded() -> InfoBatchLoader:
-        dataset = InfoBatchStreamDataset(
-            shards, run="short-lived", epochs=3, delta="0.7", connection=Connection(state_dir=tmp_path / "state")
-        )
-        return InfoBatchLoader(dataset.map(to_number), 64)
-
-    with embedded() as loader:
-        for _ in loader.epochs():
-            loader.update(score(next(iter(loader))))
-            state = loader.state_dict()
-            break
-    loader = embedded()
-    loader.load_state_dict(state)
-    with pytest.raises(StateError, match="the embedded server keeps its state in memory"):
-        next(iter(loader.epochs()))

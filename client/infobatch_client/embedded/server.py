@@ -15,6 +15,8 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
@@ -47,12 +49,9 @@ class EmbeddedServer:
     def __init__(self, folder: ServerFiles, endpoint: dict[str, Any], users_lock: IO[bytes]) -> None:
         self.folder = folder.path
         self.log = folder.log
-        self.address = str(endpoint["grpc"])
-        self.http_address = str(endpoint["http"])
-        self.pid = int(endpoint["pid"])
-        self._nonce = str(endpoint["nonce"])
-        self._process = ServerProcess(self.pid, str(folder.users_lock))
+        self._files = folder
         self._users_lock = users_lock
+        self._meet(endpoint)
 
     @classmethod
     def start(cls, state_dir: str | os.PathLike[str] | None = None) -> EmbeddedServer:
@@ -71,21 +70,19 @@ class EmbeddedServer:
         except OSError as error:
             raise _unusable(folder.path, error) from error
         try:
-            try:
-                start_lock = open(folder.path / "start.lock", "ab")  # noqa: SIM115 (closed below)
-            except OSError as error:
-                raise _unusable(folder.path, error) from error
-            with start_lock:
-                _take(start_lock, fcntl.LOCK_EX, "a program that starts its server")
-                try:
-                    _take(users_lock, fcntl.LOCK_SH, "its server, which is about to end,")
-                    return cls(folder, _find_or_start(folder), users_lock)
-                finally:
-                    # Closing would not release the lock if another thread has forked meanwhile.
-                    fcntl.flock(start_lock, fcntl.LOCK_UN)
+            with _electing(folder):
+                _take(users_lock, fcntl.LOCK_SH, "its server, which is about to end,")
+                return cls(folder, _find_or_start(folder), users_lock)
         except BaseException:
             users_lock.close()
             raise
+
+    def _meet(self, endpoint: dict[str, Any]) -> None:
+        self.address = str(endpoint["grpc"])
+        self.http_address = str(endpoint["http"])
+        self.pid = int(endpoint["pid"])
+        self._nonce = str(endpoint["nonce"])
+        self._process = ServerProcess(self.pid, str(self._files.users_lock))
 
     @property
     def alive(self) -> bool:
@@ -96,10 +93,42 @@ class EmbeddedServer:
         seen = self._process.alive
         return _nonce_at(self.address) == self._nonce if seen is None else seen
 
+    def revive(self) -> bool:
+        """Starts the server again if it has ended, at its address, unless another process has; whether it had ended.
+
+        It recovers its runs from the folder. Several processes may call this at once.
+
+        Raises:
+            ConfigError, ServerError: as `start`.
+        """
+        if self.alive:
+            return False
+        with _electing(self._files):
+            endpoint = _find_or_start(self._files)
+        self._process.close()
+        self._meet(endpoint)
+        return True
+
     def release(self) -> None:
         """Releases the server, which stops by itself once its last user has released it."""
         self._users_lock.close()
         self._process.close()
+
+
+@contextmanager
+def _electing(folder: ServerFiles) -> Iterator[None]:
+    """Holds the lock under which a folder's server is looked for and started."""
+    try:
+        start_lock = open(folder.path / "start.lock", "ab")  # noqa: SIM115 (closed below)
+    except OSError as error:
+        raise _unusable(folder.path, error) from error
+    with start_lock:
+        _take(start_lock, fcntl.LOCK_EX, "a program that starts its server")
+        try:
+            yield
+        finally:
+            # Closing would not release the lock if another thread has forked meanwhile.
+            fcntl.flock(start_lock, fcntl.LOCK_UN)
 
 
 def _take(file: IO[bytes], kind: int, holder: str) -> None:
@@ -182,13 +211,13 @@ def _nonce_at(address: str) -> str | None:
 def _launch(folder: ServerFiles, deadline: float) -> dict[str, Any] | None:
     """Starts a server and waits until it answers; None if another one has locked the data meanwhile.
 
-    It runs in a session of its own, so that Ctrl-C doesn't end it before the last flush.
+    It runs in a session of its own, so that Ctrl-C doesn't end it before the last flush. One that follows a server
+    that was killed takes its address, at which the programs that use it look for it.
     """
     command = [sys.executable, "-m", "infobatch_stream", "serve", "--data-dir", str(folder.data)]
-    command += ["--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0"]
+    command += ["--grpc", folder.last_address() or "127.0.0.1:0", "--http", "127.0.0.1:0"]
     command += ["--endpoint-file", str(folder.endpoint), "--exit-when-unused", str(folder.users_lock)]
     try:
-        folder.endpoint.unlink(missing_ok=True)
         with open(folder.log, "ab") as out:
             child = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT, start_new_session=True

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import socket
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -66,6 +67,20 @@ class ServerFiles:
             return str(json.loads(self.endpoint.read_text())["http"])
         except (OSError, ValueError, KeyError, TypeError):
             return None
+
+    def last_address(self) -> str | None:
+        """The address of a server that didn't end by itself and left it here, if nobody listens there; else None."""
+        try:
+            address = str(json.loads(self.endpoint.read_text())["grpc"])
+            host, _, port = address.rpartition(":")
+            if host != "127.0.0.1":
+                return None
+            with socket.socket() as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                probe.bind((host, int(port)))
+        except (OSError, ValueError, KeyError, TypeError, OverflowError):
+            return None
+        return address
 
     def log_end(self) -> str:
         """The last lines of the log."""

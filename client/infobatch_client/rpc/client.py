@@ -158,6 +158,11 @@ class ScoreClient:
                 f"is the address right, and `infobatch serve --grpc {self.address}` running there?"
             ) from None
 
+    def move_to(self, address: str) -> None:
+        """Calls another address from now on, where the server has come back; calls under way end by themselves."""
+        if address != self.address:
+            self.address, self._channel = address, None
+
     def close(self) -> None:
         """Closes the channel, if this process opened it."""
         if self._channel is not None and self._pid == os.getpid():

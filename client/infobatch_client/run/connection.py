@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import math
 import sys
+import threading
+import time
 from typing import Any
 
 from infobatch_client.embedded.server import EmbeddedServer
@@ -21,6 +23,8 @@ from infobatch_stream.v1 import score_service_pb2 as pb
 __all__ = ["RunConnection"]
 
 _DETACH_TIMEOUT_S = 2.0
+_MAX_REVIVALS = 3
+_REVIVAL_S = 60.0
 _log = logging.getLogger(__name__)
 
 
@@ -59,6 +63,8 @@ class RunConnection:
         self._embedded: EmbeddedServer | None = None
         self._opened_at = _users_line()
         self._forgets = False
+        self._reviving = threading.Lock()
+        self._revivals: list[float] = []
         try:
             address = options.url or self._start_embedded(options.state_dir)
             self.client = ScoreClient(address, call_timeout_s=options.timeouts.call_timeout_s)
@@ -70,15 +76,35 @@ class RunConnection:
     def find_end(self) -> errors.ServerError | None:
         """The error that says why the server will never answer again; None if it may.
 
-        Nothing restarts an embedded server; an `infobatch serve` may come back.
+        An embedded server that has ended is started again, and recovers this run. Somebody else has to do so for an
+        `infobatch serve`.
         """
         embedded = self._embedded
-        if embedded is None or embedded.alive:
+        if embedded is None:
             return None
+        with self._reviving:
+            pid = embedded.pid
+            if embedded.alive:
+                return None
+            self._revivals = [at for at in self._revivals if time.monotonic() - at < _REVIVAL_S]
+            reason: object = f"for the {_MAX_REVIVALS + 1}th time within {_REVIVAL_S:.0f} s"
+            if len(self._revivals) < _MAX_REVIVALS:
+                self._revivals.append(time.monotonic())
+                try:
+                    embedded.revive()
+                except errors.InfoBatchError as error:
+                    reason = f"and could not be started again: {error}"
+                else:
+                    _log.warning(
+                        "the embedded score server (pid %d) had ended; one with pid %d goes on with its runs (log: %s)",
+                        *(pid, embedded.pid, embedded.log),
+                    )
+                    self.client.move_to(embedded.address)
+                    return None
         return errors.ServerError(
-            f"the embedded score server (pid {embedded.pid}) has ended, and this run's scores with it; its log is "
-            f"{embedded.log}. Start the training again with a new run, or train against an `infobatch serve` of your "
-            "own (url='HOST:PORT')"
+            f"the embedded score server (pid {pid}) has ended {reason}; its log is {embedded.log}. What it had stored "
+            "is kept: load the last state to resume the run, or train against an `infobatch serve` of your own "
+            "(url='HOST:PORT')"
         )
 
     def warn_if_it_forgets(self) -> None:
@@ -86,16 +112,10 @@ class RunConnection:
         if not self._forgets:
             return
         self._forgets = False
-        if self._embedded is not None:
-            _log.warning(
-                "the saved state can't be resumed by another process: the embedded score server keeps its runs in "
-                "memory and ends with this one; train against an `infobatch serve` (url='HOST:PORT')"
-            )
-        else:
-            _log.warning(
-                "the saved state can be resumed as long as the score server at %s runs: it keeps its runs in memory",
-                self.client.address,
-            )
+        _log.warning(
+            "the saved state can be resumed as long as the score server at %s runs: it keeps its runs in memory",
+            self.client.address,
+        )
 
     def detach(self) -> None:
         """Gives back this rank's part of the lease; a failure is logged only, as the lease expires by itself."""
@@ -164,11 +184,6 @@ class RunConnection:
             nonlocal joined
             server = self.client.wait_until_up(options.timeouts.connect_timeout_s)
             self._forgets = not server.durable
-            if state is not None and self._embedded and not server.durable:
-                raise errors.StateError(
-                    "the embedded server keeps its state in memory, so there is no run to resume: train against "
-                    "`infobatch serve` (url='HOST:PORT'), which outlives this process, or start without the state"
-                )
             if options.fresh:
                 print(f"infobatch: run={options.run!r}", flush=True)
             if options.policy.biased:
