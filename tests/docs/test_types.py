@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -66,16 +67,19 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def mypy_errors(folder: Path, name: str) -> list[str]:
-    """The places of mypy's errors, in the project's own configuration."""
+@cache
+def mypy_errors(folder: Path) -> list[str]:
+    """mypy's errors in both scripts, in the project's own configuration."""
     command = [sys.executable, "-m", "mypy", "--config-file", str(ROOT / "pyproject.toml"), "--no-error-summary"]
     command.append("--allow-untyped-calls")  # torch's own `backward`
-    command += ["--cache-dir", str(ROOT / ".mypy_cache"), str(folder / name)]
+    command += ["--cache-dir", str(ROOT / ".mypy_cache"), *map(str, sorted(folder.glob("*.py")))]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
     return [line for line in done.stdout.splitlines() if "error:" in line]
 
 
-def pyright_errors(folder: Path, name: str) -> list[str]:
+@cache
+def pyright_errors(folder: Path) -> list[str]:
+    """pyright's, as mypy writes them."""
     pytest.importorskip("basedpyright", reason="the checker that editors have; `make lint` installs it")
     command = [sys.executable, "-m", "basedpyright", "--outputjson", "--pythonpath", sys.executable, "-p", str(folder)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -83,8 +87,13 @@ def pyright_errors(folder: Path, name: str) -> list[str]:
     return [
         f"{Path(error['file']).name}:{error['range']['start']['line'] + 1}: error: {error['message']}"
         for error in found
-        if error["severity"] == "error" and Path(error["file"]).name == name
+        if error["severity"] == "error"
     ]
+
+
+def errors_in(name: str, errors: list[str]) -> list[str]:
+    """Those of one script."""
+    return [line for line in errors if Path(line.split(":")[0]).name == name]
 
 
 CHECKERS = pytest.mark.parametrize("errors", [mypy_errors, pyright_errors])
@@ -92,11 +101,11 @@ CHECKERS = pytest.mark.parametrize("errors", [mypy_errors, pyright_errors])
 
 @CHECKERS
 def test_readmes_script_is_typed(errors, folder: Path) -> None:
-    assert errors(folder, "right.py") == []
+    assert errors_in("right.py", errors(folder)) == []
 
 
 @CHECKERS
 def test_each_misspelt_line_is_an_error(errors, folder: Path) -> None:
-    found = {int(line.split(":")[1]) for line in errors(folder, "wrong.py")}
+    found = {int(line.split(":")[1]) for line in errors_in("wrong.py", errors(folder))}
     lines = MISSPELT.splitlines()
     assert found == set(range(lines.index('InfoBatchStreamDataset("x", policy="infobtach")') + 1, len(lines) + 1))
