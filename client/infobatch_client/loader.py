@@ -133,7 +133,10 @@ class InfoBatchLoader(LossCalls, WithoutFluidMethods):
         remembers = dataset.options is not None and dataset.options.drops == "remember"
         watch = DropWatch(self._workers.control, trains=self._epochs.trains, remembers=remembers, compact=compact)
         self._returned = ReturnedBatches(
-            self._epochs.sequence, lambda epoch, over: watch.find(epoch.opening.world_size, over=over, plan=epoch.plan)
+            self._epochs.sequence,
+            lambda epoch, over: watch.find(
+                epoch.opening.world_size, over=over, plan=epoch.plan if epoch.plan_path else None
+            ),
         )
 
     @property

@@ -6,7 +6,7 @@ import itertools
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,7 @@ from infobatch_client.tie.row_copy import row_copy
 from infobatch_client.tie.rows import BatchRows
 from infobatch_client.tie.spare_row import spare_row
 from infobatch_client.workers.batch_seeds import BatchSeeds
+from infobatch_client.workers.kept_pattern import KeptPattern
 from infobatch_client.workers.pass_control import Pass
 from infobatch_client.workers.sample_source import SampleSource
 from infobatch_stream.errors import PipelineError, ShardError
@@ -30,9 +31,7 @@ __all__ = ["PassBatches"]
 _CHUNK_SAMPLES = 512
 _ROWS_BY_SEED = 32  # of a pass that isn't read by batches
 _log = logging.getLogger(__name__)
-
-
-T = TypeVar("T")
+_Row = tuple[int, int, float, Any]
 
 
 class _Tie(NamedTuple):
@@ -68,8 +67,8 @@ class PassBatches:
         finish: of a batch's rows, the batch; None gives the rows themselves.
         draws: `finish` runs user code, which may draw random numbers, as stages do.
         compact: batches have their real rows only, or one that fills if there is none.
-        noted: int64 (3,), gets the samples that were read, at 1, and of these the dropped ones, at 2, after each batch,
-            or after the last row.
+        noted: int64 (5,), gets the samples that were read, at 1, of these the dropped ones, at 2, and the pattern of
+            the kept ones, from 3 on; after each batch, or after the last row.
     """
 
     def __init__(
@@ -93,9 +92,10 @@ class PassBatches:
         self._steps: Sequence[int] = ()
         self._errors = 0
         self._failed: dict[int, list[int]] = {}  # samples by step
-        self._planned: dict[int, npt.NDArray[np.int64]] = {}  # by step, if drops are to be named
+        self._planned: dict[int, npt.NDArray[np.int64]] = {}  # by step, if a stage may drop some
         self._num_read = self._num_dropped = 0
-        self._noted = np.zeros(3, np.int64) if noted is None else noted
+        self._noted = np.zeros(5, np.int64) if noted is None else noted
+        self._pattern = KeptPattern()
         self._spare: list[Any] = []  # one row that nobody else has, to fill batches that have no row of their own
         self._reader_error: Exception | None = None
         self._finish = finish
@@ -111,7 +111,7 @@ class PassBatches:
         made = self._made(steps)
         return made if self._seeds is None else self._seeds.around(made, steps[0] if steps else 0)
 
-    def rows(self, steps: range) -> Iterator[tuple[int, int, float, Any]]:
+    def rows(self, steps: range) -> Iterator[_Row]:
         """(step, sample, weight, payload) of all that comes out, where a step is one row. To be called once."""
         self._steps = steps
         self._steps_by_seed = _ROWS_BY_SEED * steps.step
@@ -121,19 +121,27 @@ class PassBatches:
         parts = self._seeds.around(self._parts(outputs), steps[0] if steps else 0)
         return itertools.chain.from_iterable(parts)
 
-    def _rows(self) -> Iterator[tuple[int, int, float, Any]]:
+    def _rows(self) -> Iterator[_Row]:
         num_given = 0
         for tie, payload in self._outputs():
             num_given += 1
             yield (*tie, payload)
-        self._noted[1:] = self._num_read, self._num_read - num_given - sum(map(len, self._failed.values()))
+        self._noted[1:3] = self._num_read, self._num_read - num_given - sum(map(len, self._failed.values()))
 
-    def _parts(self, rows: Iterator[T]) -> Iterator[list[T]]:
+    def _parts(self, rows: Iterator[_Row]) -> Iterator[list[_Row]]:
         """Several rows at a time, as it takes some microseconds to change generators."""
         assert self._seeds is not None
+        begin, apart = self._steps[0] if self._steps else 0, self._steps_by_seed // _ROWS_BY_SEED
         while part := list(itertools.islice(rows, _ROWS_BY_SEED)):
             self._seeds.pause()
+            if not self._pattern.is_broken:
+                kept = [(step - begin) // apart for step, _, _, _ in part]
+                self._pattern.add(kept, kept[-1] + 1)
             yield part
+        if self._failed:
+            self._pattern.break_off()
+        self._pattern.add((), self._num_read)
+        self._noted[3:] = self._pattern.stride, self._pattern.first
 
     def _made(self, steps: Sequence[int]) -> Iterator[Any]:
         """A batch is made as soon as its last row is there, or else once a later one's first row is."""
@@ -233,7 +241,7 @@ class PassBatches:
             parts = [self._positions.samples(*self.opening.rows(step, self._rank)) for step in steps]
             indices = np.concatenate([indices for indices, _ in parts])
             owners = np.repeat(np.array(steps), [len(indices) for indices, _ in parts])
-            if self._source.names_drops:
+            if self._source.stages:
                 self._planned.update(zip(steps, (samples for samples, _ in parts), strict=True))
             pairs.append(zip(owners.tolist(), indices.tolist(), strict=True))
             yield indices, np.concatenate([weights for _, weights in parts])
@@ -283,16 +291,29 @@ class PassBatches:
             payloads += map(row_copy, itertools.islice(itertools.cycle(tuple(real)), size - len(payloads)))
         failed = self._failed.pop(step, ())
         counts = RowCounts(len(rows), size - len(rows), end - first - len(rows) - len(failed), len(failed))
+        planned = self._planned.pop(step, None)
+        if planned is not None and not self._pattern.is_broken:
+            self._note_pattern(planned, indices[: len(rows)], bool(failed))
         self._num_read += end - first
         self._noted[1] = self._num_read
         if counts.dropped:
             self._num_dropped += counts.dropped
             self._noted[2] = self._num_dropped
-        planned = self._planned.pop(step, None)
         dropped = None
-        if planned is not None and counts.dropped:
+        if planned is not None and counts.dropped and self._source.names_drops:
             dropped = np.setdiff1d(planned, [*indices[: len(rows)].tolist(), *failed])
         return BatchRows(payloads, indices, weights, counts, dropped, failed)
+
+    def _note_pattern(self, planned: npt.NDArray[np.int64], kept: npt.NDArray[np.int64], some_failed: bool) -> None:
+        """The positions of a batch's kept samples, until they show no pattern: at the first batch that drops none."""
+        if some_failed:
+            self._pattern.break_off()
+        elif len(kept) == len(planned):
+            self._pattern.add(range(self._num_read, self._num_read + len(kept)), self._num_read + len(planned))
+        else:
+            places = np.flatnonzero(np.isin(planned, kept))
+            self._pattern.add(self._num_read + places, self._num_read + len(planned))
+        self._noted[3:] = self._pattern.stride, self._pattern.first
 
     def _spare_row(self) -> Any:
         """A row for a worker that has none of its own yet: the first output of the epoch's positions."""
