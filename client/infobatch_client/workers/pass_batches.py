@@ -18,8 +18,8 @@ from infobatch_client.tie.row_copy import row_copy
 from infobatch_client.tie.rows import BatchRows
 from infobatch_client.tie.spare_row import spare_row
 from infobatch_client.workers.batch_seeds import BatchSeeds
-from infobatch_client.workers.kept_pattern import KeptPattern
 from infobatch_client.workers.pass_control import Pass
+from infobatch_client.workers.read_samples import ReadSamples
 from infobatch_client.workers.sample_source import SampleSource
 from infobatch_stream.errors import PipelineError, ShardError
 from infobatch_stream.plan.epoch_plan import EpochPlan
@@ -67,8 +67,7 @@ class PassBatches:
         finish: of a batch's rows, the batch; None gives the rows themselves.
         draws: `finish` runs user code, which may draw random numbers, as stages do.
         compact: batches have their real rows only, or one that fills if there is none.
-        noted: int64 (5,), gets the samples that were read, at 1, of these the dropped ones, at 2, and the pattern of
-            the kept ones, from 3 on; after each batch, or after the last row.
+        noted: int64 (5,), gets what `ReadSamples` says, after each batch, or after the last row.
     """
 
     def __init__(
@@ -93,9 +92,7 @@ class PassBatches:
         self._errors = 0
         self._failed: dict[int, list[int]] = {}  # samples by step
         self._planned: dict[int, npt.NDArray[np.int64]] = {}  # by step, if a stage may drop some
-        self._num_read = self._num_dropped = 0
-        self._noted = np.zeros(5, np.int64) if noted is None else noted
-        self._pattern = KeptPattern()
+        self._read_samples = ReadSamples(noted)
         self._spare: list[Any] = []  # one row that nobody else has, to fill batches that have no row of their own
         self._reader_error: Exception | None = None
         self._finish = finish
@@ -126,7 +123,7 @@ class PassBatches:
         for tie, payload in self._outputs():
             num_given += 1
             yield (*tie, payload)
-        self._noted[1:3] = self._num_read, self._num_read - num_given - sum(map(len, self._failed.values()))
+        self._read_samples.end(num_given, sum(map(len, self._failed.values())))
 
     def _parts(self, rows: Iterator[_Row]) -> Iterator[list[_Row]]:
         """Several rows at a time, as it takes some microseconds to change generators."""
@@ -134,14 +131,10 @@ class PassBatches:
         begin, apart = self._steps[0] if self._steps else 0, self._steps_by_seed // _ROWS_BY_SEED
         while part := list(itertools.islice(rows, _ROWS_BY_SEED)):
             self._seeds.pause()
-            if not self._pattern.is_broken:
-                kept = [(step - begin) // apart for step, _, _, _ in part]
-                self._pattern.add(kept, kept[-1] + 1)
+            if self._read_samples.seeks_pattern:
+                self._read_samples.add_kept([(step - begin) // apart for step, _, _, _ in part])
             yield part
-        if self._failed:
-            self._pattern.break_off()
-        self._pattern.add((), self._num_read)
-        self._noted[3:] = self._pattern.stride, self._pattern.first
+        self._read_samples.end_kept()
 
     def _made(self, steps: Sequence[int]) -> Iterator[Any]:
         """A batch is made as soon as its last row is there, or else once a later one's first row is."""
@@ -257,7 +250,7 @@ class PassBatches:
             taken = slice(None, None, steps.step * opening.world_size)
             indices, weights = self._positions.samples(first, min(last + 1, opening.end))
             indices = np.ascontiguousarray(indices[taken])
-            self._num_read += len(indices)
+            self._read_samples.num_read += len(indices)
             pairs.append(zip(part, indices.tolist(), strict=False))  # the last step may have none on this rank
             yield indices, weights[taken]
 
@@ -292,28 +285,11 @@ class PassBatches:
         failed = self._failed.pop(step, ())
         counts = RowCounts(len(rows), size - len(rows), end - first - len(rows) - len(failed), len(failed))
         planned = self._planned.pop(step, None)
-        if planned is not None and not self._pattern.is_broken:
-            self._note_pattern(planned, indices[: len(rows)], bool(failed))
-        self._num_read += end - first
-        self._noted[1] = self._num_read
-        if counts.dropped:
-            self._num_dropped += counts.dropped
-            self._noted[2] = self._num_dropped
+        self._read_samples.add_batch(counts, planned, indices[: len(rows)])
         dropped = None
         if planned is not None and counts.dropped and self._source.names_drops:
             dropped = np.setdiff1d(planned, [*indices[: len(rows)].tolist(), *failed])
         return BatchRows(payloads, indices, weights, counts, dropped, failed)
-
-    def _note_pattern(self, planned: npt.NDArray[np.int64], kept: npt.NDArray[np.int64], some_failed: bool) -> None:
-        """The positions of a batch's kept samples, until they show no pattern: at the first batch that drops none."""
-        if some_failed:
-            self._pattern.break_off()
-        elif len(kept) == len(planned):
-            self._pattern.add(range(self._num_read, self._num_read + len(kept)), self._num_read + len(planned))
-        else:
-            places = np.flatnonzero(np.isin(planned, kept))
-            self._pattern.add(self._num_read + places, self._num_read + len(planned))
-        self._noted[3:] = self._pattern.stride, self._pattern.first
 
     def _spare_row(self) -> Any:
         """A row for a worker that has none of its own yet: the first output of the epoch's positions."""
