@@ -280,7 +280,14 @@ def _source(dataset: InfoBatchStreamDataset, ranks: Ranks, batch_size: int, rema
     manifest = dataset.indexed.manifest
     if dataset.options is None:
         base_seed = dataset.seed if ranks.has_replicas else None
-        return ValidationEpochs(manifest, seed=dataset.seed, shuffle=dataset.shuffled, ranks=ranks, base_seed=base_seed)
+        return ValidationEpochs(
+            manifest,
+            seed=dataset.seed,
+            shuffle=dataset.shuffled,
+            ranks=ranks,
+            subset=dataset._subset,
+            base_seed=base_seed,
+        )
     return TrainingEpochs(dataset.options, manifest, ranks=ranks, batch_size=batch_size, remainder=remainder)
 
 

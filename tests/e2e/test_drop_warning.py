@@ -130,8 +130,8 @@ def test_a_plain_loader_warns_at_an_update(workers: int, server: Server, shards:
 def test_validation_warns_too_and_names_what_helps_there(workers: int, shards: str) -> None:
     loader = InfoBatchLoader(validation(shards, keep=keeps_two_fifths), B, workers)
     [(_, text)] = warned(twice(loader))
-    assert "Write shards" in text
-    assert "subset=" not in text
+    assert "subset= leaves them out" in text
+    assert "drops=" not in text
 
 
 def test_validation_in_a_plain_loader_warns_in_this_process(shards: str) -> None:

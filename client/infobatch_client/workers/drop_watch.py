@@ -85,7 +85,7 @@ class DropWatch:
             "Give the run the other samples only: subset= takes them (select_samples(shards, predicate) finds them), "
             "and drops='remember' leaves out of later epochs what a filter has dropped, if it always decides alike"
             if self.trains
-            else "Write shards without these samples to save the steps"
+            else "subset= leaves them out (select_samples(shards, predicate) finds the others), and saves the steps"
         )
         return (
             f"{found}. {_COMPACT if self.compact else _FILLED}. {remedy}; a stage that splits samples over workers or "

@@ -41,18 +41,21 @@ class _Tie(NamedTuple):
 
 
 class _Positions:
-    """Position → sample index and weight of a pass: by a plan, or every sample in index order."""
+    """Position → sample index and weight of a pass: by a plan, or every sample (of a subset) in index order."""
 
-    def __init__(self, plan: EpochPlan | None, offsets: npt.NDArray[np.int64]) -> None:
+    def __init__(self, plan: EpochPlan | None, source: SampleSource) -> None:
         self._plan = plan
-        self.count = int(offsets[-1])
+        self._subset = source.subset
+        offsets = source.offsets
+        self.count = int(offsets[-1]) if self._subset is None else len(self._subset)
         if plan is not None:
             self._order = PlanOrder(plan, offsets)
             self.count = plan.kept
 
     def samples(self, first: int, end: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
         if self._plan is None:
-            return np.arange(first, end, dtype=np.int64), np.ones(end - first, np.float32)
+            indices = np.arange(first, end, dtype=np.int64) if self._subset is None else self._subset[first:end]
+            return indices, np.ones(end - first, np.float32)
         indices = self._order.samples(first, end)
         return indices, self._plan.weights(indices)
 
@@ -84,7 +87,7 @@ class PassBatches:
         self._source = source
         self._compact = compact
         self.plan = map_plan(pass_.plan_path) if plan is None and pass_.plan_path else plan
-        self._positions = _Positions(self.plan, source.offsets)
+        self._positions = _Positions(self.plan, source)
         self._rank = pass_.rank
         self._fills = pass_.fills
         self.opening = pass_.opening(self._positions.count)
