@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from infobatch_client.foreign_options import WEBDATASET, refusing
+from infobatch_client.foreign_options import NOT_THE_DATASETS, WEBDATASET, refusing
 from infobatch_client.plain.loading import PlainLoading
 from infobatch_client.reading.reader import ShardReader
 from infobatch_client.run.options import Connection, RunOptions
@@ -91,7 +91,7 @@ class InfoBatchStreamDataset(PlainLoading, FluidPipeline):
         >>> dataset = dataset.decode("pil").to_tuple("jpg", "cls")                       # doctest: +SKIP
     """
 
-    @refusing(WEBDATASET)
+    @refusing(WEBDATASET | NOT_THE_DATASETS)
     def __init__(
         self,
         shards: Shards,

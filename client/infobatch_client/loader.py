@@ -15,7 +15,7 @@ from infobatch_client.epochs.returned import ReturnedBatches
 from infobatch_client.epochs.source import EpochSource
 from infobatch_client.epochs.training import TrainingEpochs
 from infobatch_client.epochs.validation import ValidationEpochs
-from infobatch_client.foreign_options import DATA_LOADER, WithoutFluidMethods, refusing
+from infobatch_client.foreign_options import DATA_LOADER, NOT_THE_LOADERS, WithoutFluidMethods, refusing
 from infobatch_client.ranks.exchange import Agree
 from infobatch_client.ranks.place import RankChoice
 from infobatch_client.ranks.ranks import Ranks
@@ -26,6 +26,7 @@ from infobatch_client.workers.drop_watch import DropWatch
 from infobatch_client.workers.pass_control import Pass
 from infobatch_client.workers.pool import WorkerPool
 from infobatch_stream.errors import ConfigError
+from infobatch_stream.keywords import suggesting
 from infobatch_stream.plan.epoch_plan import EpochPlan
 from infobatch_stream.ratios import whole_number
 
@@ -73,7 +74,7 @@ class InfoBatchLoader(LossCalls, WithoutFluidMethods):
         ...         optimizer.zero_grad(); loss.backward(); optimizer.step()
     """
 
-    @refusing(DATA_LOADER)
+    @refusing(DATA_LOADER | NOT_THE_LOADERS)
     def __init__(
         self,
         dataset: InfoBatchStreamDataset,
@@ -169,6 +170,7 @@ class InfoBatchLoader(LossCalls, WithoutFluidMethods):
         plan = self.plan
         return (plan.kept + plan.pruned) / max(1, plan.kept)
 
+    @suggesting
     def epochs(self, max_steps: SupportsIndex | None = None) -> Iterator[int]:
         """The remaining epochs, each opened as it is yielded: 0 … C−1, or from a loaded state's on.
 
@@ -185,6 +187,7 @@ class InfoBatchLoader(LossCalls, WithoutFluidMethods):
         """
         return self._epochs.sequence.epochs(max_steps)
 
+    @suggesting
     def set_epoch(self, epoch: SupportsIndex) -> None:
         """Opens an epoch, and ends the open one; for loops that count their epochs themselves.
 
@@ -242,6 +245,7 @@ class InfoBatchLoader(LossCalls, WithoutFluidMethods):
         """
         self._epochs.load(state)
 
+    @suggesting
     def flush(self, timeout_s: float | None = None) -> bool:
         """Waits until every score pushed so far has reached the server.
 
@@ -253,6 +257,7 @@ class InfoBatchLoader(LossCalls, WithoutFluidMethods):
         """
         return self._epochs.flush(timeout_s)
 
+    @suggesting
     def close(self, timeout_s: float | None = None) -> None:
         """Ends the open epoch, sends pending scores (for at most 30 s) and gives the run's lease back. Idempotent."""
         self._epochs.close(timeout_s)

@@ -16,6 +16,7 @@ from infobatch_client.rpc.address import check_url
 from infobatch_client.user_warnings import warn_user
 from infobatch_stream.copies import GivesCopies
 from infobatch_stream.errors import ConfigError
+from infobatch_stream.keywords import suggesting
 from infobatch_stream.manifest import Manifest
 from infobatch_stream.plan.order_params import OrderChoice, OrderParams
 from infobatch_stream.pruning.group_classes import check_per_group
@@ -28,6 +29,7 @@ from infobatch_stream.run_spec import RunSpec, check_run_name
 __all__ = ["Connection", "RunOptions", "Timeouts"]
 
 
+@suggesting
 @dataclass(frozen=True, kw_only=True)
 class Timeouts:
     """How long to wait for a score server, in seconds.
@@ -67,6 +69,7 @@ class Timeouts:
             )
 
 
+@suggesting
 @dataclass(frozen=True, kw_only=True)
 class Connection:
     """How a dataset reaches its score server, and its rules for a run that exists already.
