@@ -84,8 +84,8 @@ def _first(columns: dict[str, Any]) -> dict[str, Any]:
 SHAPES: dict[str, dict[str, Any]] = {
     "scores": {},
     "mask": {"subset": np.arange(NUM_SAMPLES) % 3 > 0},
-    "many shards": {"num_shards": 100_000},
-    "groups": {"num_shards": 100_000, "groups": 5, "per_group": True},
+    "many shards": {"num_shards": 30_000},
+    "groups": {"num_shards": 10_000, "groups": 5, "per_group": True},
     "levels": {"policy": "levels", "levels": [[0.5, 0.5], [0.8, 0.2]]},
 }
 
