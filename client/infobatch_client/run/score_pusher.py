@@ -28,7 +28,7 @@ __all__ = ["ScorePusher"]
 
 _POLL_S = 0.05
 _MIN_WAIT_S, _MAX_WAIT_S = 0.0002, 0.01  # between looks at whether all has arrived
-_MIN_BACKOFF_S, _MAX_BACKOFF_S = 0.1, 5.0
+_MIN_BACKOFF_S, _MAX_BACKOFF_S = 0.1, 1.0  # with the channel's, 3 s at most until the end of an outage is noticed
 _log = logging.getLogger(__name__)
 
 
