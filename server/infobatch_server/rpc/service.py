@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import urllib.parse
 from collections.abc import Iterator
 
 import grpc
@@ -212,13 +213,20 @@ class ScoreService(pb_grpc.ScoreServiceServicer):
 
     def DeleteRun(self, request: pb.DeleteRunRequest, context: grpc.ServicerContext) -> pb.DeleteRunResponse:
         """Deletes a run."""
-        self._registry.delete(self._registry.find(request.run, request.run_id), force=request.force)
+        run = self._registry.find(request.run, request.run_id)
+        self._registry.delete(run, force=request.force, by=f"a call from {_host(context)}")
         return pb.DeleteRunResponse()
 
     def ForgetDrops(self, request: pb.ForgetDropsRequest, context: grpc.ServicerContext) -> pb.ForgetDropsResponse:
         """Forgets which samples a pipeline dropped."""
         run = self._registry.find(request.run, request.run_id)
         return pb.ForgetDropsResponse(forgotten=run.forget_drops())
+
+
+def _host(context: grpc.ServicerContext) -> str:
+    """The caller's address without its port, as gRPC has it: "ipv4:10.0.0.2:4711", "ipv6:%5B::1%5D:4711"."""
+    peer = urllib.parse.unquote(context.peer())
+    return peer.partition(":")[2].rpartition(":")[0] or peer
 
 
 def _heartbeat_interval_s(world_size: int) -> float:

@@ -109,7 +109,7 @@ class RunCore:
     def check_exists(self) -> None:
         """Raises RunNotFoundError if the run was deleted."""
         if self.deleted:
-            raise RunNotFoundError(f"run {self.spec.run!r} was deleted")
+            raise RunNotFoundError(f"run {self.spec.run!r} was deleted, and its scores with it")
 
     def admit(self, generation: int) -> Lease:
         """Checks that a call is of the current generation, and renews and returns the lease.
@@ -122,7 +122,7 @@ class RunCore:
         self.check_exists()
         current, lease = self._state.generation, self._state.lease
         if 1 <= generation < current:
-            by = f" (job {lease.job!r} on host {lease.host!r}, pid {lease.pid})" if lease else ""
+            by = f" ({lease.holder})" if lease else ""
             raise SupersededError(
                 f"superseded: generation {generation} of run {self.spec.run!r} was replaced by {current}{by}"
             )

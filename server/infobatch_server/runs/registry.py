@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 
+from infobatch_server.runs.deleted_runs import DeletedRuns
 from infobatch_server.runs.memory import MemoryBudget, run_bytes
 from infobatch_server.runs.run import Run
 from infobatch_server.state.limits import Limits
@@ -44,6 +45,7 @@ class Registry:
         for run in self._by_id.values():
             self.memory.add(self._bytes(run.spec))
         self._by_name = {run.spec.run: run for run in self._by_id.values()}
+        self._deleted = DeletedRuns(clock)
 
     def create(self, spec: RunSpec, choice: OrderChoice) -> tuple[Run, bool]:
         """Creates the run of a spec, or joins it if it exists; returns the run and whether it is new.
@@ -82,8 +84,7 @@ class Registry:
             raise ConfigError(f"run_id must have 16 bytes; got {len(run_id)}")
         run = self._by_id.get(run_id)
         if run is None:
-            remedy = "" if self._store.durable else "; start the training again under the same name"
-            raise RunNotFoundError(f"this server has no run with id {run_id.hex()}{self._hint()}{remedy}")
+            raise RunNotFoundError(self._missing(run_id))
         return run
 
     def by_name(self, name: str) -> Run:
@@ -94,7 +95,9 @@ class Registry:
         """
         run = self._by_name.get(name)
         if run is None:
-            raise RunNotFoundError(f"this server has no run {name[:128]!r}{self._hint()}")
+            deleted = self._deleted.by_name(name)
+            why = f": {deleted.describe(self._clock())}" if deleted else self._hint()
+            raise RunNotFoundError(f"this server has no run {name[:128]!r}{why}")
         return run
 
     def find(self, name: str, run_id: bytes) -> Run:
@@ -112,8 +115,13 @@ class Registry:
         """All runs, sorted by name."""
         return [run for _, run in sorted(self._by_name.copy().items())]
 
-    def delete(self, run: Run, *, force: bool) -> None:
+    def delete(self, run: Run, *, force: bool, by: str = "") -> None:
         """Deletes a run and its stored data.
+
+        Args:
+            run: the run.
+            force: delete it even if a job holds it.
+            by: who asks for it, in words, for the errors of a job that still trains the run.
 
         Raises:
             RunBusyError: a job holds the run, and `force` is off.
@@ -121,9 +129,10 @@ class Registry:
         """
         with self._lock:
             run.delete(force=force)
+            self._deleted.add(run.run_id, run.spec.run, by)  # first: whoever misses the run finds it here
             del self._by_id[run.run_id], self._by_name[run.spec.run]
             self.memory.release(self._bytes(run.spec))
-        log.info("run %s (%s): deleted", run.spec.run, run.run_id.hex())
+        log.info("run %s (%s): deleted%s", run.spec.run, run.run_id.hex(), f" by {by}" if by else "")
 
     def _make(self, spec: RunSpec) -> Run:
         """Creates the run for which memory was charged."""
@@ -144,6 +153,21 @@ class Registry:
                 self._lock.notify_all()
         log.info("run %s (%s): created, %d samples", spec.run, run_id.hex(), spec.num_samples)
         return run
+
+    def _missing(self, run_id: bytes) -> str:
+        """What became of a run that isn't here, and what to do."""
+        deleted = self._deleted.by_id(run_id)
+        if deleted is None:
+            remedy = "" if self._store.durable else "; start the training again under the same name"
+            return f"this server has no run with id {run_id.hex()}{self._hint()}{remedy}"
+        gone = f"{deleted.describe(self._clock())}, and its scores with it (id {run_id.hex()})"
+        if (after := self._by_name.get(deleted.name)) is None:
+            return f"{gone}; start the training again to begin a new run"
+        lease = after.core.state.lease
+        return (
+            f"{gone}, and a new run of that name was begun{f' by {lease.holder}' if lease else ''}; end this job if "
+            "that one replaces it, or start it again under another run name"
+        )
 
     def _hint(self) -> str:
         return "" if self._store.durable else "; it keeps runs in memory only, and loses them when it restarts"
