@@ -11,18 +11,17 @@ import random
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import torch
 
+from infobatch_client.workers.global_generators import GlobalStates, numpy_can_be_seeded, restore, save
 from infobatch_client.workers.pass_control import Pass
 
 __all__ = ["BatchSeeds", "pass_seed"]
 
 _STAGES, _COLLATE, _SPARE, _START = range(4)
-
-_numpy: Any = np.random  # numpy's stubs leave get_bit_generator out
 
 T = TypeVar("T")
 
@@ -41,8 +40,8 @@ class BatchSeeds:
     def __init__(self, pass_: Pass, fingerprint: bytes, *, keeps_own: bool) -> None:
         self._key = hashlib.blake2b(_key(pass_, fingerprint), digest_size=20)
         self._keeps_own = keeps_own
-        self._own: tuple[Any, ...] | None = None
-        self._ahead: tuple[Any, ...] | None = None
+        self._own: GlobalStates | None = None
+        self._ahead: GlobalStates | None = None
         self._step: int | None = None
 
     def around(self, batches: Iterator[T], first_step: int) -> Iterator[T]:
@@ -50,9 +49,9 @@ class BatchSeeds:
         label = _START
         while True:
             if self._keeps_own:
-                self._own = _states()
+                self._own = save()
             if self._ahead is not None:
-                _restore(self._ahead)
+                restore(self._ahead)
                 self._ahead = None
             if label == _START:
                 self._seed(first_step, _START)
@@ -63,7 +62,7 @@ class BatchSeeds:
                 return
             finally:
                 if self._own is not None:
-                    _restore(self._own)
+                    restore(self._own)
             yield batch
 
     def begin(self, step: int) -> None:
@@ -74,23 +73,23 @@ class BatchSeeds:
     def pause(self) -> None:
         """The stages stop inside a batch, and continue when `around` is asked for more."""
         if self._keeps_own:
-            self._ahead = _states()
+            self._ahead = save()
 
     def begin_collate(self, step: int) -> None:
         """A batch that lacks rows is collated; the stages may have received samples of a later one already."""
         if self._step != step:
-            self._ahead = _states()
+            self._ahead = save()
         self._seed(step, _COLLATE)
 
     @contextmanager
     def aside(self) -> Iterator[None]:
         """User code that belongs to no batch: it disturbs none."""
-        before = _states()
+        before = save()
         self._seed(0, _SPARE)
         try:
             yield
         finally:
-            _restore(before)
+            restore(before)
 
     def _seed(self, step: int, label: int) -> None:
         digest = self._key.copy()
@@ -98,7 +97,7 @@ class BatchSeeds:
         for_torch, for_random, for_numpy = struct.unpack("<qQI", digest.digest())
         torch.default_generator.manual_seed(for_torch)
         random.seed(for_random)
-        if _numpy_can_be_seeded():
+        if numpy_can_be_seeded():
             np.random.seed(for_numpy)
 
 
@@ -110,21 +109,3 @@ def pass_seed(pass_: Pass, fingerprint: bytes) -> int:
 def _key(pass_: Pass, fingerprint: bytes) -> bytes:
     parts = [pass_.base_seed, pass_.rank, pass_.epoch, pass_.generation, pass_.start]
     return json.dumps(parts).encode() + fingerprint
-
-
-def _states() -> tuple[Any, ...]:
-    own_numpy = np.random.get_state() if _numpy_can_be_seeded() else None
-    return torch.default_generator.get_state(), own_numpy, random.getstate()
-
-
-def _restore(states: tuple[Any, ...]) -> None:
-    for_torch, for_numpy, for_random = states
-    torch.default_generator.set_state(for_torch)
-    if for_numpy is not None:
-        np.random.set_state(for_numpy)
-    random.setstate(for_random)
-
-
-def _numpy_can_be_seeded() -> bool:
-    """Whether numpy's global generator is its usual one: another (`np.random.set_bit_generator`) takes no seed."""
-    return isinstance(_numpy.get_bit_generator(), np.random.MT19937)
