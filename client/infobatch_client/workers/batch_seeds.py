@@ -11,17 +11,18 @@ import random
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 
-from infobatch_client.workers.global_generators import GlobalStates, numpy_can_be_seeded, restore, save
 from infobatch_client.workers.pass_control import Pass
 
 __all__ = ["BatchSeeds", "pass_seed"]
 
 _STAGES, _COLLATE, _SPARE, _START = range(4)
+
+_numpy: Any = np.random  # numpy's stubs leave get_bit_generator out
 
 T = TypeVar("T")
 
@@ -40,8 +41,8 @@ class BatchSeeds:
     def __init__(self, pass_: Pass, fingerprint: bytes, *, keeps_own: bool) -> None:
         self._key = hashlib.blake2b(_key(pass_, fingerprint), digest_size=20)
         self._keeps_own = keeps_own
-        self._own: GlobalStates | None = None
-        self._ahead: GlobalStates | None = None
+        self._own: tuple[Any, ...] | None = None
+        self._ahead: tuple[Any, ...] | None = None
         self._step: int | None = None
 
     def around(self, batches: Iterator[T], first_step: int) -> Iterator[T]:
@@ -49,9 +50,9 @@ class BatchSeeds:
         label = _START
         while True:
             if self._keeps_own:
-                self._own = save()
+                self._own = _states()
             if self._ahead is not None:
-                restore(self._ahead)
+                _restore(self._ahead)
                 self._ahead = None
             if label == _START:
                 self._seed(first_step, _START)
@@ -62,7 +63,7 @@ class BatchSeeds:
                 return
             finally:
                 if self._own is not None:
-                    restore(self._own)
+                    _restore(self._own)
             yield batch
 
     def begin(self, step: int) -> None:
@@ -73,23 +74,23 @@ class BatchSeeds:
     def pause(self) -> None:
         """The stages stop inside a batch, and continue when `around` is asked for more."""
         if self._keeps_own:
-            self._ahead = save()
+            self._ahead = _states()
 
     def begin_collate(self, step: int) -> None:
         """A batch that lacks rows is collated; the stages may have received samples of a later one already."""
         if self._step != step:
-            self._ahead = save()
+            self._ahead = _states()
         self._seed(step, _COLLATE)
 
     @contextmanager
     def aside(self) -> Iterator[None]:
         """User code that belongs to no batch: it disturbs none."""
-        before = save()
+        before = _states()
         self._seed(0, _SPARE)
         try:
             yield
         finally:
-            restore(before)
+            _restore(before)
 
     def _seed(self, step: int, label: int) -> None:
         digest = self._key.copy()
@@ -97,7 +98,7 @@ class BatchSeeds:
         for_torch, for_random, for_numpy = struct.unpack("<qQI", digest.digest())
         torch.default_generator.manual_seed(for_torch)
         random.seed(for_random)
-        if numpy_can_be_seeded():
+        if _numpy_can_be_seeded():
             np.random.seed(for_numpy)
 
 
@@ -109,3 +110,21 @@ def pass_seed(pass_: Pass, fingerprint: bytes) -> int:
 def _key(pass_: Pass, fingerprint: bytes) -> bytes:
     parts = [pass_.base_seed, pass_.rank, pass_.epoch, pass_.generation, pass_.start]
     return json.dumps(parts).encode() + fingerprint
+
+
+def _states() -> tuple[Any, ...]:
+    own_numpy = np.random.get_state() if _numpy_can_be_seeded() else None
+    return torch.default_generator.get_state(), own_numpy, random.getstate()
+
+
+def _restore(states: tuple[Any, ...]) -> None:
+    for_torch, for_numpy, for_random = states
+    torch.default_generator.set_state(for_torch)
+    if for_numpy is not None:
+        np.random.set_state(for_numpy)
+    random.setstate(for_random)
+
+
+def _numpy_can_be_seeded() -> bool:
+    """Whether numpy's global generator is its usual one: another (`np.random.set_bit_generator`) takes no seed."""
+    return isinstance(_numpy.get_bit_generator(), np.random.MT19937)
