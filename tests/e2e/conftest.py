@@ -58,6 +58,13 @@ class Server:
         client.close()
         return answer
 
+    def runs(self) -> list[pb.RunInfo]:
+        """Every run as ListRuns gives it."""
+        client = ScoreClient(self.url)
+        answer = list(client.list_runs(pb.ListRunsRequest()).runs)
+        client.close()
+        return answer
+
 
 @pytest.fixture(autouse=True)
 def leave_no_rank() -> Iterator[None]:
