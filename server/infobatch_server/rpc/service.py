@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import urllib.parse
 from collections.abc import Iterator
-from contextlib import ExitStack
 
 import grpc
 import numpy as np
@@ -58,11 +57,8 @@ class ScoreService(pb_grpc.ScoreServiceServicer):
         self, request_iterator: Iterator[pb.CreateRunRequest], context: grpc.ServicerContext
     ) -> pb.CreateRunResponse:
         """Creates a run, or joins it."""
-        with ExitStack() as stack:
-            spec, choice = read_spec(
-                request_iterator, self._limits, lambda name: stack.enter_context(self._registry.upload(name))
-            )
-            run, created = self._registry.create(spec, choice)
+        spec, choice = read_spec(request_iterator, self._limits)
+        run, created = self._registry.create(spec, choice)
         now = snapshot(run)
         return pb.CreateRunResponse(
             run_id=run.run_id,
@@ -119,8 +115,7 @@ class ScoreService(pb_grpc.ScoreServiceServicer):
             waits = pb.NotReady(missing_ranks=plan.missing_ranks, retry_after_ms=plan.retry_after_ms)
             yield pb.GetEpochPlanResponse(not_ready=waits)
         else:
-            with run.plans.streaming(plan):
-                yield from plan_messages(plan, run.spec.shard_sizes, from_chunk=request.from_chunk, shards=shards)
+            yield from plan_messages(plan, run.spec.shard_sizes, from_chunk=request.from_chunk, shards=shards)
 
     def PushScores(self, request: pb.PushScoresRequest, context: grpc.ServicerContext) -> pb.PushScoresResponse:
         """Stores scores."""
