@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import urllib.parse
 from collections.abc import Iterator
+from contextlib import ExitStack
 
 import grpc
 import numpy as np
@@ -57,8 +58,11 @@ class ScoreService(pb_grpc.ScoreServiceServicer):
         self, request_iterator: Iterator[pb.CreateRunRequest], context: grpc.ServicerContext
     ) -> pb.CreateRunResponse:
         """Creates a run, or joins it."""
-        spec, choice = read_spec(request_iterator, self._limits)
-        run, created = self._registry.create(spec, choice)
+        with ExitStack() as stack:
+            spec, choice = read_spec(
+                request_iterator, self._limits, lambda name: stack.enter_context(self._registry.upload(name))
+            )
+            run, created = self._registry.create(spec, choice)
         now = snapshot(run)
         return pb.CreateRunResponse(
             run_id=run.run_id,
@@ -115,7 +119,8 @@ class ScoreService(pb_grpc.ScoreServiceServicer):
             waits = pb.NotReady(missing_ranks=plan.missing_ranks, retry_after_ms=plan.retry_after_ms)
             yield pb.GetEpochPlanResponse(not_ready=waits)
         else:
-            yield from plan_messages(plan, run.spec.shard_sizes, from_chunk=request.from_chunk, shards=shards)
+            with run.plans.streaming(plan):
+                yield from plan_messages(plan, run.spec.shard_sizes, from_chunk=request.from_chunk, shards=shards)
 
     def PushScores(self, request: pb.PushScoresRequest, context: grpc.ServicerContext) -> pb.PushScoresResponse:
         """Stores scores."""
@@ -164,17 +169,18 @@ class ScoreService(pb_grpc.ScoreServiceServicer):
         stop = request.end_sample or num_samples
         if not request.first_sample <= stop <= num_samples:
             raise ConfigError(f"samples [{request.first_sample}, {stop}) are outside [0, {num_samples}]")
-        for first, part in run.read_scores(request.first_sample, stop, _READ_SAMPLES):
-            message = pb.ReadScoresResponse(
-                first_sample=first,
-                scores=part.score.astype("<f4", copy=False).tobytes(),
-                stamps=part.stamp.astype("<u2", copy=False).tobytes(),
-                visits=part.visits.astype("<u2", copy=False).tobytes(),
-            )
-            for name, values in part.extra.items():
-                little = values.astype(values.dtype.newbyteorder("<"), copy=False)
-                message.columns.add(name=name, dtype=str(np.dtype(values.dtype)), data=little.tobytes())
-            yield message
+        with run.core.streams.of_table():
+            for first, part in run.read_scores(request.first_sample, stop, _READ_SAMPLES):
+                message = pb.ReadScoresResponse(
+                    first_sample=first,
+                    scores=part.score.astype("<f4", copy=False).tobytes(),
+                    stamps=part.stamp.astype("<u2", copy=False).tobytes(),
+                    visits=part.visits.astype("<u2", copy=False).tobytes(),
+                )
+                for name, values in part.extra.items():
+                    little = values.astype(values.dtype.newbyteorder("<"), copy=False)
+                    message.columns.add(name=name, dtype=str(np.dtype(values.dtype)), data=little.tobytes())
+                yield message
 
     def SeedRun(
         self, request_iterator: Iterator[pb.SeedRunRequest], context: grpc.ServicerContext

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import numpy.typing as npt
 
+from infobatch_server.runs.memory import Upload, upload_bytes
 from infobatch_server.state.limits import Limits
 from infobatch_stream.errors import ConfigError
 from infobatch_stream.plan.order_params import ORDER_VERSION, OrderChoice
@@ -19,24 +20,32 @@ __all__ = ["read_spec"]
 _MAX_SPEC_BYTES = 2**17
 
 
-def read_spec(messages: Iterator[pb.CreateRunRequest], limits: Limits) -> tuple[RunSpec, OrderChoice]:
+def read_spec(
+    messages: Iterator[pb.CreateRunRequest], limits: Limits, account_for: Callable[[str], Upload]
+) -> tuple[RunSpec, OrderChoice]:
     """The spec in a stream, and the fields of the order that the user has set.
+
+    Args:
+        messages: the stream.
+        limits: bounds.
+        account_for: opens the account that the parts are charged to, by the run's name.
 
     Raises:
         ConfigError: an invalid value, a part that is missing, out of order or too long, or a limit.
+        ServerBusyError: a part doesn't fit into memory now.
     """
     first = next(messages, None)
     if first is None or first.WhichOneof("part") != "spec":
         raise ConfigError("the first message of CreateRun must have `spec`")
     message = first.spec
     _check_bounds(message, limits)
-    parts = _Parts(message)
+    parts = _Parts(message, account_for(message.run))
     for later in messages:
         parts.add(later)
     sizes, bits, groups = parts.whole()
     subset = None
     if bits is not None:
-        subset = np.unpackbits(bits, count=message.num_samples, bitorder="little").astype(bool)
+        subset = np.unpackbits(bits, count=message.num_samples, bitorder="little").view(bool)
     return spec_from_messages(message, sizes, subset, groups), order_choice(message.order)
 
 
@@ -64,7 +73,8 @@ def _check_bounds(message: pb.RunSpec, limits: Limits) -> None:
 class _Parts:
     """Shard sizes and mask bits that come in parts, in order and without gaps, up to the announced sizes."""
 
-    def __init__(self, spec: pb.RunSpec) -> None:
+    def __init__(self, spec: pb.RunSpec, upload: Upload) -> None:
+        self._upload = upload
         self._num_shards = spec.num_shards
         self._num_samples = spec.num_samples
         self._mask_bytes = -(-spec.num_samples // 8) if spec.subset_samples else 0
@@ -121,6 +131,7 @@ class _Parts:
             self._total += int(sizes.sum())
             if self._total > self._num_samples:
                 raise ConfigError(f"{seen + count} shards have {self._total} samples, all have {self._num_samples}")
+        self._upload.add(upload_bytes(sizes=len(part.sizes), groups=len(part.groups)))
         self._sizes += part.sizes
         self._groups += part.groups
 
@@ -130,6 +141,7 @@ class _Parts:
             raise ConfigError(f"mask from sample {part.first_sample} came where {8 * seen} is next")
         if seen + len(part.bits) > self._mask_bytes:
             raise ConfigError(f"{seen + len(part.bits)} bytes of mask came, the spec needs {self._mask_bytes}")
+        self._upload.add(upload_bytes(mask=len(part.bits)))
         self._mask += part.bits
         pad = -self._num_samples % 8
         if pad and len(self._mask) == self._mask_bytes and self._mask[-1] >> (8 - pad):

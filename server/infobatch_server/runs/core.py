@@ -9,8 +9,9 @@ from dataclasses import replace
 import numpy as np
 
 from infobatch_server.runs.barrier import Barrier
-from infobatch_server.runs.memory import MemoryBudget
+from infobatch_server.runs.memory import MemoryBudget, plan_bytes
 from infobatch_server.runs.score_feed import ScoreFeed
+from infobatch_server.runs.streams import RunStreams
 from infobatch_server.state.limits import Limits
 from infobatch_server.state.run_state import Lease, RunState
 from infobatch_server.store.interface import RunStore, StoredRun
@@ -52,6 +53,7 @@ class RunCore:
         self.clock = clock
         self.memory = memory
         self.lock = threading.Condition()
+        self.streams = RunStreams(memory, self.lock, plan_bytes(self.spec.num_samples, self.spec.num_shards))
         self.barrier = Barrier(clock)
         for mark in stored.marks:
             self.barrier.add(mark)
@@ -99,6 +101,7 @@ class RunCore:
 
     def adopt(self, state: RunState) -> None:
         """Replaces the state by one that the store has saved."""
+        self.streams.drop(set(self._state.plan_ids.values()).difference(state.plan_ids.values()))
         self._state = state
 
     def save(self, state: RunState) -> None:

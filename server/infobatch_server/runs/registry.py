@@ -6,10 +6,11 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from infobatch_server.runs.deleted_runs import DeletedRuns
-from infobatch_server.runs.memory import MemoryBudget, run_bytes
+from infobatch_server.runs.memory import MemoryBudget, Upload, run_bytes
 from infobatch_server.runs.run import Run
 from infobatch_server.state.limits import Limits
 from infobatch_server.state.run_state import RunState
@@ -41,6 +42,8 @@ class Registry:
         self.memory = MemoryBudget(limits.memory_bytes)
         # Names of the runs under construction: allocating a large table takes seconds, and needs no lock.
         self._reserved: set[str] = set()
+        # Names of the runs whose reserve for an upload is in use.
+        self._joined: set[str] = set()
         self._by_id = {stored.run_id: Run(stored, store, limits, clock, self.memory) for stored in store.load()}
         for run in self._by_id.values():
             self.memory.add(self._bytes(run.spec))
@@ -72,6 +75,25 @@ class Registry:
                 'settings, or if_exists="restart" to delete it'
             )
         return run, False
+
+    @contextmanager
+    def upload(self, name: str) -> Iterator[Upload]:
+        """The account of a spec that is received, until it is one of a run, or refused.
+
+        Every run has reserved the memory of one such upload, so that a job can join it on a server that is full.
+        """
+        with self._lock:
+            run = self._by_name.get(name)
+            joins = run is not None and name not in self._joined
+            if joins:
+                self._joined.add(name)
+        reserved = run_bytes(run.spec, self._limits.keep_plans)["an upload"] if run is not None and joins else 0
+        try:
+            with self.memory.upload(f"the spec of run {name!r}", reserved=reserved) as upload:
+                yield upload
+        finally:
+            if joins:
+                self._joined.discard(name)
 
     def by_id(self, run_id: bytes) -> Run:
         """The run with this id.
@@ -131,7 +153,7 @@ class Registry:
             run.delete(force=force)
             self._deleted.add(run.run_id, run.spec.run, by)  # first: whoever misses the run finds it here
             del self._by_id[run.run_id], self._by_name[run.spec.run]
-            self.memory.release(self._bytes(run.spec))
+        run.core.streams.end_run(self._bytes(run.spec))
         log.info("run %s (%s): deleted%s", run.spec.run, run.run_id.hex(), f" by {by}" if by else "")
 
     def _make(self, spec: RunSpec) -> Run:
