@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import math
 import os
-import sys
 import threading
 import time
 from typing import Any
@@ -17,6 +16,7 @@ from infobatch_client.run.attachment import left_behind
 from infobatch_client.run.joining import Joined, join_run
 from infobatch_client.run.options import RunOptions
 from infobatch_client.run.resume_state import ResumeState
+from infobatch_client.user_warnings import users_line
 from infobatch_stream import errors
 from infobatch_stream.manifest import Manifest
 from infobatch_stream.v1 import score_service_pb2 as pb
@@ -64,7 +64,7 @@ class RunConnection:
     ) -> None:
         self._ranks = ranks
         self._embedded: EmbeddedServer | None = None
-        self._opened_at = _users_line()
+        self._opened_at = users_line()
         self._forgets = False
         self._pid = os.getpid()
         self._closed = False
@@ -233,11 +233,3 @@ class RunConnection:
 
         values = ranks.from_first("join the run", join)
         return joined or Joined.from_dict(values, self.client.address, spec)
-
-
-def _users_line() -> str:
-    """The file and line outside this package that opens the run."""
-    frame = sys._getframe(1)
-    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("infobatch_client."):
-        frame = frame.f_back
-    return f"{frame.f_code.co_filename}:{frame.f_lineno}"

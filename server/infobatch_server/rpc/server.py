@@ -22,8 +22,8 @@ _SERVICE = pb.DESCRIPTOR.services_by_name["ScoreService"]
 _REFLECTION = reflection_pb2.DESCRIPTOR.services_by_name["ServerReflection"]
 _STREAMS = ("CreateRun", "SeedRun", "ReadScores", "ServerReflectionInfo", "Watch")
 _BUSY_PLANS = pb.GetEpochPlanResponse(not_ready=pb.NotReady(retry_after_ms=250))
-_CALL_PATIENCE_S = 1.0
-_MIN_CALL_PATIENCE_S = 0.5  # a message has up to 4 MiB, and most of it comes only once a thread reads it
+_CALL_PATIENCE_S = 2.0
+_MIN_CALL_PATIENCE_S = 1.0  # a message has up to 4 MiB, and most of it comes only once a thread reads it
 _STREAM_PATIENCE_S = 2.0
 _PLAN_PATIENCE_S = 5.0
 
