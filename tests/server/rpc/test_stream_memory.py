@@ -14,12 +14,12 @@ import grpc
 import numpy as np
 import pytest
 
-from infobatch_server.rpc.spec_reader import read_spec
 from infobatch_server.runs.memory import MemoryBudget, plan_bytes, run_bytes
 from infobatch_server.server import ScoreServer
 from infobatch_server.state.limits import Limits
 from infobatch_stream.run_spec import RunSpec
 from infobatch_stream.v1 import score_service_pb2 as pb
+from infobatch_stream.wire.spec_reader import read_spec
 from tests.server.calls import INVALID, Caller, caller_on, create_messages, end_request, make_spec, status
 
 BUSY = grpc.StatusCode.RESOURCE_EXHAUSTED
@@ -148,7 +148,7 @@ def test_an_upload_takes_no_more_than_it_is_charged(spec: RunSpec) -> None:
     messages = create_messages(spec)
     with memory.upload("the spec") as upload:
         tracemalloc.start()
-        read_spec(iter(messages), Limits(), lambda _: upload)
+        read_spec(iter(messages), account_for=lambda _: upload.add)
         _, peak = tracemalloc.get_traced_memory()
         tracemalloc.stop()
         charged = memory.used
