@@ -15,7 +15,7 @@ from infobatch_server.state.run_state import MARKED_EPOCHS, EpochMark, RunState
 from infobatch_server.state.score_batch import ScoreBatch
 from infobatch_server.store.database import DISK_IS_FULL, Connect, Connection, Database, connect_sqlite
 from infobatch_server.store.entries import Entry, Forget, Import, Push, Rewind
-from infobatch_server.store.files import Files, LocalFiles
+from infobatch_server.store.files import Files, LocalFiles, sync_parents
 from infobatch_server.store.interface import StoredRun
 from infobatch_server.store.journal import Addition, Journal
 from infobatch_server.store.keeper import Keeper
@@ -35,6 +35,7 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+_DATABASE = "state.db"
 _RETRY_S = 1.0
 _CHECK_BYTES = 2**22  # of the journal, between two wakes of the keeper
 
@@ -77,9 +78,11 @@ class DurableStore:
         self._save_bytes = save_bytes
         self._max_journal_bytes = max_journal_bytes
         self._folder = folder / "runs"
+        if not (folder / _DATABASE).exists():
+            sync_parents(self._files, folder)  # they may be new, too
         self._files.make_folder(self._folder)
         self._files.sync_folder(folder)
-        self._database = Database(folder / "state.db", version=VERSION, schema=SCHEMA, connect=connect)
+        self._database = Database(folder / _DATABASE, version=VERSION, schema=SCHEMA, connect=connect)
         self._runs: dict[bytes, OpenRun] = {}
         self._next_id = count(1)
         self._unchecked_bytes = 0

@@ -120,7 +120,7 @@ class Keeper:
         if run is None:
             return
         journal = run.journal
-        for segment in self._database.alone(lambda _: journal.to_save()):
+        for segment in self._database.alone(lambda _: journal.to_save() or [0] * (not journal.is_counted)):
             self.save_segment(run_id, segment)
         self.free_journal(run_id)
         self._database.checkpoint()
