@@ -9,6 +9,7 @@ from collections.abc import Callable
 from types import TracebackType
 
 from infobatch_server.process.address import Address
+from infobatch_server.process.port_check import check_can_listen
 from infobatch_server.rpc.server import GrpcServer
 from infobatch_server.rpc.service import ScoreService
 from infobatch_server.runs.registry import Registry
@@ -78,6 +79,7 @@ class ScoreServer:
             self._http = HttpServer(app, listener)
             self.http_address = http.at(self._http.port)
         try:
+            check_can_listen(grpc, "--grpc")
             self._grpc = GrpcServer(service, limits, str(grpc))
         except BaseException:
             if self._http is not None:

@@ -13,7 +13,7 @@ import torch
 
 from tests.e2e.conftest import SAMPLES, Server
 from tests.e2e.rank_processes import start_ranks
-from tests.e2e.torchrun import free_port, torchrun
+from tests.e2e.torchrun import free_port, torchrun_command
 from tests.e2e.training import make_loader, score, train_pass
 
 RESTART_JOB = Path(__file__).with_name("torchrun_restart_job.py")
@@ -23,7 +23,7 @@ def test_torchrun_restarts_a_job_and_its_next_attempt_has_the_run_at_once(
     server: Server, shards: str, tmp_path: Path
 ) -> None:
     nodes = ("--nnodes", "1", "--master-port", str(free_port()), "--max-restarts", "1")
-    ended = torchrun(RESTART_JOB, shards, server.url, tmp_path, nproc=2, options=nodes)
+    ended = torchrun_command(RESTART_JOB, shards, server.url, tmp_path, nproc=2, options=nodes)
     assert ended.code == 0, ended.output
     assert "waiting up to" not in ended.output  # for the lease of the first attempt
     found: list[Any] = [
@@ -59,7 +59,7 @@ def test_a_second_job_is_refused_and_the_first_loses_nothing(server: Server, sha
     assert [first.result(), other.result()] == ["holds it"] * 2
     (second,) = start_ranks(try_to_join, 1, shards, server.url)
     text = second.result()  # once it has seen the first one's heartbeat
-    assert text.startswith("RunBusyError: run 'held' is held by job 'none' attempt 0 on host ")
+    assert text.startswith("RunBusyError: run 'held' is held by another process on host ")
     assert f"pid {first.process.pid}" in text
     first.answers.send("go on")
     other.answers.send("go on")

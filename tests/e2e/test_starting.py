@@ -79,7 +79,7 @@ def test_a_run_that_a_living_job_holds_is_refused_at_its_next_heartbeat(url: str
             life.join()
         assert time.monotonic() - started_s < AT_ONCE_S
     said = str(refused.value)
-    assert said.startswith("run 'alive' is held by job 'none' attempt 0 on host 'node1', pid 41")
+    assert said.startswith("run 'alive' is held by another process on host 'node1', pid 41")
     assert "connection=Connection(takeover=True)" in said
     assert "that job is alive" in said
 
@@ -111,7 +111,7 @@ def test_a_new_training_of_a_trained_run_does_not_wait_for_its_lease_in_vain(
         assert time.monotonic() - started_s < AT_ONCE_S
         assert "waiting" not in caplog.text
     said = str(refused.value)
-    assert "run 'dead' is held by job 'none'" in said
+    assert "run 'dead' is held by another process on host 'node1'" in said
     assert "has been trained (newest epoch: 0 of 5)" in said
     assert 'if_exists="restart" in connection=Connection(…)' in said
     assert "takeover=True" in said

@@ -58,13 +58,16 @@ class ServerFiles:
             os.close(handle)
         return False
 
-    @property
-    def http_address(self) -> str | None:
-        """The REST address of the server that runs here; None if none runs, or it is still starting."""
+    def address(self, kind: str) -> str | None:
+        """An address of the server that runs here; None if none runs, or it is still starting.
+
+        Args:
+            kind: "grpc" or "http", the address for training jobs or for statistics.
+        """
         if not self.has_server():
             return None
         try:
-            return str(json.loads(self.endpoint.read_text())["http"])
+            return str(json.loads(self.endpoint.read_text())[kind])
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
