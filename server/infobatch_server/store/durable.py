@@ -80,9 +80,9 @@ class DurableStore:
         self._folder = folder / "runs"
         if not (folder / _DATABASE).exists():
             sync_parents(self._files, folder)  # they may be new, too
+        self._database = Database(folder / _DATABASE, version=VERSION, schema=SCHEMA, connect=connect)
         self._files.make_folder(self._folder)
         self._files.sync_folder(folder)
-        self._database = Database(folder / _DATABASE, version=VERSION, schema=SCHEMA, connect=connect)
         self._runs: dict[bytes, OpenRun] = {}
         self._next_id = count(1)
         self._unchecked_bytes = 0

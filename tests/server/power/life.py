@@ -90,15 +90,15 @@ class Life:
         self._policies = policies
         self._models: dict[str, Model] = {}
         self._sequences: dict[tuple[str, bytes], int] = {}
-        files = RecordingFiles(self.disk, program.forgets)
+        self.files = RecordingFiles(self.disk, program.forgets)
         folder = root / "new" / "data"
         for missing in (folder.parent, folder):  # as DataDir makes them
             if not missing.exists():
-                files.make_folder(missing)
+                self.files.make_folder(missing)
         self._vfs = RecordingVfs(self.disk)
         self.store = DurableStore(
             folder,
-            files=files,
+            files=self.files,
             connect=connecting(self._vfs, program.synchronous),
             segment_samples=SEGMENT_SAMPLES,
             save_bytes=2**12,

@@ -33,8 +33,8 @@ class RecordingFiles(LocalFiles):
 
     Args:
         disk: the log.
-        forgets: leaves out the syncs whose callers contain this text, as a program does that lacks them: functions of
-            the server as "module.function", the outermost first, and then the operation.
+        forgets: the syncs that are left out, as by a program that lacks them: the end of a text with the functions of
+            the server that are being called, "module.function", the outermost first, and the operation.
         fault: called before each operation.
     """
 
@@ -43,6 +43,8 @@ class RecordingFiles(LocalFiles):
         self._forgets = forgets
         self._fault = fault
         self._open: dict[int, tuple[Path, int]] = {}
+        self.seen: set[str] = set()
+        """The callers of all syncs."""
 
     def make_folder(self, path: Path) -> None:
         self._fault("make_folder", path)
@@ -97,7 +99,9 @@ class RecordingFiles(LocalFiles):
         self._disk.sync(path)
 
     def _is_forgotten(self, operation: str) -> bool:
-        return bool(self._forgets) and self._forgets in f"{_callers()} {operation}"
+        callers = f"{_callers()} {operation}"
+        self.seen.add(callers)
+        return bool(self._forgets) and callers.endswith(self._forgets)
 
 
 class RecordingVfs(apsw.VFS):
