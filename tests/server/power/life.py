@@ -28,7 +28,7 @@ from tests.server.calls import make_spec
 from tests.server.conftest import Clock
 from tests.server.crash.model import Model
 from tests.server.power.disk import Disk
-from tests.server.power.recording import RecordingFiles, RecordingVfs, connecting
+from tests.server.power.recording import Fault, RecordingFiles, RecordingVfs, connecting, no_fault
 from tests.server.power.view import View, view_of
 
 __all__ = ["Life", "Program", "Step", "Views"]
@@ -73,6 +73,7 @@ class Life:
         seed: of what is done.
         policies: of the runs that are created.
         program: of the store.
+        fault: called before each operation of the disk (see RecordingFiles).
     """
 
     def __init__(
@@ -81,21 +82,24 @@ class Life:
         seed: int,
         policies: tuple[str, ...] = ("infobatch",),
         program: Program = Program(),
+        fault: Fault = no_fault,
     ) -> None:
         self.rng = np.random.default_rng(seed)
         self.clock = Clock()
         self.disk = Disk(root)
         self.steps: list[Step] = []
+        self.doing = ""
+        """Name of the newest step, which may have failed."""
         self._life_id = seed.to_bytes(8, "big")  # of its pushers, each of which lives as long
         self._policies = policies
         self._models: dict[str, Model] = {}
         self._sequences: dict[tuple[str, bytes], int] = {}
-        self.files = RecordingFiles(self.disk, program.forgets)
+        self.files = RecordingFiles(self.disk, program.forgets, fault)
         folder = root / "new" / "data"
         for missing in (folder.parent, folder):  # as DataDir makes them
             if not missing.exists():
                 self.files.make_folder(missing)
-        self._vfs = RecordingVfs(self.disk)
+        self._vfs = RecordingVfs(self.disk, fault)
         self.store = DurableStore(
             folder,
             files=self.files,
@@ -172,6 +176,7 @@ class Life:
         pushes: tuple[tuple[str, ScoreBatch], ...] = (),
     ) -> None:
         before, begin = self.views, len(self.disk.log)
+        self.doing = name
         action()
         self.views = self.look()
         self.steps.append(Step(name, begin, len(self.disk.log), (before, *between, self.views), pushes))
@@ -290,12 +295,13 @@ def _in_one_group(store: DurableStore, calls: Sequence[Callable[[], object]]) ->
         go.wait()
 
     with ThreadPoolExecutor(len(calls) + 1) as pool:
-        pool.submit(database.alone, hold)
+        holder = pool.submit(database.alone, hold)
+        holder.add_done_callback(lambda _: is_held.set())  # also if it is refused
         is_held.wait()
         answers = []
         for number, call in enumerate(calls):
             answers.append(pool.submit(call))
-            while len(database._queue) <= number:  # a few microseconds each
+            while len(database._queue) <= number and not answers[-1].done():  # a few microseconds each
                 os.sched_yield()
         go.set()
         for answer in answers:

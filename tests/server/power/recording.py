@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import os
 import sqlite3
@@ -16,7 +17,7 @@ import apsw
 from infobatch_server.store.files import LocalFiles
 from tests.server.power.disk import Disk
 
-__all__ = ["ApswConnection", "Fault", "RecordingFiles", "RecordingVfs", "connecting"]
+__all__ = ["ApswConnection", "Fault", "RecordingFiles", "RecordingVfs", "connecting", "no_fault"]
 
 Fault = Callable[[str, Path], None]
 """Called before each operation, by its name and path; what it raises is what the operation raises: an OSError."""
@@ -24,7 +25,7 @@ Fault = Callable[[str, Path], None]
 _numbers = itertools.count()
 
 
-def _no_fault(operation: str, path: Path) -> None:
+def no_fault(operation: str, path: Path) -> None:
     pass
 
 
@@ -38,7 +39,7 @@ class RecordingFiles(LocalFiles):
         fault: called before each operation.
     """
 
-    def __init__(self, disk: Disk, forgets: str = "", fault: Fault = _no_fault) -> None:
+    def __init__(self, disk: Disk, forgets: str = "", fault: Fault = no_fault) -> None:
         self._disk = disk
         self._forgets = forgets
         self._fault = fault
@@ -112,7 +113,7 @@ class RecordingVfs(apsw.VFS):
         fault: called before each operation.
     """
 
-    def __init__(self, disk: Disk, fault: Fault = _no_fault) -> None:
+    def __init__(self, disk: Disk, fault: Fault = no_fault) -> None:
         self.name = f"recording-{next(_numbers)}"
         self.disk = disk
         self.fault = fault
@@ -205,7 +206,7 @@ def _as_sqlite_error() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        kind = apsw.FullError if error.errno == 28 else apsw.IOError
+        kind = apsw.FullError if error.errno == errno.ENOSPC else apsw.IOError
         raise kind(os.strerror(error.errno or 0)) from error
 
 

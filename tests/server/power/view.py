@@ -58,5 +58,5 @@ def view_of(run: Run) -> View:
         counters=(feed.applied_position, feed.applied_entry, feed.stored_scores, feed.rejected_scores),
         marks=frozenset(mark for epoch in range(spec.epochs) for mark in core.barrier.marks(epoch)),
         plans=plans,
-        pushed={client: (window._newest, window._stored) for client, window in feed._windows.items()},
+        pushed={client: (window._newest, window._stored) for client, window in feed._windows.items() if window._newest},
     )
