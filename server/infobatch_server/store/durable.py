@@ -180,7 +180,7 @@ class DurableStore:
         self._database.transact(change)
         del self._runs[run_id]
         try:
-            self._remove(run)
+            run.remove(self._database)
         except TryAgainError as error:
             log.warning("run %s is deleted; the next start removes what is left of it: %s", run_id.hex(), error)
 
@@ -247,24 +247,6 @@ class DurableStore:
         """Closes the database; the journal is enough for the next start."""
         self.keeper.close()
         self._database.close()
-
-    def _remove(self, run: OpenRun) -> None:
-        """Removes the files of a run that is deleted, and its journal in steps."""
-        with run.saving:
-            run.is_deleted = True
-            run.plan = None
-            with self._database.guarding():
-                run.files.remove()
-        while rows := [*run.journal.changes, *run.journal.rows][:1024]:
-            ids = [(row.id,) for row in rows]
-
-            def free(connection: Connection, ids: list[tuple[int]] = ids) -> None:
-                for id_ in ids:
-                    connection.execute("DELETE FROM journal WHERE id = ?", id_)
-
-            self._database.transact(free)
-            changes = [row for row in rows if row in run.journal.changes]
-            run.journal.drop(rows[len(changes) :], changes)
 
     def _take_id(self) -> int:
         return next(self._next_id)
