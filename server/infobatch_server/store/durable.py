@@ -287,10 +287,17 @@ class DurableStore:
 
 
 def _open(folder: Path, runs: Path, files: Files, connect: Connect) -> Database:
+    path = folder / _DATABASE
     try:
-        if not (folder / _DATABASE).exists():
+        if not path.exists() or not path.stat().st_size:
+            # A new database would make all runs leftovers.
+            if runs.is_dir() and any(runs.iterdir()):
+                raise ServerError(
+                    f"{path} is missing or empty, but {runs} holds runs: put the whole data directory back from a "
+                    "copy; or remove that folder, with its runs"
+                )
             sync_parents(files, folder)  # they may be new, too
-        database = Database(folder / _DATABASE, version=VERSION, schema=SCHEMA, connect=connect)
+        database = Database(path, version=VERSION, schema=SCHEMA, connect=connect)
         files.make_folder(runs)
         files.sync_folder(folder)
     except OSError as error:
