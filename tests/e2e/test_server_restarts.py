@@ -32,7 +32,7 @@ def trained(loader: Any, disturb: Callable[[int, int], None] = lambda epoch, ste
                 seen += numbers[loader.weights() > 0].tolist()
             disturb(epoch, -1)
             found.append(sorted(seen))
-        assert loader.metrics()["lost_scores"] == 0
+        assert loader.metrics()["scores_lost"] == 0
         return found
 
 

@@ -6,10 +6,14 @@ import fcntl
 import json
 import os
 import socket
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["ServerFiles"]
+from infobatch_client.rpc.credentials import Credentials
+from infobatch_client.rpc.secret import Secret
+
+__all__ = ["ServerFiles", "credentials_of"]
 
 
 @dataclass(frozen=True)
@@ -58,13 +62,13 @@ class ServerFiles:
             os.close(handle)
         return False
 
-    @property
-    def http_address(self) -> str | None:
-        """The REST address of the server that runs here; None if none runs, or it is still starting."""
+    def http(self) -> tuple[str, Credentials] | None:
+        """REST address and token of the server that runs here; None if none runs, or it is still starting."""
         if not self.has_server():
             return None
         try:
-            return str(json.loads(self.endpoint.read_text())["http"])
+            endpoint = json.loads(self.endpoint.read_text())
+            return str(endpoint["http"]), credentials_of(endpoint)
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
@@ -89,3 +93,10 @@ class ServerFiles:
         except OSError as error:
             return f"({error})"
         return "\n".join(lines[-15:])
+
+
+def credentials_of(endpoint: Mapping[str, object]) -> Credentials:
+    """The token in what endpoint.json says."""
+    token = endpoint.get("token")
+    is_one = isinstance(token, str) and token.isascii() and token.isprintable()
+    return Credentials(token=Secret(str(token) if is_one else ""))

@@ -69,7 +69,7 @@ class Attachment:
             request = pb.DetachRunRequest(run_id=self.request.run_id, generation=generation, rank=rank)
             try:
                 client.detach_run(request, timeout_s=_DETACH_TIMEOUT_S)
-            except errors.TryAgainError as error:
+            except (errors.TryAgainError, errors.AccessError) as error:
                 _log.warning("could not give the run's lease back, it expires by itself: %s", error)
                 return  # the next start tries again
             except errors.InfoBatchError:
