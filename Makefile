@@ -6,9 +6,9 @@ VENV := .venv
 SITE := build/site
 PIP := $(VENV)/bin/python -m pip install --disable-pip-version-check --quiet -c constraints.txt
 
-# One test more at once than there are cores, as some of them wait, and no more than four: most start processes of their
-# own. worksteal keeps neighbours together, which share fixtures, and survives a process that crashes.
-JOBS = $(shell $(VENV)/bin/python -c 'import os; print(min(4, 1 + (os.cpu_count() or 1)))')
+# Two tests more at once than there are cores, as many of them wait, and no more than four: most start processes of
+# their own. worksteal keeps neighbours together, which share fixtures, and survives a process that crashes.
+JOBS = $(shell $(VENV)/bin/python -c 'import os; print(min(4, 2 + (os.cpu_count() or 1)))')
 PYTEST = $(VENV)/bin/pytest -n $(JOBS) --dist worksteal --durations 10
 
 .PHONY: help demo test test-all crash-test lint proto docs pictures clean

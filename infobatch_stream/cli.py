@@ -1,6 +1,7 @@
 """The `infobatch` command: imports the module of one subcommand, and runs it.
 
-A subcommand's module has `HELP` (one sentence), `add_arguments(parser)` and `run(args) -> int`.
+A subcommand's module has `HELP` (one sentence), `add_arguments(parser)` and `run(args) -> int`; the optional `IMPORTS`
+are the modules that `run` needs and `--help` doesn't wait for.
 """
 
 from __future__ import annotations
@@ -8,14 +9,19 @@ from __future__ import annotations
 import argparse
 import io
 import os
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 
 from infobatch_stream.errors import ConfigError, InfoBatchError
 
 __all__ = ["main"]
+
+_INTERRUPTED = 130
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _close_output()
         return 2
     except KeyboardInterrupt:
-        return 130
+        return _INTERRUPTED
 
 
 def _run(arguments: list[str]) -> int:
@@ -85,11 +91,15 @@ def _run(arguments: list[str]) -> int:
         for name, command in COMMANDS.items():
             subparser = commands.add_parser(name, help=command.help)
             if name == command_name:
-                module = import_module(command.module)
+                with _ended_by_interrupts():
+                    module = import_module(command.module)
                 subparser.description = module.HELP
                 module.add_arguments(subparser)
         args = parser.parse_args(arguments)
         if args.command is not None:
+            with _ended_by_interrupts():
+                for name in getattr(module, "IMPORTS", ()):
+                    import_module(name)
             return int(module.run(args))
     except ModuleNotFoundError as error:
         raise _missing_package(command_name, error) from error
@@ -102,6 +112,26 @@ def _run(arguments: list[str]) -> int:
     else:
         parser.print_help()
     return 0
+
+
+@contextmanager
+def _ended_by_interrupts() -> Iterator[None]:
+    """For imports: an interrupt ends the process at once and without a word, as nothing needs an end yet.
+
+    numpy, for one, takes KeyboardInterrupt in its import for a module that can't be loaded. Where a program has a
+    handler of its own, or isn't on its main thread, this does nothing.
+    """
+    if (
+        threading.current_thread() is not threading.main_thread()
+        or signal.getsignal(signal.SIGINT) is not signal.default_int_handler
+    ):
+        yield
+        return
+    signal.signal(signal.SIGINT, lambda number, frame: os._exit(_INTERRUPTED))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _close_output() -> None:

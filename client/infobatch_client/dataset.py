@@ -6,14 +6,16 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NoReturn
 
+import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from infobatch_client.foreign_options import WEBDATASET, refusing
+from infobatch_client.foreign_options import NOT_THE_DATASETS, WEBDATASET, refusing
 from infobatch_client.plain.loading import PlainLoading
 from infobatch_client.reading.reader import ShardReader
 from infobatch_client.run.options import Connection, RunOptions
 from infobatch_client.selection.keys import subset_array
+from infobatch_client.selection.mask import subset_mask
 from infobatch_client.shards.bad_shards import left_out_warning
 from infobatch_client.shards.groups import group_shards
 from infobatch_client.shards.index_store import IndexedShards, index_shards
@@ -59,8 +61,9 @@ class InfoBatchStreamDataset(PlainLoading, FluidPipeline):
             server or run, for validation.
         prune_ratio: with a policy's name: r in [0, 1), the share pruned of the samples below the mean; 0.5 by default.
         delta: with a policy's name: δ in [0, 1]; epochs from ⌊delta·epochs⌋ on are unpruned; 0.875 by default.
-        subset: the samples that exist for this run: bool (N,); int64 indices, such as `select_samples` gives; or keys
-            (`__key__`): a list, an Arrow column, or a file of them (.txt with a key a line, .parquet, .arrow, .npy).
+        subset: the samples that exist, for this run or validation: bool (N,); int64 indices, such as `select_samples`
+            gives; or keys (`__key__`): a list, an Arrow column, or a file of them (.txt with a key a line, .parquet,
+            .arrow, .npy).
         groups: the sources of the data set: by name, a pattern of its shards' file names or paths, such as
             {"web": "web-*.tar", "books": "books-*.tar"}; each shard in one group. Part of the run. Statistics show each
             group, and a policy with `per_group=True` has a threshold for each.
@@ -88,7 +91,7 @@ class InfoBatchStreamDataset(PlainLoading, FluidPipeline):
         >>> dataset = dataset.decode("pil").to_tuple("jpg", "cls")                       # doctest: +SKIP
     """
 
-    @refusing(WEBDATASET)
+    @refusing(WEBDATASET | NOT_THE_DATASETS)
     def __init__(
         self,
         shards: Shards,
@@ -126,7 +129,6 @@ class InfoBatchStreamDataset(PlainLoading, FluidPipeline):
                 url=url,
                 run=run,
                 epochs=epochs,
-                subset=subset,
                 groups=groups,
                 prune_ratio=prune_ratio,
                 delta=delta,
@@ -155,11 +157,12 @@ class InfoBatchStreamDataset(PlainLoading, FluidPipeline):
         )
         if self.indexed.left_out:
             warn_user(left_out_warning(self.indexed.left_out, len(self.indexed.urls)))
-        if self.options is not None and subset is not None:
-            self.options = self.options.with_subset(
-                subset_array(subset, self.indexed), self.indexed.manifest.num_samples
-            )
-        if self.options is not None:
+        num_samples = self.indexed.manifest.num_samples
+        mask = None if subset is None else subset_mask(subset_array(subset, self.indexed), num_samples)
+        if self.options is None:
+            self._subset = mask
+        else:
+            self.options = self.options.with_subset(mask)
             names, of_shard = ((), []) if groups is None else group_shards(groups, self.indexed.manifest.names)
             self.options = self.options.with_groups(names, of_shard, self.indexed.manifest)
         self.pipeline = [None]
@@ -182,7 +185,8 @@ class InfoBatchStreamDataset(PlainLoading, FluidPipeline):
         """
         self._check_not_closed()
         names_drops = self.options is not None and self.options.drops == "remember"
-        return SampleSource(ShardReader(self.indexed), self.stages, self.on_error, self.max_errors, names_drops)
+        subset = None if self._subset is None or self.shuffled else np.flatnonzero(self._subset)
+        return SampleSource(ShardReader(self.indexed), self.stages, self.on_error, self.max_errors, names_drops, subset)
 
     def append(self, f: Any) -> None:
         """Adds a stage; `compose` and every fluid method come through here.

@@ -7,8 +7,17 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from infobatch_stream.errors import ConfigError
+from infobatch_stream.keywords import check_keywords, keywords_of
 
-__all__ = ["DATA_LOADER", "FLUID_METHODS", "WEBDATASET", "WithoutFluidMethods", "refusing"]
+__all__ = [
+    "DATA_LOADER",
+    "FLUID_METHODS",
+    "NOT_THE_DATASETS",
+    "NOT_THE_LOADERS",
+    "WEBDATASET",
+    "WithoutFluidMethods",
+    "refusing",
+]
 
 Init = TypeVar("Init", bound=Callable[..., None])
 
@@ -54,6 +63,28 @@ DATA_LOADER = {
 }
 """Parameters of `torch.utils.data.DataLoader` that InfoBatchLoader hasn't, and what takes their place."""
 
+NOT_THE_DATASETS = {
+    **dict.fromkeys(
+        ("num_workers", "collate_fn", "pin_memory", "prefetch_factor", "remainder", "compact", "worker_init_fn"),
+        "it is the loader's: InfoBatchLoader(dataset, batch_size, num_workers, …)",
+    ),
+    **dict.fromkeys(
+        ("timeouts", "state_dir", "if_exists", "takeover"), "it is the connection's: connection=Connection(…) takes it"
+    ),
+    **dict.fromkeys(("max_errors", "max_shards"), "on_error=SkipErrors(…) takes it"),
+    **dict.fromkeys(
+        ("prune_fraction", "prune_schedule", "threshold", "draw", "levels", "rescale", "anneal", "per_group"),
+        "it is a setting of the policy: policy=InfoBatch(…), or another policy's object, takes it",
+    ),
+}
+"""Keywords that InfoBatchStreamDataset hasn't, but another object has."""
+
+NOT_THE_LOADERS = dict.fromkeys(
+    ("shards", "url", "run", "epochs", "policy", "prune_ratio", "delta", "subset", "seed", "on_error", "drops"),
+    "it is the dataset's: InfoBatchStreamDataset(shards, epochs=…, …) takes it",
+)
+"""Keywords that InfoBatchLoader hasn't, but its dataset has."""
+
 _BATCHES = "leave it out: the loader's batches are final; batch_size= and collate_fn= say how they are made"
 FLUID_METHODS = {
     "batched": _BATCHES,
@@ -76,14 +107,18 @@ def refusing(options: Mapping[str, str]) -> Callable[[Init], Init]:
 
     Raises:
         ConfigError: one of `options` is passed.
+        TypeError: another keyword that the constructor hasn't, with the nearest one.
     """
 
     def decorate(init: Init) -> Init:
+        known = keywords_of(init)
+
         @functools.wraps(init)
         def checked(self: Any, *args: Any, **keywords: Any) -> None:
             for name in keywords:
                 if name in options:
                     raise ConfigError(f"{name}= is no argument of {type(self).__name__}: {options[name]}")
+            check_keywords(type(self).__name__, keywords, known)
             init(self, *args, **keywords)
 
         return cast(Init, checked)

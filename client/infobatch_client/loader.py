@@ -15,7 +15,7 @@ from infobatch_client.epochs.returned import ReturnedBatches
 from infobatch_client.epochs.source import EpochSource
 from infobatch_client.epochs.training import TrainingEpochs
 from infobatch_client.epochs.validation import ValidationEpochs
-from infobatch_client.foreign_options import DATA_LOADER, WithoutFluidMethods, refusing
+from infobatch_client.foreign_options import DATA_LOADER, NOT_THE_LOADERS, WithoutFluidMethods, refusing
 from infobatch_client.ranks.exchange import Agree
 from infobatch_client.ranks.place import RankChoice
 from infobatch_client.ranks.ranks import Ranks
@@ -26,6 +26,7 @@ from infobatch_client.workers.drop_watch import DropWatch
 from infobatch_client.workers.pass_control import Pass
 from infobatch_client.workers.pool import WorkerPool
 from infobatch_stream.errors import ConfigError
+from infobatch_stream.keywords import suggesting
 from infobatch_stream.plan.epoch_plan import EpochPlan
 from infobatch_stream.ratios import whole_number
 
@@ -73,7 +74,7 @@ class InfoBatchLoader(LossCalls, WithoutFluidMethods):
         ...         optimizer.zero_grad(); loss.backward(); optimizer.step()
     """
 
-    @refusing(DATA_LOADER)
+    @refusing(DATA_LOADER | NOT_THE_LOADERS)
     def __init__(
         self,
         dataset: InfoBatchStreamDataset,
@@ -133,7 +134,10 @@ class InfoBatchLoader(LossCalls, WithoutFluidMethods):
         remembers = dataset.options is not None and dataset.options.drops == "remember"
         watch = DropWatch(self._workers.control, trains=self._epochs.trains, remembers=remembers, compact=compact)
         self._returned = ReturnedBatches(
-            self._epochs.sequence, lambda epoch, over: watch.find(epoch.opening.world_size, over=over, plan=epoch.plan)
+            self._epochs.sequence,
+            lambda epoch, over: watch.find(
+                epoch.opening.world_size, over=over, plan=epoch.plan if epoch.plan_path else None
+            ),
         )
 
     @property
@@ -166,6 +170,7 @@ class InfoBatchLoader(LossCalls, WithoutFluidMethods):
         plan = self.plan
         return (plan.kept + plan.pruned) / max(1, plan.kept)
 
+    @suggesting
     def epochs(self, max_steps: SupportsIndex | None = None) -> Iterator[int]:
         """The remaining epochs, each opened as it is yielded: 0 … C−1, or from a loaded state's on.
 
@@ -182,6 +187,7 @@ class InfoBatchLoader(LossCalls, WithoutFluidMethods):
         """
         return self._epochs.sequence.epochs(max_steps)
 
+    @suggesting
     def set_epoch(self, epoch: SupportsIndex) -> None:
         """Opens an epoch, and ends the open one; for loops that count their epochs themselves.
 
@@ -239,6 +245,7 @@ class InfoBatchLoader(LossCalls, WithoutFluidMethods):
         """
         self._epochs.load(state)
 
+    @suggesting
     def flush(self, timeout_s: float | None = None) -> bool:
         """Waits until every score pushed so far has reached the server.
 
@@ -250,6 +257,7 @@ class InfoBatchLoader(LossCalls, WithoutFluidMethods):
         """
         return self._epochs.flush(timeout_s)
 
+    @suggesting
     def close(self, timeout_s: float | None = None) -> None:
         """Ends the open epoch, sends pending scores (for at most 30 s) and gives the run's lease back. Idempotent."""
         self._epochs.close(timeout_s)
@@ -277,7 +285,14 @@ def _source(dataset: InfoBatchStreamDataset, ranks: Ranks, batch_size: int, rema
     manifest = dataset.indexed.manifest
     if dataset.options is None:
         base_seed = dataset.seed if ranks.has_replicas else None
-        return ValidationEpochs(manifest, seed=dataset.seed, shuffle=dataset.shuffled, ranks=ranks, base_seed=base_seed)
+        return ValidationEpochs(
+            manifest,
+            seed=dataset.seed,
+            shuffle=dataset.shuffled,
+            ranks=ranks,
+            subset=dataset._subset,
+            base_seed=base_seed,
+        )
     return TrainingEpochs(dataset.options, manifest, ranks=ranks, batch_size=batch_size, remainder=remainder)
 
 

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
 from infobatch_stream.errors import ConfigError
+from infobatch_stream.keywords import suggesting
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
@@ -53,6 +54,7 @@ class ProgressLR:
         >>> optimizer.step(); schedule.step()                         # doctest: +SKIP
     """
 
+    @suggesting
     def __init__(self, optimizer: Optimizer, fn: Schedule, loader: ProgressSource) -> None:
         if not loader.num_epochs > 0:
             raise ConfigError(f"a schedule needs a loader with epochs, and num_epochs is {loader.num_epochs}")
@@ -98,6 +100,7 @@ class ProgressLR:
             group.update(initial_lr=initial_lr, lr=lr)
 
 
+@suggesting
 def one_cycle(pct_start: float = 0.3, div_factor: float = 25.0, final_div_factor: float = 1e4) -> Schedule:
     """The one-cycle policy: up along a half cosine, then down along a longer one.
 
@@ -122,6 +125,7 @@ def one_cycle(pct_start: float = 0.3, div_factor: float = 25.0, final_div_factor
     return factor
 
 
+@suggesting
 def cosine(warmup: float = 0.0, final: float = 0.0) -> Schedule:
     """A straight warm-up from 0 over the share `warmup`, then a half cosine from 1 to `final`.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from infobatch_stream.errors import ConfigError
+from infobatch_stream.keywords import suggesting
 
 __all__ = ["ORDER_VERSION", "OrderChoice", "OrderParams"]
 
@@ -49,6 +50,7 @@ class OrderParams:
         )
 
 
+@suggesting
 @dataclass(frozen=True, kw_only=True)
 class OrderChoice:
     """The fields of OrderParams that a user has set; None means "the run's, else the default"."""

@@ -2,6 +2,9 @@
 
 A mean by numpy's own `sum` differs between numpy versions, and one kept as a running sum drifts. Here the sum is
 a fixed tree within blocks of 65,536 samples and `math.fsum` over the blocks, so that any two machines agree.
+
+This is not `math.fsum` of all scores, which takes 60 times as long. The two means differ by at most 2e-15 of the mean
+of |score|. A float32 shows that only where scores of both signs cancel each other to less than 1/10⁷ of their size.
 """
 
 from __future__ import annotations

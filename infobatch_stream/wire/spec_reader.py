@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import numpy.typing as npt
@@ -13,14 +13,23 @@ from infobatch_stream.run_spec import RunSpec, check_run_name
 from infobatch_stream.v1 import score_service_pb2 as pb
 from infobatch_stream.wire.specs import order_choice, spec_from_messages
 
-__all__ = ["read_spec"]
+__all__ = ["read_spec", "upload_bytes"]
 
 MAX_INT64 = 2**63 - 1
 _MAX_SPEC_BYTES = 2**17
 
 
+def upload_bytes(*, sizes: int = 0, groups: int = 0, mask: int = 0) -> int:
+    """Bytes that so many received bytes of a spec's parts take: as they came, as arrays, and to be compared."""
+    return 3 * sizes + 2 * groups + 10 * mask
+
+
 def read_spec(
-    messages: Iterator[pb.CreateRunRequest], *, max_samples: int = MAX_INT64, max_shards: int = MAX_INT64
+    messages: Iterator[pb.CreateRunRequest],
+    *,
+    max_samples: int = MAX_INT64,
+    max_shards: int = MAX_INT64,
+    account_for: Callable[[str], Callable[[int], None]] = lambda run: lambda num_bytes: None,
 ) -> tuple[RunSpec, OrderChoice]:
     """The spec in a stream, and the fields of the order that the user has set.
 
@@ -28,22 +37,24 @@ def read_spec(
         messages: the spec, then its parts.
         max_samples: the reader's limit on N.
         max_shards: the reader's limit on S.
+        account_for: gives, for a run's name, what is called with the bytes of each part before they are kept.
 
     Raises:
         ConfigError: an invalid value, a part that is missing, out of order or too long, or a limit.
+        ServerBusyError: a part doesn't fit into memory now.
     """
     first = next(messages, None)
     if first is None or first.WhichOneof("part") != "spec":
         raise ConfigError("the first message of CreateRun must have `spec`")
     message = first.spec
     _check_bounds(message, max_samples, max_shards)
-    parts = _Parts(message)
+    parts = _Parts(message, account_for(message.run))
     for later in messages:
         parts.add(later)
     sizes, bits, groups = parts.whole()
     subset = None
     if bits is not None:
-        subset = np.unpackbits(bits, count=message.num_samples, bitorder="little").astype(bool)
+        subset = np.unpackbits(bits, count=message.num_samples, bitorder="little").view(bool)
     return spec_from_messages(message, sizes, subset, groups), order_choice(message.order)
 
 
@@ -69,7 +80,8 @@ def _check_bounds(message: pb.RunSpec, max_samples: int, max_shards: int) -> Non
 class _Parts:
     """Shard sizes and mask bits that come in parts, in order and without gaps, up to the announced sizes."""
 
-    def __init__(self, spec: pb.RunSpec) -> None:
+    def __init__(self, spec: pb.RunSpec, charge: Callable[[int], None]) -> None:
+        self._charge = charge
         self._num_shards = spec.num_shards
         self._num_samples = spec.num_samples
         self._mask_bytes = -(-spec.num_samples // 8) if spec.subset_samples else 0
@@ -126,6 +138,7 @@ class _Parts:
             self._total += int(sizes.sum())
             if self._total > self._num_samples:
                 raise ConfigError(f"{seen + count} shards have {self._total} samples, all have {self._num_samples}")
+        self._charge(upload_bytes(sizes=len(part.sizes), groups=len(part.groups)))
         self._sizes += part.sizes
         self._groups += part.groups
 
@@ -135,6 +148,7 @@ class _Parts:
             raise ConfigError(f"mask from sample {part.first_sample} came where {8 * seen} is next")
         if seen + len(part.bits) > self._mask_bytes:
             raise ConfigError(f"{seen + len(part.bits)} bytes of mask came, the spec needs {self._mask_bytes}")
+        self._charge(upload_bytes(mask=len(part.bits)))
         self._mask += part.bits
         pad = -self._num_samples % 8
         if pad and len(self._mask) == self._mask_bytes and self._mask[-1] >> (8 - pad):

@@ -15,6 +15,7 @@ from pathlib import Path
 from infobatch_server.access import options
 from infobatch_server.access.tokens import Tokens
 from infobatch_server.process.address import Address
+from infobatch_server.process.byte_size import parse_bytes
 from infobatch_server.process.data_dir import DataDir, remove_endpoint_file, write_endpoint_file
 from infobatch_server.process.log_limit import LogLimit
 from infobatch_server.process.users_lock import UsersLock
@@ -31,6 +32,7 @@ HELP = "Run a score server."
 
 _FIRST_GRACE_S = 2.0
 _POLL_S = 1.0
+_MIN_MEMORY_BYTES = 16 * 2**20  # a run takes 1 MiB before its first sample
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -50,10 +52,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     options.add_arguments(parser)
     parser.add_argument(
         "--memory-bytes",
-        type=int,
-        default=0,
-        metavar="N",
-        help="limit for all runs, with their plans (default: 3/4 of RAM)",
+        metavar="SIZE",
+        help="limit for all runs, with their plans: bytes, or such as 512MiB or 2GB (default: 3/4 of RAM)",
     )
     parser.add_argument(
         "--endpoint-file",
@@ -92,14 +92,14 @@ def run(args: argparse.Namespace) -> int:
         tokens_without_tls=args.tokens_without_tls,
         insecure=args.insecure,
     )
-    if args.memory_bytes < 0:
-        raise ConfigError(f"--memory-bytes must be at least 0; got {args.memory_bytes}")
+    limits = Limits()
+    if args.memory_bytes is not None:
+        limits = Limits(memory_bytes=parse_bytes(args.memory_bytes, "--memory-bytes", at_least=_MIN_MEMORY_BYTES))
     with DataDir(args.data_dir), _block_stop_signals() as wait_for_signal:
         store = DurableStore(args.data_dir)
         # Wakes the wait below: nothing more can be stored, and only a new start can tell what the disk holds.
         store.on_failure(lambda: os.kill(os.getpid(), signal.SIGTERM))
         try:
-            limits = Limits(memory_bytes=args.memory_bytes)
             server = ScoreServer(grpc_address, http_address, store=store, limits=limits, access=access)
         except BaseException:
             store.close()

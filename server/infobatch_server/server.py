@@ -10,6 +10,7 @@ from types import TracebackType
 
 from infobatch_server.access.access import Access
 from infobatch_server.process.address import Address
+from infobatch_server.process.port_check import check_can_listen
 from infobatch_server.rpc.server import GrpcServer
 from infobatch_server.rpc.service import ScoreService
 from infobatch_server.runs.registry import Registry
@@ -83,6 +84,7 @@ class ScoreServer:
             self._http = HttpServer(app, listener, tls=tls)
             self.http_address = http.at(self._http.port)
         try:
+            check_can_listen(grpc, "--grpc")
             self._grpc = GrpcServer(service, limits, str(grpc), access)
         except BaseException:
             if self._http is not None:

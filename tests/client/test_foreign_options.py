@@ -11,8 +11,22 @@ import webdataset as wds
 from torch.utils.data import DataLoader
 from webdataset.compat import FluidInterface
 
-from infobatch_client.foreign_options import DATA_LOADER, FLUID_METHODS, WEBDATASET
-from infobatch_stream import ConfigError, InfoBatchLoader, InfoBatchStreamDataset
+from infobatch_client.foreign_options import (
+    DATA_LOADER,
+    FLUID_METHODS,
+    NOT_THE_DATASETS,
+    NOT_THE_LOADERS,
+    WEBDATASET,
+)
+from infobatch_stream import (
+    ConfigError,
+    Connection,
+    InfoBatch,
+    InfoBatchLoader,
+    InfoBatchStreamDataset,
+    Levels,
+    SkipErrors,
+)
 from tests.shards import image_files, write_tar
 
 
@@ -45,9 +59,26 @@ def test_each_parameter_of_torchs_loader_is_refused_by_name(name: str, shards: s
         InfoBatchLoader(dataset, batch_size=2, **{name: parameters(DataLoader)[name].default})
 
 
+@pytest.mark.parametrize("name", NOT_THE_DATASETS)
+def test_a_keyword_of_another_object_says_whose_it_is(name: str, shards: str) -> None:
+    owners: list[Any] = [InfoBatchLoader, Connection, SkipErrors, InfoBatch, Levels]
+    assert any(name in inspect.signature(owner).parameters for owner in owners)
+    with pytest.raises(ConfigError, match=f"^{name}= is no argument of InfoBatchStreamDataset: "):
+        InfoBatchStreamDataset(shards, epochs=3, **{name: None})
+
+
+@pytest.mark.parametrize("name", NOT_THE_LOADERS)
+def test_a_keyword_of_the_dataset_is_not_the_loaders(name: str, shards: str) -> None:
+    assert name in parameters(InfoBatchStreamDataset)
+    with pytest.raises(ConfigError, match=f"^{name}= is no argument of InfoBatchLoader: it is the dataset's"):
+        InfoBatchLoader(InfoBatchStreamDataset(shards, policy=None), 2, **{name: None})
+
+
 def test_the_tables_name_nothing_that_exists_here() -> None:
     assert not WEBDATASET.keys() & parameters(InfoBatchStreamDataset).keys()
     assert not DATA_LOADER.keys() & parameters(InfoBatchLoader).keys()
+    assert not NOT_THE_DATASETS.keys() & parameters(InfoBatchStreamDataset).keys()
+    assert not NOT_THE_LOADERS.keys() & parameters(InfoBatchLoader).keys()
     assert not FLUID_METHODS.keys() & {name for name in dir(InfoBatchLoader)}
     assert FLUID_METHODS.keys() <= {*dir(FluidInterface), *dir(wds.DataPipeline)}
 

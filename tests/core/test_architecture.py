@@ -31,33 +31,38 @@ ARROWS = {
     ),
     "client/embedded": "client/rpc client/user_warnings core/errors core/version",
     "client/epochs": (
-        "client/plans client/ranks client/run client/tie client/user_warnings core/errors core/manifest core/plan "
-        "core/ratios core/row_counts"
+        "client/plans client/ranks client/run client/tie client/user_warnings core/errors core/keywords "
+        "core/manifest core/plan core/ratios core/row_counts"
     ),
-    "client/foreign_options": "core/errors",
+    "client/foreign_options": "core/errors core/keywords",
     "client/integrations": "client/loader client/tie core/errors",
     "client/loader": (
         "client/dataset client/epochs client/foreign_options client/ranks client/run client/tie client/workers "
-        "core/errors core/plan core/ratios"
+        "core/errors core/keywords core/plan core/ratios"
     ),
     "client/plain": (
         "client/epochs client/plans client/ranks client/run client/shards client/tie client/user_warnings "
-        "client/workers core/errors core/manifest core/plan core/ratios core/row_counts"
+        "client/workers core/errors core/keywords core/manifest core/plan core/ratios core/row_counts"
     ),
     "client/plans": "client/ranks client/rpc core/errors core/manifest core/plan core/run_spec core/wire",
-    "client/progress_lr": "core/errors",
+    "client/progress_lr": "core/errors core/keywords",
     "client/ranks": "core/errors core/ratios",
     "client/reading": "client/shards core/errors core/manifest",
     "client/rpc": "core/errors core/wire",
     "client/run": (
         "client/embedded client/plans client/ranks client/rpc client/tie client/user_warnings core/copies "
-        "core/errors core/manifest core/plan core/pruning core/ratios core/row_counts core/run_spec core/wire"
+        "core/errors core/keywords core/manifest core/plan core/pruning core/ratios core/row_counts core/run_spec "
+        "core/wire"
     ),
-    "client/selection": "client/reading client/shards client/user_warnings client/workers core/errors core/ratios",
+    "client/selection": (
+        "client/reading client/shards client/user_warnings client/workers core/errors core/keywords core/ratios"
+    ),
     "client/shards": "core/errors core/manifest",
     "client/tie": "client/user_warnings core/copies core/errors core/plan core/row_counts",
     "client/user_warnings": "",
-    "client/workers": "client/plans client/reading client/tie core/errors core/plan core/ratios core/row_counts",
+    "client/workers": (
+        "client/plans client/reading client/tie core/errors core/keywords core/plan core/ratios core/row_counts"
+    ),
     "server/__main__": "core/errors server/serve_command",
     "server/access": "core/errors server/process",
     "server/process": "core/errors",
@@ -75,11 +80,12 @@ ARROWS = {
     "server/web": "core/errors server/access server/process server/runs server/state",
     "core/copies": "",
     "core/errors": "",
+    "core/keywords": "",
     "core/manifest": "core/errors",
     "core/philox": "core/errors",
-    "core/plan": "core/copies core/errors core/philox",
+    "core/plan": "core/copies core/errors core/keywords core/philox",
     "core/planner": "core/philox core/plan core/pruning core/ratios core/run_spec core/scores",
-    "core/pruning": "core/errors core/philox core/ratios core/scores",
+    "core/pruning": "core/errors core/keywords core/philox core/ratios core/scores",
     "core/ratios": "core/errors",
     "core/row_counts": "",
     "core/run_spec": "core/errors core/plan core/pruning",

@@ -58,6 +58,15 @@ SCHEDULED = [
     pytest.param(policy, settings, id=f"{name}, a fraction") for name, (policy, settings) in SCHEDULED_FRACTIONS.items()
 ]
 
+
+def every_third(cases, first=0):
+    """All of the cases, but two of three among the long tests; each policy and each draw stays among the others."""
+    return [
+        case if at % 3 == first else pytest.param(*case.values, id=case.id, marks=pytest.mark.long)
+        for at, case in enumerate(cases)
+    ]
+
+
 SCORES = some_scores(NUM_SAMPLES, seed=5)
 DIRECTIONS = random_directions(NUM_SAMPLES)
 MASK = np.random.default_rng(8).random(NUM_SAMPLES) < 0.6
@@ -78,20 +87,20 @@ def test_weighted_sum_is_unbiased(policy, settings):
     check_unbiased(weighted_sums(spec, make_table(SCORES)), DIRECTIONS.sum(axis=0))
 
 
-@pytest.mark.parametrize(("policy", "settings"), CASES)
+@pytest.mark.parametrize(("policy", "settings"), every_third(CASES))
 def test_weighted_sum_is_unbiased_within_a_static_mask(policy, settings):
     spec = make_spec([400, 0, 609], policy, subset=MASK, **settings)
     check_unbiased(weighted_sums(spec, make_table(SCORES), plans=PLANS // 2), DIRECTIONS[MASK].sum(axis=0))
 
 
-@pytest.mark.parametrize(("policy", "settings"), SCHEDULED)
+@pytest.mark.parametrize(("policy", "settings"), every_third(SCHEDULED, first=1))
 def test_weighted_sum_is_unbiased_under_a_prune_schedule(policy, settings):
     spec = make_spec([400, 0, 609], policy, prune_schedule=RISING, **settings)
     assert spec.schedule.position(3).share == Fraction(2, 5)
     check_unbiased(weighted_sums(spec, make_table(SCORES)), DIRECTIONS.sum(axis=0))
 
 
-@pytest.mark.parametrize(("policy", "settings"), SCHEDULED)
+@pytest.mark.parametrize(("policy", "settings"), every_third(SCHEDULED, first=1))
 def test_the_check_sees_weights_of_another_epoch_of_the_schedule(policy, settings):
     spec = make_spec([400, 0, 609], policy, prune_schedule=RISING, **settings)
     later = draw_plan(spec, make_table(SCORES), run_id=RUN_ID, generation=1, epoch=4)
@@ -146,7 +155,7 @@ BY_GROUP = [
 ] + [pytest.param(policy, settings, id=f"{name}, a fraction") for name, (policy, settings) in FRACTIONS.items()]
 
 
-@pytest.mark.parametrize(("policy", "settings"), BY_GROUP)
+@pytest.mark.parametrize(("policy", "settings"), every_third(BY_GROUP))
 def test_weighted_sum_of_each_group_is_unbiased(policy, settings):
     """Each direction counts the samples of one group alone, or of all."""
     sizes = [300, 200, 109, 400]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -24,6 +25,7 @@ from infobatch_client.rpc.client import ScoreClient
 from infobatch_client.rpc.rest import get_json, run_path
 from infobatch_stream.v1 import score_service_pb2 as pb
 from tests.e2e.rank_processes import kill_what_is_left
+from tests.e2e.run_names import RunNames
 from tests.shards import write_tar
 
 SAMPLES = 1009  # prime: divisible by no batch, worker or shard number
@@ -56,6 +58,13 @@ class Server:
         client.close()
         return answer
 
+    def runs(self) -> list[pb.RunInfo]:
+        """Every run as ListRuns gives it."""
+        client = ScoreClient(self.url)
+        answer = list(client.list_runs(pb.ListRunsRequest()).runs)
+        client.close()
+        return answer
+
 
 @pytest.fixture(autouse=True)
 def leave_no_rank() -> Iterator[None]:
@@ -79,9 +88,33 @@ def leave_no_worker() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def server(tmp_path_factory: pytest.TempPathFactory, run_names: RunNames) -> Iterator[Server]:
     """One for all tests; runs keep them apart."""
-    yield from serve(tmp_path_factory.mktemp("server"))
+    for server in serve(tmp_path_factory.mktemp("server")):
+        run_names.url = server.url
+        yield server
+        run_names.url = None
+
+
+@pytest.fixture(scope="session")
+def run_names(tmp_path_factory: pytest.TempPathFactory) -> RunNames:
+    """Which module has which runs, the same for all processes of pytest-xdist."""
+    folder = tmp_path_factory.getbasetemp()
+    folder = folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
+    return RunNames(folder / "run-names")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def keep_to_own_runs(request: pytest.FixtureRequest, run_names: RunNames) -> Iterator[None]:
+    """A module that uses a run of another's on the shared server fails, in whichever order they come."""
+    yield
+    run_names.claim(Path(request.node.nodeid).name)
+
+
+@pytest.fixture
+def run(request: pytest.FixtureRequest) -> str:
+    """A name that only this test has for its run, after its node id."""
+    return re.sub(r"[^a-z0-9]+", "-", request.node.nodeid.partition("test_")[2].lower()).strip("-")
 
 
 @pytest.fixture

@@ -36,10 +36,17 @@ def main() -> None:
     dist.init_process_group("gloo")
     rank, world = dist.get_rank(), dist.get_world_size()
     batch_size = GLOBAL_BATCH // world
-    for workers, context in ((0, None), (2, "fork"), (1, "spawn")):
+    one_worker = "spawn" if world > 1 else "fork"  # a process that spawns imports torch once more
+    for workers, context in ((0, None), (2, "fork"), (1, one_worker)):
         found: dict[str, Any] = {}
         with make_dataset(shards, url, f"plain-ranks-{world}-{workers}", world) as dataset:
-            loader = DataLoader(dataset, batch_size=batch_size, num_workers=workers, multiprocessing_context=context)
+            loader = DataLoader(
+                dataset,
+                batch_size=batch_size,
+                num_workers=workers,
+                multiprocessing_context=context,
+                persistent_workers=context == "spawn",
+            )
             for epoch in range(2):
                 dataset.set_epoch(epoch)
                 found[str(epoch)] = []
@@ -50,7 +57,7 @@ def main() -> None:
                     found[str(epoch)].append(index.tolist())
             found["state"] = dataset.state_dict()
         validation = InfoBatchStreamDataset(shards, policy=None, batch_size=batch_size).map(to_number)
-        loader = DataLoader(validation, batch_size=batch_size, num_workers=workers, multiprocessing_context=context)
+        loader = DataLoader(validation, batch_size=batch_size, num_workers=workers)
         found["validation"] = [index.tolist() for _, index, _ in loader]
         assert len(found["validation"]) == len(loader)
         (folder / f"{workers}-{rank}.json").write_text(json.dumps(found))

@@ -20,10 +20,10 @@ from typing import Any
 
 import torch.distributed as dist
 
-__all__ = ["Rank", "call_elsewhere", "kill_what_is_left", "start_ranks"]
+__all__ = ["Rank", "call_elsewhere", "kill_what_is_left", "start_process", "start_ranks"]
 
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["tests.e2e.rank_processes", "infobatch_client.loader", "torch.nn.parallel"])
+_context.set_forkserver_preload(["tests.e2e.torchrun", "infobatch_client.loader", "torch.nn.parallel"])
 _started: list[Rank] = []
 
 
@@ -79,6 +79,11 @@ def call_elsewhere(act: Callable[..., Any], *args: Any, timeout_s: float = 120, 
     return result
 
 
+def start_process(act: Callable[..., Any], *args: Any) -> Rank:
+    """Starts `act(*args)` in a process of its own, without a result."""
+    return _start(_act, act, args)
+
+
 def _start(target: Callable[..., None], *args: Any) -> Rank:
     answers, end = _context.Pipe(duplex=True)
     process = _context.Process(target=target, args=(end, *args))
@@ -96,6 +101,12 @@ def kill_what_is_left() -> None:
             rank.process.kill()  # unlike os.kill, no error where it has ended since
             rank.process.join(60)
         rank.answers.close()
+
+
+def _act(answers: Connection, act: Callable[..., Any], args: tuple[Any, ...]) -> None:
+    answers.close()
+    multiprocessing.set_start_method("fork", force=True)
+    act(*args)
 
 
 def _call(answers: Connection, act: Callable[..., Any], args: tuple[Any, ...], named: Mapping[str, Any]) -> None:

@@ -192,7 +192,7 @@ def test_epochs_and_generations_draw_apart(workers: int, server: Server, shards:
     assert not third & (first | second | third_again)
 
 
-@pytest.mark.parametrize("context", ["fork", "spawn"])
+@pytest.mark.parametrize("context", ["fork", pytest.param("spawn", marks=pytest.mark.long)])
 def test_a_plain_data_loader_draws_the_same_for_any_number_of_workers(
     context: str, server: Server, shards: str
 ) -> None:

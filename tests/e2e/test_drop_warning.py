@@ -130,8 +130,8 @@ def test_a_plain_loader_warns_at_an_update(workers: int, server: Server, shards:
 def test_validation_warns_too_and_names_what_helps_there(workers: int, shards: str) -> None:
     loader = InfoBatchLoader(validation(shards, keep=keeps_two_fifths), B, workers)
     [(_, text)] = warned(twice(loader))
-    assert "Write shards" in text
-    assert "subset=" not in text
+    assert "subset= leaves them out" in text
+    assert "drops=" not in text
 
 
 def test_validation_in_a_plain_loader_warns_in_this_process(shards: str) -> None:
@@ -179,7 +179,7 @@ def test_one_drop_of_few_samples_is_no_finding_and_a_few_are(tmp_path: Path) -> 
 def test_a_stage_that_splits_over_workers_is_recognised(server: Server, shards: str) -> None:
     dataset = InfoBatchStreamDataset(shards, url=server.url, run="splitter", epochs=3).compose(every_nth)
     [(_, text)] = warned(train(InfoBatchLoader(dataset.map(number), B, 2)))
-    assert "each worker keeps 1/2 of what it reads, as wds.split_by_worker" in text
+    assert "each worker keeps exactly one in 2 of the samples that it reads" in text
 
 
 def test_a_sample_on_which_a_stage_raises_is_not_called_dropped(shards: str) -> None:

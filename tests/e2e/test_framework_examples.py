@@ -41,7 +41,7 @@ def start(script: Path, *args: object, nproc: int, cwd: Path) -> str:
 @pytest.mark.parametrize(
     ("example", "nproc"),
     [
-        ("accelerate_loop", 1),
+        pytest.param("accelerate_loop", 1, marks=pytest.mark.long),
         pytest.param("lightning_module", 1, marks=pytest.mark.long),
         pytest.param("hf_trainer", 1, marks=pytest.mark.long),
         ("fsdp2", 2),

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from tests.e2e.conftest import SAMPLES, Server
-from tests.e2e.framework_job import ACCUMULATE
+from tests.e2e.framework_job import ACCUMULATE, IMPORTS
 from tests.e2e.framework_task import EPOCHS, make_loader, plain_training
 from tests.e2e.torchrun import free_port, torchrun
 
@@ -33,7 +33,8 @@ def trained(server: Server, shards: str, tmp_path_factory: pytest.TempPathFactor
     folder = tmp_path_factory.mktemp("frameworks")
     installed = [name for name in FRAMEWORKS if find_spec(NEEDS[name])]
     trainings = [f"{name}-{kind}:{free_port()}" for name in installed for kind in ("whole", "stopped", "resumed")]
-    ended = torchrun(JOB, server.url, shards, folder, *trainings, nproc=2)
+    imports = tuple(IMPORTS[name] for name in installed if name in IMPORTS)
+    ended = torchrun(JOB, server.url, shards, folder, *trainings, nproc=2, imports=imports)
     assert ended.code == 0, ended.output
     return folder
 
@@ -81,7 +82,7 @@ def test_two_ranks_resume_inside_an_epoch(framework: str, trained: Path) -> None
 def test_a_prepared_dataloader_that_deals_batches_out_again_is_refused(server: Server, shards: str) -> None:
     pytest.importorskip("accelerate")
     job = JOB.with_name("prepared_job.py")
-    ended = torchrun(job, server.url, shards, "as-it-is", "prepared", nproc=2)
+    ended = torchrun(job, server.url, shards, "as-it-is", "prepared", nproc=2, imports=("accelerate",))
     assert "as-it-is: trained" in ended.output
     assert not np.isnan(server.scores("prepared-as-it-is")).any()
     assert ended.code != 0

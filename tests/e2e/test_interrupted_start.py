@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -26,14 +27,33 @@ from infobatch_client.run import connection, joining
 from infobatch_client.run.connection import RunConnection
 from infobatch_client.run.plan_source import PlanSource
 from infobatch_client.run.score_pusher import ScorePusher
+from infobatch_client.run.training_run import TrainingRun
+from infobatch_stream import RunBusyError
 from infobatch_stream.v1 import score_service_pb2 as pb
 from tests.e2e.conftest import SAMPLES, Server
 from tests.e2e.training import make_loader, score, train_pass
 
 QUICK_S = 5.0
 CALLS = [(ScoreClient, "get_server"), (ScoreClient, "create_run"), (ScoreClient, "attach_run")]
-STEPS = [(connection, "join_run"), (ScorePusher, "__init__"), (PlanSource, "__init__"), (RunConnection, "enter")]
+STEPS = [
+    (connection, "join_run"),
+    (ScorePusher, "__init__"),
+    (ScorePusher, "start"),
+    (PlanSource, "__init__"),
+    (RunConnection, "enter"),
+]
 PLANS = [(NodePlans, "get"), (ScoreClient, "get_epoch_plan")]
+
+
+def pushers() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == "infobatch-score-pusher"]
+
+
+@pytest.fixture(autouse=True)
+def leave_no_pusher() -> Iterator[None]:
+    """One that lives on renews its lease for ever."""
+    yield
+    assert pushers() == []
 
 
 @contextmanager
@@ -132,8 +152,10 @@ def test_the_next_start_may_ask_for_something_else(settings: dict[str, Any], ser
     is_quick_and_right(server, shards, run, **settings)
 
 
-def test_a_lost_answer_is_asked_for_again(server: Server, shards: str) -> None:
-    """The call attached, its channel was closed, and nobody heard of it: the same nonce is the same call."""
+@pytest.mark.parametrize("settings", [{}, {"if_exists": "restart"}, {"drops": "remember"}, {"num_workers": 1}])
+def test_a_lost_answer_leaves_no_lease_to_the_next_start(settings: dict[str, Any], server: Server, shards: str) -> None:
+    """The call attached, its channel was closed, and nobody heard of it; the next one may ask for something else."""
+    run = "-".join(("lost", *settings))
     original = ScoreClient.attach_run
 
     def attach(self: ScoreClient, *args: Any, **kwargs: Any) -> pb.AttachRunResponse:
@@ -144,9 +166,82 @@ def test_a_lost_answer_is_asked_for_again(server: Server, shards: str) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ScoreClient, "attach_run", attach)
         with pytest.raises(KeyboardInterrupt):
-            start(shards, server.url, "interrupted-lost")
-    is_quick_and_right(server, shards, "interrupted-lost")
-    assert server.info("interrupted-lost").generation == 1
+            start(shards, server.url, run)
+    is_quick_and_right(server, shards, run, **settings)
+
+
+def test_a_lost_answer_takes_no_lease_from_another_loader_of_the_process(server: Server, shards: str) -> None:
+    def attach(self: ScoreClient, *args: Any, **kwargs: Any) -> pb.AttachRunResponse:
+        os.kill(os.getpid(), signal.SIGINT)
+        raise ConnectionError("lost")
+
+    with make_loader(shards, server.url, "lost-beside", 64, epochs=2) as loader:
+        next(loader.epochs())
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(ScoreClient, "attach_run", attach)
+            with pytest.raises(KeyboardInterrupt):
+                start(shards, server.url, "lost-beside")
+        with pytest.raises(RunBusyError, match="another loader or dataset of this process"):
+            start(shards, server.url, "lost-beside")
+        train_pass(loader)
+        assert loader.flush()
+    assert np.array_equal(server.scores("lost-beside"), score(torch.arange(SAMPLES)).numpy())
+
+
+@contextmanager
+def interrupt_as_it_returns(function: Any) -> Iterator[None]:
+    """KeyboardInterrupt at a function's return, before its caller has what it returns."""
+
+    def profile(frame: FrameType, event: str, _: Any) -> None:
+        if event == "return" and frame.f_code is function.__code__:
+            sys.setprofile(None)
+            raise KeyboardInterrupt
+
+    sys.setprofile(profile)
+    try:
+        yield
+    finally:
+        sys.setprofile(None)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [RunConnection.__init__, RunConnection._join, joining.join_run, TrainingRun.__init__],
+    ids=lambda function: function.__qualname__,
+)
+def test_a_run_whose_only_reference_an_interrupt_has_lost_is_given_back(
+    function: Any, server: Server, shards: str
+) -> None:
+    run = f"unheld-{function.__qualname__}"
+    with interrupt_as_it_returns(function), pytest.raises(KeyboardInterrupt):
+        start(shards, server.url, run)
+    assert pushers() == []
+    assert server.info(run).job == ""  # another process may have it at once
+    is_quick_and_right(server, shards, run)
+
+
+def test_an_interrupt_while_scores_are_sent_at_the_end_leaves_no_lease(server: Server, shards: str) -> None:
+    loader = make_loader(shards, server.url, "unsent", 64, epochs=2)
+    next(loader.epochs())
+    train_pass(loader, 3)
+    with interrupts(ScorePusher, "flush", "before"), pytest.raises(KeyboardInterrupt):
+        loader.close()
+    assert pushers() == []
+    assert server.info("unsent").job == ""
+    is_quick_and_right(server, shards, "unsent", if_exists="restart")
+
+
+def test_a_lease_that_two_interrupts_have_kept_is_given_back_by_the_next_start(server: Server, shards: str) -> None:
+    loader = make_loader(shards, server.url, "unsent-twice", 64, epochs=2)
+    next(loader.epochs())
+    with (
+        interrupts(RunConnection, "detach", "before"),
+        interrupts(ScorePusher, "flush", "before"),
+        pytest.raises(KeyboardInterrupt),
+    ):
+        loader.close()
+    assert server.info("unsent-twice").pid == os.getpid()
+    is_quick_and_right(server, shards, "unsent-twice")
 
 
 @pytest.mark.parametrize("name", ["_running", "_launch", "_take"])
@@ -174,7 +269,7 @@ def test_a_fork_in_between_leaves_the_parents_lease_alone(server: Server, shards
 
 
 def _leaves_alone(url: str) -> None:
-    assert joining.left_behind(url, "interrupted-forked") is None
+    assert joining.left_behind(url, "interrupted-forked") == []
 
 
 PROGRAM = """

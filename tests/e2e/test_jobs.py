@@ -13,7 +13,7 @@ import torch
 
 from tests.e2e.conftest import SAMPLES, Server
 from tests.e2e.rank_processes import start_ranks
-from tests.e2e.torchrun import free_port, torchrun
+from tests.e2e.torchrun import free_port, torchrun_command
 from tests.e2e.training import make_loader, score, train_pass
 
 RESTART_JOB = Path(__file__).with_name("torchrun_restart_job.py")
@@ -23,7 +23,7 @@ def test_torchrun_restarts_a_job_and_its_next_attempt_has_the_run_at_once(
     server: Server, shards: str, tmp_path: Path
 ) -> None:
     nodes = ("--nnodes", "1", "--master-port", str(free_port()), "--max-restarts", "1")
-    ended = torchrun(RESTART_JOB, shards, server.url, tmp_path, nproc=2, options=nodes)
+    ended = torchrun_command(RESTART_JOB, shards, server.url, tmp_path, nproc=2, options=nodes)
     assert ended.code == 0, ended.output
     assert "waiting up to" not in ended.output  # for the lease of the first attempt
     found: list[Any] = [
@@ -59,7 +59,7 @@ def test_a_second_job_is_refused_and_the_first_loses_nothing(server: Server, sha
     assert [first.result(), other.result()] == ["holds it"] * 2
     (second,) = start_ranks(try_to_join, 1, shards, server.url)
     text = second.result()  # once it has seen the first one's heartbeat
-    assert text.startswith("RunBusyError: run 'held' is held by job 'none' attempt 0 on host ")
+    assert text.startswith("RunBusyError: run 'held' is held by another process on host ")
     assert f"pid {first.process.pid}" in text
     first.answers.send("go on")
     other.answers.send("go on")
@@ -75,30 +75,33 @@ def score_of_all() -> np.ndarray:
     return score(torch.arange(SAMPLES)).numpy()
 
 
-def crash(answers: Connection, shards: str, url: str, run: str) -> None:
+def crash(answers: Connection, shards: str, url: str, run: str, checkpoint: Path) -> None:
     loader = make_loader(shards, url, run, 16, epochs=2)
     next(loader.epochs())
-    train_pass(loader, 3)
+    seen = train_pass(loader, 3)
     assert loader.flush()
-    answers.send(loader.state_dict())
+    torch.save(loader.state_dict(), checkpoint)
+    answers.send(seen)
     answers.recv()
 
 
-def follow(_: Connection, shards: str, url: str, run: str, state: Any, takeover: bool) -> list[int]:
+def follow(_: Connection, shards: str, url: str, run: str, checkpoint: Path, takeover: bool) -> list[int]:
     with make_loader(shards, url, run, 24, epochs=2, takeover=takeover) as loader:
-        loader.load_state_dict(state)
+        loader.load_state_dict(torch.load(checkpoint))
         next(loader.epochs())
         return train_pass(loader)
 
 
 @pytest.mark.parametrize("takeover", [True, False], ids=["takeover", "lease"])
 def test_the_run_of_a_dead_job_is_had_by_takeover_or_once_its_lease_has_run_out(
-    takeover: bool, server: Server, shards: str
+    takeover: bool, server: Server, shards: str, tmp_path: Path
 ) -> None:
-    run = f"crashed-{takeover}"
-    (dead,) = start_ranks(crash, 1, shards, server.url, run)
-    state = dead.result()
+    run, checkpoint = f"crashed-{takeover}", tmp_path / "checkpoint.pt"
+    (dead,) = start_ranks(crash, 1, shards, server.url, run, checkpoint)
+    seen = dead.result()
     dead.kill()
-    (follower,) = start_ranks(follow, 1, shards, server.url, run, state, takeover)
-    assert len(follower.result(90)) == SAMPLES - state["positions"] == SAMPLES - 48
+    (follower,) = start_ranks(follow, 1, shards, server.url, run, checkpoint, takeover)
+    rest = follower.result(90)
+    assert (len(seen), len(rest)) == (48, SAMPLES - 48)
+    assert sorted(seen + rest) == list(range(SAMPLES))  # each once
     np.testing.assert_array_equal(server.scores(run), score_of_all())

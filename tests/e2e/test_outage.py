@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
+import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -81,9 +85,40 @@ def test_a_server_that_lost_the_run_stops_the_loop_with_an_error(own_server: Ser
     client = ScoreClient(own_server.url)
     client.delete_run(pb.DeleteRunRequest(run="lost", force=True))
     client.close()
-    with pytest.raises(RunNotFoundError, match="no run"):
+    with pytest.raises(RunNotFoundError, match="run 'lost' was deleted"):
         update_until_it_raises(loader, batches)
     loader.close()
+
+
+ANEW = """
+import os, sys
+from infobatch_client.run.options import Timeouts
+from tests.e2e.test_outage import make_loader
+
+loader = make_loader(*sys.argv[1:], "anew", timeouts=Timeouts(), takeover=True, if_exists="restart")
+next(loader.epochs())
+os._exit(0)  # and it holds the run still
+"""
+
+
+def test_a_job_whose_run_another_one_begins_anew_is_told_so(server: Server, shards: str) -> None:
+    """Not that the server had lost it."""
+    old = make_loader(server.url, shards, "anew", timeouts=Timeouts())
+    next(old.epochs())
+    batches = iter(old)
+    old.update(torch.ones(len(next(batches))))
+    assert old.flush(10)
+    command = [sys.executable, "-c", ANEW, server.url, shards]
+    subprocess.run(command, check=True, timeout=60)
+    with pytest.raises(RunNotFoundError) as raised:
+        update_until_it_raises(old, batches)
+    said = str(raised.value)
+    assert re.match(r"run 'anew' was deleted \d+ s ago by a call from 127.0.0.1, and its scores with it", said)
+    pid = server.info("anew").pid
+    assert pid != os.getpid()
+    assert f"a new run of that name was begun by another process on host '{socket.gethostname()}', pid {pid};" in said
+    assert "restarts" not in said
+    old.close()
 
 
 def test_a_job_that_was_taken_over_raises_in_its_loop(server: Server, shards: str) -> None:

@@ -62,8 +62,9 @@ def go_on(_: Connection, shards: str, url: str, run: str, batch_size: int, worke
 @pytest.mark.parametrize(
     ("before", "after", "stop"),
     [
-        pytest.param((2, 8, 2), (3, 5, 0), 7, id="2 to 3 ranks"),
-        pytest.param((4, 4, 0), (1, 16, 3), 1, id="4 to 1"),
+        pytest.param((2, 8, 2), (3, 5, 1), 7, id="2 to 3 ranks"),
+        pytest.param((2, 8, 2), (1, 24, 0), 3, id="2 to 1"),
+        pytest.param((4, 4, 0), (1, 16, 3), 1, id="4 to 1", marks=pytest.mark.long),
         pytest.param((1, 24, 1), (4, 7, 2), 11, id="1 to 4", marks=pytest.mark.long),
         pytest.param((3, 8, 0), (2, 12, 2), 20, id="3 to 2", marks=pytest.mark.long),
     ],

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import threading
 import warnings
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from functools import partial
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -21,6 +18,7 @@ from infobatch_stream import ConfigError, Connection, InfoBatchLoader, InfoBatch
 from infobatch_stream.v1 import score_service_pb2 as pb
 from tests.e2e.conftest import SAMPLES, Server
 from tests.e2e.training import number, score, train_pass
+from tests.e2e.two_ranks import TwoRanks
 
 B = 32
 KEPT = [sample for sample in range(SAMPLES) if sample % 5 < 2]
@@ -37,26 +35,6 @@ def make_filtered(shards: str, url: str, run: str, **settings: Any) -> Any:
     """The dataset of the filtered samples' numbers."""
     asked = {"epochs": 4, "seed": 3, "drops": "remember", **settings}
     return InfoBatchStreamDataset(shards, url=url, run=run, **asked).select(keeps).map(number)
-
-
-class TwoRanks:
-    """Two ranks in threads of this process, which agree by an exchange of their texts."""
-
-    def __init__(self) -> None:
-        self._both = threading.Barrier(2)
-        self._texts = ["", ""]
-
-    def run(self, act: Callable[[int, Callable[[str], list[str]]], Any]) -> list[Future[Any]]:
-        """`act(rank, agree)` of both."""
-        with ThreadPoolExecutor(2) as pool:
-            return [pool.submit(act, rank, partial(self._agree, rank)) for rank in range(2)]
-
-    def _agree(self, rank: int, text: str) -> list[str]:
-        self._texts[rank] = text
-        self._both.wait(30)
-        answer = list(self._texts)
-        self._both.wait(30)
-        return answer
 
 
 def plain_pass(dataset: Any, epoch: int, workers: int) -> tuple[int, list[int]]:
@@ -272,6 +250,47 @@ def test_a_restart_forgets_and_a_rewind_keeps_them(server: Server, shards: str) 
     with InfoBatchLoader(restart, B) as loader:
         loader.set_epoch(0)
         assert (loader.plan.dropped, loader.plan.kept) == (0, SAMPLES)
+
+
+@pytest.mark.filterwarnings("ignore:the pipeline has dropped")  # in the epoch that is filled up
+@pytest.mark.parametrize("plain", [False, True])
+def test_a_job_that_fills_has_all_samples_again_and_one_that_remembers_goes_on_without_them(
+    plain: bool, server: Server, shards: str, run: str
+) -> None:
+    settings = {"batch_size": B} if plain else {}
+    state = None
+    for epoch, drops, dropped in [(0, "remember", 0), (1, "fill", 0), (2, "remember", DROPPED)]:
+        dataset = make_filtered(shards, server.url, run, drops=drops, **settings)
+        loader = dataset if plain else InfoBatchLoader(dataset, B)
+        with loader:
+            if state is not None:
+                loader.load_state_dict(state)
+            loader.set_epoch(epoch)
+            assert loader.plan.dropped == dropped
+            assert loader.plan.kept + loader.plan.pruned == SAMPLES - dropped
+            seen = plain_pass(dataset, epoch, 0)[1] if plain else train_pass(loader)
+            assert sorted(seen) == sorted(set(KEPT) & set(loader.plan.kept_between(0, SAMPLES).tolist()))
+            state = loader.state_dict()
+
+
+def test_an_imported_score_table_has_no_drops(server: Server, shards: str, run: str) -> None:
+    with InfoBatchLoader(make_filtered(shards, server.url, run), B) as loader:
+        loader.set_epoch(0)
+        train_pass(loader)
+    other = make_filtered(shards, server.url, f"{run}-other")
+    with InfoBatchLoader(other, B) as loader:
+        loader.set_epoch(0)
+    client = ScoreClient(server.url)
+    parts = [pb.SeedRunRequest(run_id=server.info(f"{run}-other").run_id)]
+    scores = server.scores(run)
+    parts.append(pb.SeedRunRequest(scores=pb.SeedRunRequest.Scores(first_sample=0, scores=scores.tobytes())))
+    assert client.seed_run(iter(parts)).scored == len(KEPT)
+    client.close()
+    assert server.info(f"{run}-other").dropped_samples == 0 < server.info(run).dropped_samples
+    with InfoBatchLoader(make_filtered(shards, server.url, f"{run}-other"), B) as loader:
+        loader.set_epoch(0)
+        assert loader.plan.dropped == 0
+        assert (loader.plan.kept + loader.plan.pruned, loader.plan.never_scored) == (SAMPLES, DROPPED)
 
 
 def test_ranks_that_disagree_are_refused_by_name(server: Server, shards: str) -> None:

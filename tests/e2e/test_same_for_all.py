@@ -15,7 +15,7 @@ from tests.e2e.rank_processes import start_ranks
 from tests.e2e.same_for_all_job import CASES, EPOCHS, is_dropped, train_all
 from tests.e2e.torchrun import Ended, free_port, torchrun
 
-WORLDS = (1, 2, pytest.param(3, marks=pytest.mark.long), 4)
+WORLDS = (1, pytest.param(2, marks=pytest.mark.long), pytest.param(3, marks=pytest.mark.long), 4)
 QUICK = ("keep-10", "scored", "dropping-whole-batches")
 ALL_CASES = [case if case in QUICK else pytest.param(case, marks=pytest.mark.long) for case in CASES]
 JOB = Path(__file__).with_name("same_for_all_job.py")

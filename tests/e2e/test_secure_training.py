@@ -161,6 +161,7 @@ def test_scores_wait_while_the_token_is_refused_and_go_on_with_the_next_one(
         new = "new-" + "n" * 30
         write(tokens, f"job train {new}\n")
         pusher = ScorePusher(client, run_id=run, generation=generation, heartbeat_interval_s=1000)
+        pusher.start()
         pusher.put_scores(0, np.arange(5), torch.arange(5.0))
         assert waits_for(lambda: pusher.counts.retries >= 3)
         assert (pusher.failure, pusher.counts.pushed, pusher.outbox.records) == (None, 0, 5)

@@ -115,7 +115,7 @@ def test_ranks_do_not_wait_for_a_lease_longer_than_for_each_other(server: Server
         make_loader(
             shards, server.url, "held-for-long", 8, epochs=2, timeouts=hasty, rank=0, world_size=2, agree=agree
         ) as late,
-        pytest.raises(RunBusyError, match="is held by job"),
+        pytest.raises(RunBusyError, match="is held by another process"),
     ):
         next(late.epochs())
 

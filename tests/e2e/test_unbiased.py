@@ -23,6 +23,7 @@ POLICIES: dict[str, dict[str, Any]] = {
     "levels": {"policy": "levels", "levels": [(0.20, 0.75), (0.85, 0.5)]},
     "random": {"policy": "random", "prune_ratio": 0.4},
 }
+QUICK = ("infobatch", "prune_fraction", "levels")
 
 
 def z_scores(sums: np.ndarray, expected: np.ndarray) -> np.ndarray:
@@ -38,7 +39,9 @@ def to_number(sample: dict[str, Any]) -> int:
 
 
 @pytest.mark.statistics
-@pytest.mark.parametrize("name", POLICIES)
+@pytest.mark.parametrize(
+    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.long) for name in POLICIES]
+)
 def test_the_weighted_sum_of_an_epoch_is_that_of_all_samples(name: str, server: Server, shards: str) -> None:
     rng = np.random.default_rng(7)
     directions = rng.normal(1, 1, (SAMPLES, DIRECTIONS))

@@ -55,7 +55,9 @@ def all_differ(found: list[list[int]]) -> bool:
     return all(one != other for one, other in itertools.combinations(found, 2))
 
 
-@pytest.mark.parametrize(("persistent", "context"), [(False, "fork"), (True, "fork"), (True, "spawn")])
+@pytest.mark.parametrize(
+    ("persistent", "context"), [(False, "fork"), (True, "fork"), pytest.param(True, "spawn", marks=pytest.mark.long)]
+)
 def test_each_pass_of_a_plain_data_loader_has_an_order_on_which_its_workers_agree(
     persistent: bool, context: str, shards: str
 ) -> None:

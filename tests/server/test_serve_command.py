@@ -124,6 +124,40 @@ def test_a_taken_port_is_named(tmp_path: Path) -> None:
             assert "\n" not in str(caught.value)
 
 
+def test_a_taken_port_takes_one_line_on_stderr(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        command = [sys.executable, "-m", "infobatch_server", "--data-dir", str(tmp_path), *FREE, "--grpc", address]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    assert done.stderr == (
+        f"infobatch: can't listen on --grpc {address}: Address already in use; choose another address, or port 0 for "
+        "any free port\n"
+    )
+
+
+@pytest.mark.parametrize("size", ["10", "0", "15MiB"])
+def test_memory_in_which_no_run_fits_is_refused(tmp_path: Path, size: str) -> None:
+    with pytest.raises(ConfigError, match=f"--memory-bytes must be at least 16,777,216 bytes; '{size}' is "):
+        serve_command.run(parse("--data-dir", str(tmp_path / "data"), *FREE, "--memory-bytes", size))
+    assert not (tmp_path / "data").exists()
+
+
+def test_memory_takes_a_unit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    refused: list[str] = []
+
+    def serve_once(wait_for_signal: object, users: object) -> None:
+        channel, caller = caller_on(json.loads((tmp_path / "endpoint.json").read_text())["grpc"])
+        with channel, pytest.raises(grpc.RpcError) as caught:
+            caller.create(make_spec(num_samples=2_000_000))
+        refused.append(str(caught.value.details()))  # type: ignore[attr-defined]
+
+    monkeypatch.setattr(serve_command, "wait_until_stopped", serve_once)
+    arguments = ["--data-dir", str(tmp_path / "data"), "--endpoint-file", str(tmp_path / "endpoint.json"), *FREE]
+    assert serve_command.run(parse(*arguments, "--memory-bytes", "32MiB")) == 0
+    assert "0 of 33,554,432 are in use" in refused[0]
+
+
 def test_a_directory_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(ServerError, match=f"--data-dir {tmp_path}/file is a file; it must be a folder"):

@@ -13,6 +13,8 @@ from infobatch_stream.errors import ConfigError
 
 HELP = "Train a small network on handwritten digits with and without pruning, and compare."
 
+IMPORTS = ("infobatch_client.demo.shards", "infobatch_client.demo.training", "infobatch_client.embedded.server")
+
 CAVEAT = (
     "One seed proves nothing about accuracy: on {num_test} test samples a few errors more or less are luck.\n"
     "Try other seeds (--seed) and compare means. With a large network, wall time is proportional to the samples\n"

@@ -62,13 +62,17 @@ class ServerFiles:
             os.close(handle)
         return False
 
-    def http(self) -> tuple[str, Credentials] | None:
-        """REST address and token of the server that runs here; None if none runs, or it is still starting."""
+    def address(self, kind: str) -> tuple[str, Credentials] | None:
+        """An address of the server that runs here, and its token; None if none runs, or it is still starting.
+
+        Args:
+            kind: "grpc" or "http", the address for training jobs or for statistics.
+        """
         if not self.has_server():
             return None
         try:
             endpoint = json.loads(self.endpoint.read_text())
-            return str(endpoint["http"]), credentials_of(endpoint)
+            return str(endpoint[kind]), credentials_of(endpoint)
         except (OSError, ValueError, KeyError, TypeError):
             return None
 

@@ -31,6 +31,7 @@ class AwaitedBatches:
         self._rows_left: dict[int, npt.NDArray[np.bool_]] = {}
         self._left_behind = False
         self._may_repeat = False
+        self._first_trained: int | None = None
 
     def __len__(self) -> int:
         return len(self._awaiting)
@@ -101,14 +102,19 @@ class AwaitedBatches:
                 return
         self._rows_left.pop(ticket.step, None)
         self._awaiting.pop(ticket.step, None)
+        if self._first_trained is None and ticket.weight.any():
+            self._first_trained = ticket.step
 
     def allow_repeats(self) -> None:
         """The loop names batches, or has skipped one: it needs no warning when it updates one again."""
         self._may_repeat = True
 
     def _note_repeat(self, newest: Ticket) -> None:
-        """SAM and LBFGS update every batch again; a cycle over some batches of a pass looks like one that is."""
-        if newest.step and not self._may_repeat:
+        """SAM and LBFGS update every batch again; a cycle over some batches of a pass looks like one that is.
+
+        LBFGS takes a batch without a real row once: its gradient is 0.
+        """
+        if self._first_trained not in (None, newest.step) and not self._may_repeat:
             warn_user(
                 f"batch {newest.step} of epoch {self._epoch} is updated again, as none before it was, and its scores "
                 "are replaced: if these are the losses of another batch (itertools.cycle over a part of a pass), take "

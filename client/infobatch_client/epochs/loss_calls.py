@@ -10,6 +10,7 @@ from infobatch_client.epochs.loop import EpochLoop
 from infobatch_client.epochs.returned import ReturnedBatches
 from infobatch_client.tie.ticket import Ticket, checked_ticket
 from infobatch_client.tie.weighting import Losses, checked_losses, weighted_mean
+from infobatch_stream.keywords import suggesting
 
 __all__ = ["LossCalls"]
 
@@ -20,6 +21,7 @@ class LossCalls:
     _epochs: EpochLoop
     _returned: ReturnedBatches
 
+    @suggesting
     def update(
         self,
         losses: Losses,
@@ -62,6 +64,7 @@ class LossCalls:
         self._epochs.settle(ticket, rows)
         return value
 
+    @suggesting
     def push(
         self,
         scores: torch.Tensor,
@@ -80,6 +83,7 @@ class LossCalls:
         self._epochs.push(part, checked_losses(scores, len(part), "scores"), columns)
         self._epochs.settle(ticket, rows)
 
+    @suggesting
     def skip(self, batch: Ticket | None = None) -> None:
         """Says that a batch, or the rest of its rows, is deliberately not trained: its samples keep their scores.
 
@@ -91,6 +95,7 @@ class LossCalls:
             self._epochs.settle(ticket)
         awaited.allow_repeats()
 
+    @suggesting
     def weights(self, batch: Ticket | None = None, rows: slice | None = None) -> torch.Tensor:
         """Weights float32 (B,) of a batch, or of its `rows`, as a new tensor; 0 in rows that only fill it up.
 
@@ -103,6 +108,7 @@ class LossCalls:
         """
         return torch.from_numpy(self._ticket(batch, "weights").part(rows).weight)
 
+    @suggesting
     def valid(self, batch: Ticket | None = None, rows: slice | None = None) -> torch.Tensor:
         """Which rows of a batch are samples of their own, bool (B,), as a new tensor; False in rows that only fill it.
 

@@ -1,6 +1,9 @@
-"""The passes over a validation set: every sample, without a server, a run or scores."""
+"""The passes over a validation set: every sample of it, without a server, a run or scores."""
 
 from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
 
 from infobatch_client.epochs.holder import LOADER
 from infobatch_client.epochs.open_epoch import OpenEpoch
@@ -14,7 +17,7 @@ __all__ = ["ValidationEpochs"]
 
 
 class ValidationEpochs(EpochSource):
-    """Every sample in each pass; any number of passes.
+    """Every sample, or every one of a subset, in each pass; any number of passes.
 
     Each pass has another number, and with it another order, until one is set. On several ranks the order stays the
     same: they may do different passes, and don't communicate.
@@ -23,6 +26,7 @@ class ValidationEpochs(EpochSource):
         manifest: the shards'.
         seed: of the order of shuffled samples.
         shuffle: off reads in index order.
+        subset: bool (N,), the samples that exist; None: all.
         ranks: of the job.
         base_seed: of the random numbers of stages, if it isn't this process's own: replicas have equal batches.
     """
@@ -30,14 +34,21 @@ class ValidationEpochs(EpochSource):
     num_epochs = 1
 
     def __init__(
-        self, manifest: Manifest, *, seed: int, shuffle: bool, ranks: Ranks, base_seed: int | None = None
+        self,
+        manifest: Manifest,
+        *,
+        seed: int,
+        shuffle: bool,
+        ranks: Ranks,
+        subset: npt.NDArray[np.bool_] | None = None,
+        base_seed: int | None = None,
     ) -> None:
-        self._manifest = manifest
+        self._manifest, self._subset = manifest, subset
         self._seed, self._shuffle, self._base_seed = seed, shuffle, base_seed
         self._ranks = ranks
         self._files: PlanFiles | None = None
         self._number, self._is_set, self._warned = 0, False, False
-        self.num_samples = self._manifest.num_samples
+        self.num_samples = manifest.num_samples if subset is None else int(np.count_nonzero(subset))
 
     def begin_at(self, epoch: int) -> None:
         """The number chooses the order of shuffled samples, from now on."""
@@ -60,7 +71,8 @@ class ValidationEpochs(EpochSource):
     def open(self, max_steps: int | None = None) -> NextEpoch:
         """The samples in index order, or in the order of the pass's number."""
         one_order = self._ranks.world_size > 1 and not self._is_set
-        plan = validation_plan(self._manifest, seed=self._seed, number=0 if one_order else self._number)
+        number = 0 if one_order else self._number
+        plan = validation_plan(self._manifest, seed=self._seed, number=number, subset=self._subset)
         path = ""
         if self._shuffle and one_order and self._number and not self._warned:
             self._warned = True

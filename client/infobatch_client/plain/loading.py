@@ -12,6 +12,7 @@ from infobatch_client.plain.rows import PlainRows
 from infobatch_client.ranks.place import RankChoice
 from infobatch_client.tie.collate import TiedCollate
 from infobatch_stream.errors import ConfigError
+from infobatch_stream.keywords import suggesting
 from infobatch_stream.plan.epoch_plan import EpochPlan
 from infobatch_stream.ratios import whole_number
 
@@ -60,6 +61,7 @@ class PlainLoading(PlainRows):
         """The open epoch's plan: which samples are kept, and with which weights. Each look at an array is a copy."""
         return self._live().loop.plan
 
+    @suggesting
     def set_epoch(self, epoch: int) -> None:
         """Opens an epoch and announces it to the workers, persistent ones too. Call it before iterating a DataLoader.
 
@@ -80,6 +82,7 @@ class PlainLoading(PlainRows):
         else:
             self._live().set_epoch(epoch)
 
+    @suggesting
     def set_ranks(
         self,
         *,
@@ -103,6 +106,7 @@ class PlainLoading(PlainRows):
             RankChoice(process_group=process_group, rank=rank, world_size=world_size, replicas=replicas, agree=agree)
         )
 
+    @suggesting
     def collate(self, collate_fn: Callable[[list[Any]], Any] | None = None) -> Callable[[Sequence[Any]], Any]:
         """A collate function for a plain DataLoader, made of one that knows payloads alone.
 
@@ -129,6 +133,7 @@ class PlainLoading(PlainRows):
             raise ConfigError(f"collate_fn={collate_fn!r} can't be called; pass a function of a list of payloads")
         return collate_fn if isinstance(collate_fn, TiedCollate) else TiedCollate(collate_fn)
 
+    @suggesting
     def update(
         self,
         losses: Losses,
@@ -162,6 +167,7 @@ class PlainLoading(PlainRows):
         """
         return self._live().update(losses, index, weight, scores, columns)
 
+    @suggesting
     def push(
         self, scores: torch.Tensor, index: torch.Tensor, columns: Mapping[str, torch.Tensor] | None = None
     ) -> None:
@@ -204,6 +210,7 @@ class PlainLoading(PlainRows):
         """Counts and lags, for a log; does not communicate."""
         return self._live().loop.metrics()
 
+    @suggesting
     def flush(self, timeout_s: float | None = None) -> bool:
         """Waits until every score pushed so far has reached the server; False when time is up.
 
@@ -212,6 +219,7 @@ class PlainLoading(PlainRows):
         """
         return self._epochs is None or self._live().loop.flush(timeout_s)
 
+    @suggesting
     def close(self, timeout_s: float | None = None) -> None:
         """Ends the open epoch, sends pending scores (for at most 30 s) and gives the run's lease back. Idempotent.
 

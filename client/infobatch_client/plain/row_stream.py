@@ -168,7 +168,7 @@ class RowStream(Iterator[Any]):
         read = int(self._control.samples[:, 1].sum())
         over = read == self._batches.opening.num_positions_of(self._pass.rank)
         watch = DropWatch(self._control, trains=False, fills=self._pass.fills)
-        found = watch.find(self._pass.world_size, over=over)
+        found = watch.find(self._pass.world_size, over=over, plan=self._batches.plan)
         if found is not None and get_worker_info() is None:
             DATASET.warn(found)
         elif found is not None:

@@ -64,10 +64,10 @@ class PlainRows(PlainState):
         """
         if self.batch_size is None:
             rank, world_size = self._place
-            return len(range(rank, self.indexed.manifest.num_samples, world_size))
+            return len(range(rank, self._num_samples, world_size))
         if self.options is None:
             per_step = self.batch_size * self._place[1]
-            return -(-self.indexed.manifest.num_samples // per_step) * self.batch_size
+            return -(-self._num_samples // per_step) * self.batch_size
         return self._live().loop.num_batches * self.batch_size
 
     def _rows(self, pass_: Pass, worker: int, workers: int) -> RowStream:
@@ -82,7 +82,7 @@ class PlainRows(PlainState):
         )
 
     def _validation_plan(self, number: int) -> EpochPlan:
-        return validation_plan(self.indexed.manifest, seed=self.seed, number=number)
+        return validation_plan(self.indexed.manifest, seed=self.seed, number=number, subset=self._subset)
 
     def _check_alone(self, mixer: str | None) -> None:
         """Refuses, in a worker, to be one of several data sets: mixed by name, or the second run that it reads from."""

@@ -6,6 +6,8 @@ import os
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch.utils.data import get_worker_info
 
@@ -40,6 +42,7 @@ class PlainState(ABC):
     seed: int
     shuffled: bool
     batch_size: int | None
+    _subset: npt.NDArray[np.bool_] | None = None  # the samples of a validation set; None: all
 
     def _prepare(self, batch_size: int | None) -> None:
         """For the constructor: the memory that workers read is there before any of them starts."""
@@ -66,6 +69,11 @@ class PlainState(ABC):
     @abstractmethod
     def sample_source(self) -> SampleSource:
         """The part of this dataset that workers receive."""
+
+    @property
+    def _num_samples(self) -> int:
+        """Those of an epoch without pruning, but for a run's subset."""
+        return self.indexed.manifest.num_samples if self._subset is None else int(np.count_nonzero(self._subset))
 
     def _check_not_closed(self) -> None:
         if self._control.closed:

@@ -22,7 +22,7 @@ from infobatch_stream.wire.errors import error_from_status
 __all__ = ["ScoreClient", "retry_until"]
 
 _CHANNEL_OPTIONS = (
-    ("grpc.max_reconnect_backoff_ms", 2000),  # else a long outage is noticed to have ended up to 2 minutes late
+    ("grpc.max_reconnect_backoff_ms", 1000),  # else a long outage is noticed to have ended up to 2 minutes late
     ("grpc.enable_http_proxy", 0),  # else a proxy, if one is set, gets the calls to loopback too
     ("grpc.keepalive_time_ms", 20_000),
     ("grpc.keepalive_timeout_ms", 10_000),

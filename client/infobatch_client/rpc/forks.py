@@ -6,6 +6,7 @@ Otherwise gRPC skips them and writes a line to stderr, for every worker that is 
 from __future__ import annotations
 
 import os
+import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from contextlib import contextmanager
 __all__ = ["call"]
 
 _LONGEST_WAIT_S = 0.5  # of a fork for a call; a server that keeps silent may not hold up the workers' start
+_REPEAT_S = 0.02
 
 
 class _Gate:
@@ -22,6 +24,7 @@ class _Gate:
         self.changed = threading.Condition()
         self.calls = 0
         self.forks = 0
+        self.interrupted = False
 
 
 _gate = _Gate()
@@ -43,15 +46,23 @@ def call() -> Iterator[None]:
 
 
 def _before() -> None:
-    with _gate.changed:
-        _gate.forks += 1
-        _gate.changed.wait_for(lambda: not _gate.calls, _LONGEST_WAIT_S)
+    try:
+        with _gate.changed:
+            _gate.forks += 1
+            _gate.changed.wait_for(lambda: not _gate.calls, _LONGEST_WAIT_S)
+    except KeyboardInterrupt:
+        # Python ignores an exception in here, and Ctrl-C while a worker's start waits for a call would have no effect.
+        _gate.interrupted = True
 
 
 def _after_in_parent() -> None:
     with _gate.changed:
-        _gate.forks -= 1
+        _gate.forks = max(0, _gate.forks - 1)  # an interrupt may have come before the count
         _gate.changed.notify_all()
+        interrupted, _gate.interrupted = _gate.interrupted, False
+    if interrupted:
+        # A signal, as it must end the main thread's sleep too, once the handlers of the fork are over.
+        threading.Timer(_REPEAT_S, os.kill, (os.getpid(), signal.SIGINT)).start()
 
 
 def _after_in_child() -> None:

@@ -1,10 +1,12 @@
-"""An attachment that this process has begun: it is known here even if Ctrl-C ended the wait for the server's answer."""
+"""The attachments of this process, until their leases are given back: an interrupt can't make it forget one."""
 
 from __future__ import annotations
 
 import logging
 import os
 import threading
+import weakref
+from collections.abc import Sequence
 
 from infobatch_client.rpc.client import ScoreClient
 from infobatch_client.rpc.uninterrupted import uninterrupted
@@ -16,22 +18,24 @@ __all__ = ["Attachment", "begin", "left_behind"]
 _BEGIN_TIMEOUT_S = 0.5  # of a thread that has been started, if it has
 _DETACH_TIMEOUT_S = 2.0
 _log = logging.getLogger(__name__)
-_begun: dict[tuple[int, str, str], Attachment] = {}  # (process, server, run)
+_begun: list[Attachment] = []
 
 
 class Attachment:
-    """One AttachRun, until the run is open; remembered, so that the process's next start can give its lease back.
+    """One AttachRun; remembered until its lease is given back, so that the process's next start can do so.
 
     Args:
         address: the server's.
         run: the run's name.
-        request: its nonce is replaced by the one of a call before it whose answer was lost.
+        request: the call's.
     """
 
     def __init__(self, address: str, run: str, request: pb.AttachRunRequest) -> None:
         self.request = request
         self._key = (os.getpid(), address, run)
         self._thread = threading.get_ident()
+        self._holder: weakref.ref[object] | None = None
+        self._ranks: Sequence[int] = range(request.world_size)
         self._called = False
         self._answer: pb.AttachRunResponse | None = None
         self._has_begun = threading.Event()
@@ -53,53 +57,72 @@ class Attachment:
         self._called = True
         return uninterrupted(call)
 
-    def give_back(self, client: ScoreClient, timeout_s: float = _DETACH_TIMEOUT_S) -> None:
-        """Waits for a call that is under way, and detaches every rank if it has attached.
+    def enter(self, holder: object, rank: int) -> None:
+        """The run is open, and is held as long as `holder` exists, or until `forget`. Other ranks hold their parts."""
+        self._ranks = (rank,)
+        self._holder = weakref.ref(holder)
+
+    def leave(self) -> None:
+        """Nothing holds the run any more; `forget` follows once the lease is given back."""
+        self._holder = weakref.ref(_Nothing())
+
+    def give_back(self, client: ScoreClient, timeout_s: float = _DETACH_TIMEOUT_S) -> bool:
+        """Waits for a call that is under way, and detaches if it has attached: every rank, or this one of an open run.
 
         Args:
             client: of the run's server.
             timeout_s: how long to wait for the call.
+
+        Returns:
+            False if the server didn't answer: the process's next start tries again.
         """
         if self._called and self._has_begun.wait(_BEGIN_TIMEOUT_S):
             self._has_ended.wait(timeout_s)
-        if self._answer is None:
-            return
-        for rank in range(self.request.world_size):
-            generation = self._answer.generation
-            request = pb.DetachRunRequest(run_id=self.request.run_id, generation=generation, rank=rank)
-            try:
+        try:
+            generation = self._answer.generation if self._answer is not None else self._lost_generation(client)
+            for rank in self._ranks if generation else ():
+                request = pb.DetachRunRequest(run_id=self.request.run_id, generation=generation, rank=rank)
                 client.detach_run(request, timeout_s=_DETACH_TIMEOUT_S)
-            except (errors.TryAgainError, errors.AccessError) as error:
-                _log.warning("could not give the run's lease back, it expires by itself: %s", error)
-                return  # the next start tries again
-            except errors.InfoBatchError:
-                break  # the run is gone, or another job's: there is nothing to give back
+        except (errors.TryAgainError, errors.AccessError) as error:
+            _log.warning("could not give the run's lease back, it expires by itself: %s", error)
+            return False
+        except errors.InfoBatchError:
+            pass  # the run is gone, or another job's: there is nothing to give back
         self.forget()
+        return True
 
     def forget(self) -> None:
-        """The run is open, or its lease given back."""
-        if _begun.get(self._key) is self:
-            del _begun[self._key]
+        """The lease was given back, or the call refused."""
+        if self in _begun:
+            _begun.remove(self)
 
     def is_left_behind(self) -> bool:
-        """Whether the calling thread has begun it: a thread that begins another one has left the first."""
-        return self._thread == threading.get_ident()
+        """Whether nothing holds it: its holder is gone, or the calling thread, which begins another, has left it."""
+        return self._thread == threading.get_ident() if self._holder is None else self._holder() is None
 
-    def repeat_if_same(self, before: Attachment) -> None:
-        """Becomes the same call as one before it, if that asked for the same and its answer was lost."""
-        request = pb.AttachRunRequest()
-        request.CopyFrom(self.request)
-        request.nonce = before.request.nonce
-        if before._answer is None and request == before.request:
-            self.request = request
+    def _lost_generation(self, client: ScoreClient) -> int:
+        """What the call got although its answer never came: the server says that this process holds the run."""
+        if not self._called or any(other._holder is not None and other._holder() for other in _of(self._key)):
+            return 0
+        info = client.get_run(pb.GetRunRequest(run_id=self.request.run_id), timeout_s=_DETACH_TIMEOUT_S).run
+        own = (self.request.job, self.request.host, self.request.pid)
+        return info.generation if (info.job, info.host, info.pid) == own else 0
 
 
-def left_behind(address: str, run: str) -> Attachment | None:
-    """What an earlier start of the calling thread has left, for a run and the server that has it."""
-    found = _begun.get((os.getpid(), address, run))
-    return found if found is not None and found.is_left_behind() else None
+class _Nothing:
+    """A holder that is gone."""
+
+
+def left_behind(address: str, run: str) -> list[Attachment]:
+    """Those of earlier starts that nothing holds, for a run and the server that has it, the newest first."""
+    return [attachment for attachment in reversed(_of((os.getpid(), address, run))) if attachment.is_left_behind()]
 
 
 def begin(attachment: Attachment) -> None:
     """Remembers an attachment, until `forget`."""
-    _begun[attachment._key] = attachment
+    _begun.append(attachment)
+
+
+def _of(key: tuple[int, str, str]) -> list[Attachment]:
+    """A process's, of one run on one server."""
+    return [attachment for attachment in _begun.copy() if attachment._key == key]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-import sys
+import os
 import threading
 import time
 from typing import Any
@@ -16,6 +16,7 @@ from infobatch_client.run.attachment import left_behind
 from infobatch_client.run.joining import Joined, join_run
 from infobatch_client.run.options import RunOptions
 from infobatch_client.run.resume_state import ResumeState
+from infobatch_client.user_warnings import users_line
 from infobatch_stream import errors
 from infobatch_stream.manifest import Manifest
 from infobatch_stream.v1 import score_service_pb2 as pb
@@ -49,6 +50,8 @@ class RunConnection:
         As `TrainingRun`.
     """
 
+    _closed = True
+
     def __init__(
         self,
         options: RunOptions,
@@ -61,8 +64,10 @@ class RunConnection:
     ) -> None:
         self._ranks = ranks
         self._embedded: EmbeddedServer | None = None
-        self._opened_at = _users_line()
+        self._opened_at = users_line()
         self._forgets = False
+        self._pid = os.getpid()
+        self._closed = False
         self._reviving = threading.Lock()
         self._revivals: list[float] = []
         try:
@@ -71,7 +76,7 @@ class RunConnection:
             self.client = ScoreClient(address, call_timeout_s=options.timeouts.call_timeout_s, credentials=credentials)
             self.joined = self._join(options, manifest, batch_size, state, start_epoch)
         except BaseException:
-            self._release()
+            self._give_up(options.run)
             raise
 
     def find_end(self) -> errors.ServerError | None:
@@ -126,10 +131,13 @@ class RunConnection:
             self.client.detach_run(request, timeout_s=_DETACH_TIMEOUT_S)
         except errors.InfoBatchError as error:
             _log.warning("could not give the run's lease back, it expires by itself: %s", error)
+        else:
+            if joined.attachment is not None:
+                joined.attachment.forget()
 
-    def enter(self) -> None:
-        """The run is open: an error from here on doesn't give its lease back."""
-        self.joined.enter()
+    def enter(self, holder: object) -> None:
+        """The run is open, and `holder` has it."""
+        self.joined.enter(holder, self._ranks.rank)
 
     def abandon(self) -> None:
         """Gives the lease back, the whole job's in the process that has attached, and closes."""
@@ -146,7 +154,22 @@ class RunConnection:
         self.joined.leave()
         self._release()
 
+    def __del__(self) -> None:
+        """An interrupt between the end of `__init__` and the assignment of its result leaves this the last one."""
+        if not self._closed and self._pid == os.getpid():
+            self.abandon()
+
+    def _give_up(self, run: str) -> None:
+        """The run isn't joined; it may be attached."""
+        try:
+            if (client := getattr(self, "client", None)) is not None:
+                for begun in left_behind(client.address, run)[:1]:
+                    begun.give_back(client)
+        finally:
+            self._release()
+
     def _release(self) -> None:
+        self._closed = True
         if (client := getattr(self, "client", None)) is not None:
             client.close()
         if self._embedded is not None:
@@ -209,18 +232,5 @@ class RunConnection:
                 raise errors.RunConflictError(f"{conflict}{manifest.left_out_hint}") from conflict
             return joined.to_dict()
 
-        try:
-            values = ranks.from_first("join the run", join)
-        except BaseException:
-            if (begun := left_behind(self.client.address, spec.run)) is not None:
-                begun.give_back(self.client)
-            raise
+        values = ranks.from_first("join the run", join)
         return joined or Joined.from_dict(values, self.client.address, spec)
-
-
-def _users_line() -> str:
-    """The file and line outside this package that opens the run."""
-    frame = sys._getframe(1)
-    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("infobatch_client."):
-        frame = frame.f_back
-    return f"{frame.f_code.co_filename}:{frame.f_lineno}"

@@ -25,7 +25,6 @@ from infobatch_stream.errors import (
     RunBusyError,
     RunConflictError,
     RunNotFoundError,
-    ServerBusyError,
     TryAgainError,
 )
 from infobatch_stream.run_spec import RunSpec
@@ -86,15 +85,17 @@ class Joined:
             heartbeat_interval_s=values["heartbeat_interval_s"],
         )
 
-    def enter(self) -> None:
-        """This process holds the run until `leave`: everything that sends its scores has begun."""
+    def enter(self, holder: object, rank: int) -> None:
+        """This process holds one rank's part of the run until `leave`, or until `holder` is gone."""
         if self.attachment is not None:
             _joined_runs[os.getpid(), self.address, self.spec.run] = self.opened_at
-            self.attachment.forget()
+            self.attachment.enter(holder, rank)
 
     def leave(self) -> None:
         """Allows this process to join the run again."""
-        _joined_runs.pop((os.getpid(), self.address, self.spec.run), None)
+        if self.attachment is not None:
+            _joined_runs.pop((os.getpid(), self.address, self.spec.run), None)
+            self.attachment.leave()
 
 
 def join_run(
@@ -130,9 +131,9 @@ def join_run(
     """
     job = job or this_job()
     new = state is None and start_epoch == 0
-    before = left_behind(client.address, options.run)
-    if before is not None:
-        before.give_back(client, options.timeouts.call_timeout_s)
+    for before in left_behind(client.address, options.run):
+        if not before.give_back(client, options.timeouts.call_timeout_s):
+            break
     run_id, spec = _create(
         client,
         options,
@@ -156,8 +157,6 @@ def join_run(
     )
 
     attachment = Attachment(client.address, spec.run, request)
-    if before is not None:
-        attachment.repeat_if_same(before)
     begin(attachment)
 
     def attach() -> pb.AttachRunResponse:
@@ -195,10 +194,8 @@ def _create(
         _once_free(client, options.run, lambda: client.delete_run(request), math.inf)
 
     def create() -> pb.CreateRunResponse:
-        """While the server has too many calls of this kind, it takes none."""
-        return retry_until(
-            lambda _: client.create_run(requests()), options.timeouts.connect_timeout_s, on=ServerBusyError
-        )
+        """A server with too many calls of this kind takes none, or cuts off one that has been slow."""
+        return retry_until(lambda _: client.create_run(requests()), options.timeouts.connect_timeout_s)
 
     try:
         answer = create()

@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from types import UnionType
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,7 @@ from infobatch_client.rpc.token_file import checked_token
 from infobatch_client.user_warnings import warn_user
 from infobatch_stream.copies import GivesCopies
 from infobatch_stream.errors import ConfigError
+from infobatch_stream.keywords import suggesting
 from infobatch_stream.manifest import Manifest
 from infobatch_stream.plan.order_params import OrderChoice, OrderParams
 from infobatch_stream.pruning.group_classes import check_per_group
@@ -34,6 +35,7 @@ __all__ = ["Connection", "RunOptions", "Timeouts"]
 _FILES = ("token_file", "ca", "client_cert", "client_key")
 
 
+@suggesting
 @dataclass(frozen=True, kw_only=True)
 class Timeouts:
     """How long to wait for a score server, in seconds.
@@ -73,6 +75,7 @@ class Timeouts:
             )
 
 
+@suggesting
 @dataclass(frozen=True, kw_only=True)
 class Connection:
     """How a dataset reaches its score server, and its rules for a run that exists already.
@@ -253,33 +256,9 @@ class RunOptions(GivesCopies):
         """Whether to take the run from another job that holds it."""
         return self.connection.takeover
 
-    def with_subset(self, subset: npt.NDArray[Any], num_samples: int) -> RunOptions:
-        """The same with a static mask, given as bool (N,) or as sample indices.
-
-        Raises:
-            ConfigError: another shape or dtype, no sample, an index out of range, or one more than once.
-        """
-        if not subset.size:
-            raise ConfigError("subset is empty: give the samples that exist for this run")
-        if subset.dtype == bool:
-            if subset.shape != (num_samples,):
-                raise ConfigError(f"subset is bool {subset.shape}; as a mask it must be ({num_samples},)")
-            return replace(self, subset=subset.copy())
-        if subset.ndim != 1 or not np.issubdtype(subset.dtype, np.integer):
-            raise ConfigError(f"subset is {subset.dtype} {subset.shape}; give bool (N,) or int64 indices (n,)")
-        if not 0 <= int(subset.min()) <= int(subset.max()) < num_samples:
-            raise ConfigError(
-                f"subset has indices from {int(subset.min())} to {int(subset.max())}, outside [0, {num_samples})"
-            )
-        mask = np.zeros(num_samples, bool)
-        mask[subset] = True
-        if int(mask.sum()) != len(subset):
-            numbers, times = np.unique(subset, return_counts=True)
-            raise ConfigError(
-                f"subset has {int((times > 1).sum())} indices more than once, the first {int(numbers[times > 1][0])}: "
-                "an epoch has each sample once; np.unique(subset) has each of them once"
-            )
-        return replace(self, subset=mask)
+    def with_subset(self, subset: npt.NDArray[np.bool_] | None) -> RunOptions:
+        """The same with a static mask, bool (N,), or without."""
+        return replace(self, subset=subset)
 
     def with_groups(self, names: tuple[str, ...], of_shard: Sequence[int], manifest: Manifest) -> RunOptions:
         """The same with groups of shards, each shard's as a place in `names`; no names: without.

@@ -16,7 +16,6 @@ from infobatch_client.run.unpruned_epochs import UnprunedEpochs
 from infobatch_client.user_warnings import warn_user
 from infobatch_stream import errors
 from infobatch_stream.plan.epoch_plan import EpochPlan
-from infobatch_stream.pruning.policies import Policy
 from infobatch_stream.pruning.policies.pruned_class import ODD_SHARE_ADVICE
 
 __all__ = ["PlanSource"]
@@ -42,6 +41,8 @@ class PlanSource:
         self._joined = joined
         self._pusher = pusher
         self._timeouts = timeouts
+        self._is_first = ranks.is_first
+        self._odd_classes = set[str]()
         self._node_plans = NodePlans(ranks)
         self._unpruned = UnprunedEpochs(client, joined, pusher)
 
@@ -66,7 +67,8 @@ class PlanSource:
                 epoch, lambda: self._unpruned.plan(epoch), lambda _: self._unpruned.plan(epoch)
             )
             assert shared is not None, "an unpruned plan needs no server"
-        _warn_of_oddities(shared[0], self._joined.spec.policy)
+        if self._is_first:
+            self._warn_of_oddities(shared[0])
         return shared
 
     def close(self) -> None:
@@ -101,18 +103,21 @@ class PlanSource:
             timeout_s=max(timeouts.call_timeout_s, deadline_s - time.monotonic()),
         )
 
-
-def _warn_of_oddities(plan: EpochPlan, policy: Policy) -> None:
-    if not plan.kept:
-        warn_user(f"epoch {plan.epoch}: the plan keeps no sample at all; prune less")
-    side = "below" if policy.condition == "low" else "above"
-    if plan.unpruned:
-        return
-    cuts = [("", plan.low_share, plan.threshold)]
-    cuts += [(f" of group {group.name}", group.low_share, group.threshold) for group in plan.groups]
-    for where, share, threshold in cuts:
-        if policy.finds_odd(share):
-            warn_user(
-                f"epoch {plan.epoch}: {share:.0%} of the scored samples{where} are {side} the threshold "
-                f"{threshold:g}; expected 20–95 %. {ODD_SHARE_ADVICE}",
-            )
+    def _warn_of_oddities(self, plan: EpochPlan) -> None:
+        """Warns of a plan that keeps nothing, and once of each class of an unusual size: mostly it stays unusual."""
+        if not plan.kept:
+            warn_user(f"epoch {plan.epoch}: the plan keeps no sample at all; prune less")
+        if plan.unpruned:
+            return
+        policy = self._joined.spec.policy
+        side = "below" if policy.condition == "low" else "above"
+        cuts = [("", plan.low_share, plan.threshold)]
+        cuts += [(f" of group {group.name}", group.low_share, group.threshold) for group in plan.groups]
+        for where, share, threshold in cuts:
+            if policy.finds_odd(share) and where not in self._odd_classes:
+                self._odd_classes.add(where)
+                warn_user(
+                    f"epoch {plan.epoch}: {share:.0%} of the scored samples{where} are {side} the threshold "
+                    f"{threshold:g}; expected 20–95 %. {ODD_SHARE_ADVICE}. This is said once; `infobatch stats` shows "
+                    "later epochs",
+                )

@@ -28,7 +28,7 @@ __all__ = ["ScorePusher"]
 
 _POLL_S = 0.05
 _MIN_WAIT_S, _MAX_WAIT_S = 0.0002, 0.01  # between looks at whether all has arrived
-_MIN_BACKOFF_S, _MAX_BACKOFF_S = 0.1, 5.0
+_MIN_BACKOFF_S, _MAX_BACKOFF_S = 0.1, 1.0  # with the channel's, 3 s at most until the end of an outage is noticed
 _log = logging.getLogger(__name__)
 
 
@@ -75,7 +75,11 @@ class ScorePusher:
         self._busy = False
         self._pid = os.getpid()
         self._thread = threading.Thread(target=self._run, name="infobatch-score-pusher", daemon=True)
+
+    def start(self) -> ScorePusher:
+        """Starts the thread, which lives until `close`. The caller holds this object already, as it must close it."""
         self._thread.start()
+        return self
 
     def put_scores(
         self,
@@ -148,10 +152,13 @@ class ScorePusher:
             return False
         # The garbage collector may close a loader on any thread, this one's own included.
         in_own_thread = threading.current_thread() is self._thread
-        flushed = not in_own_thread and self.flush(timeout_s)
-        self._closing = True
-        self._wake.put(None)
-        if not in_own_thread:
+        flushed = False
+        try:
+            flushed = not in_own_thread and self.flush(timeout_s)
+        finally:  # after Ctrl-C too: the thread would renew the lease for ever
+            self._closing = True
+            self._wake.put(None)
+        if not in_own_thread and self._thread.ident is not None:
             self._thread.join(timeout=_POLL_S * 4 + 1.0)
         if not flushed:
             self._count_lost()

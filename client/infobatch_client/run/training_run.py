@@ -52,6 +52,9 @@ class TrainingRun:
         RanksError: one of these on another rank.
     """
 
+    _pid = -1
+    _is_open = False
+
     def __init__(
         self,
         options: RunOptions,
@@ -82,10 +85,12 @@ class TrainingRun:
                     columns={column.name: column.dtype for column in self.joined.spec.policy.pushed_columns},
                     find_end=self._connection.find_end,
                 )
+                self.pusher.start()
             self.plans = PlanSource(
                 self._connection.client, self.joined, ranks=ranks, pusher=self.pusher, timeouts=options.timeouts
             )
-            self._connection.enter()
+            self._connection.enter(self)
+            self._is_open = True
         except BaseException:
             try:
                 if self.pusher is not None:
@@ -156,14 +161,22 @@ class TrainingRun:
 
         Does not communicate with other ranks.
         """
-        if os.getpid() != self._pid:
+        if os.getpid() != self._pid or not self._is_open:
             return  # a forked child owns none of this
+        self._is_open = False
         try:
             if self.pusher is not None and self.pusher.close(self._flush_timeout_s if timeout_s is None else timeout_s):
                 self._connection.detach()
+        except BaseException:  # Ctrl-C while scores are sent: the next start waits for no lease all the same
+            self._connection.detach()
+            raise
         finally:
             self.plans.close()
             self._connection.close()
+
+    def __del__(self) -> None:
+        """An interrupt between the end of `__init__` and the assignment of its result leaves this the last one."""
+        self.close()
 
     def _check_process(self) -> None:
         if os.getpid() != self._pid:

@@ -27,6 +27,7 @@ from infobatch_client.shards.urls import ShardsArgument, expand_shards
 from infobatch_client.user_warnings import warn_user
 from infobatch_client.workers.skip_errors import SkipErrors, error_rule
 from infobatch_stream.errors import ConfigError, InfoBatchError, ShardError
+from infobatch_stream.keywords import suggesting
 from infobatch_stream.ratios import whole_number
 
 __all__ = ["select_samples"]
@@ -35,6 +36,7 @@ Predicate = Callable[[dict[str, Any]], Any]
 _Found = tuple[npt.NDArray[np.int64], list[str], tuple[str, ...]]
 
 
+@suggesting
 def select_samples(
     shards: ShardsArgument,
     predicate: Predicate,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+import os
+from collections.abc import Callable, Collection, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, Literal
 
 __all__ = ["FluidPipeline"]
 
@@ -11,10 +12,15 @@ if TYPE_CHECKING:
     from torch.utils.data import IterableDataset
     from typing_extensions import Self
 
-    Handler = Callable[[Exception], bool]
+    Handler = Callable[[Exception], Any]
+    Member = str | Sequence[str]
 
     class FluidPipeline(IterableDataset[Any]):
-        """`wds.DataPipeline` and `wds.FluidInterface`: each method adds a stage, and returns the pipeline itself."""
+        """`wds.DataPipeline` and `wds.FluidInterface`: each method adds a stage, and returns the pipeline itself.
+
+        A `Member` is the name of one, or alternatives of which the first that a sample has is taken: "jpg;png" or
+        ["jpg", "png"].
+        """
 
         pipeline: list[Any]
 
@@ -27,47 +33,76 @@ if TYPE_CHECKING:
             """A copy with more stages."""
 
         def map(self, f: Callable[[Any], Any], handler: Handler = ...) -> Self:
-            """Applies a function to each sample."""
+            """Applies a function to each sample; one for which it gives None is dropped."""
 
-        def select(self, predicate: Callable[[Any], bool], **kw: Any) -> Self:
+        def select(self, predicate: Callable[[Any], Any]) -> Self:
             """Keeps the samples for which a predicate is true."""
 
         def decode(
             self,
-            *args: Any,
-            pre: list[Callable[..., Any]] | None = None,
-            post: list[Callable[..., Any]] | None = None,
-            only: list[str] | str | None = None,
+            *args: str | Callable[[str, Any], Any],
+            pre: list[Callable[[str, Any], Any]] | None = None,
+            post: list[Callable[[str, Any], Any]] | None = None,
+            only: Collection[str] | None = None,
             partial: bool = False,
             handler: Handler = ...,
         ) -> Self:
-            """Decodes the members of each sample by their extensions."""
+            """Decodes the members of each sample by their extensions.
 
-        def to_tuple(self, *args: str | list[str], **kw: Any) -> Self:
+            Args:
+                *args: what to make of images ("pil", "rgb", "torchrgb8", …), and functions of extension and bytes, of
+                    which the first that doesn't give None decodes a member.
+                pre: functions before these, in place of decompression.
+                post: functions behind these, in place of webdataset's own.
+                only: the extensions to decode: a collection, or a text with spaces.
+                partial: members that aren't bytes are left as they are.
+                handler: called with an exception; true drops the sample.
+            """
+
+        def to_tuple(
+            self,
+            *args: Member,
+            handler: Handler = ...,
+            missing_is_error: bool = True,
+            none_is_error: bool | None = None,
+        ) -> Self:
             """Makes a tuple of some members."""
 
-        def map_tuple(self, *args: Callable[[Any], Any], handler: Handler = ...) -> Self:
-            """Applies one function to each element of a tuple."""
+        def map_tuple(self, *args: Callable[[Any], Any] | None, handler: Handler = ...) -> Self:
+            """Applies one function to each element of a tuple; None leaves one as it is."""
 
         def map_dict(self, handler: Handler = ..., **kw: Callable[[Any], Any]) -> Self:
             """Applies functions to the named members."""
 
-        def rename(self, **kw: Any) -> Self:
-            """Renames members."""
+        def rename(self, *, handler: Handler = ..., keep: bool = True, **kw: Member) -> Self:
+            """Renames members: new="old"."""
 
-        def rename_keys(self, *args: Any, **kw: Any) -> Self:
-            """Renames members by patterns."""
+        def rename_keys(
+            self,
+            *args: tuple[str, str] | list[str],
+            keep_unselected: bool = False,
+            must_match: bool = True,
+            duplicate_is_error: bool = True,
+            **kw: str,
+        ) -> Self:
+            """Renames members by patterns: ("new", "pattern") or new="pattern"."""
 
-        def extract_keys(self, *args: Any, **kw: Any) -> Self:
+        def extract_keys(self, *args: Member, duplicate_is_error: bool = True, ignore_missing: bool = False) -> Self:
             """Makes a tuple of the members that match patterns."""
 
         def rsample(self, p: float = 0.5) -> Self:
             """Keeps a random share of the samples."""
 
-        def xdecode(self, *args: Any, **kw: Any) -> Self:
-            """Decodes the members of each sample by patterns."""
+        def xdecode(
+            self,
+            *args: tuple[str, Callable[[Any], Any] | Literal[False]],
+            must_decode: bool = True,
+            defaults: Iterable[tuple[str, Callable[[Any], Any] | Literal[False]]] = ...,
+            **kw: Callable[[Any], Any] | Literal[False],
+        ) -> Self:
+            """Decodes the members of each sample by patterns: functions of a binary stream; False leaves bytes."""
 
-        def log_keys(self, logfile: str | None = None) -> Self:
+        def log_keys(self, logfile: str | os.PathLike[str] | None = None) -> Self:
             """Writes the key of each sample to a file."""
 
         def close(self) -> None:

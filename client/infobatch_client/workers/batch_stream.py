@@ -13,13 +13,16 @@ from infobatch_client.workers.orphans import end_with_parent
 from infobatch_client.workers.pass_batches import PassBatches
 from infobatch_client.workers.pass_control import PassControl
 from infobatch_client.workers.sample_source import SampleSource
+from infobatch_client.workers.worker_errors import SentError, sending_errors
 
 __all__ = ["BatchStream"]
 
 
 @dataclass(eq=False)
-class BatchStream(IterableDataset[TiedBatch]):
+class BatchStream(IterableDataset[TiedBatch | SentError]):
     """Yields this worker's batches of the pass that `control` names, each of batch_size rows unless they are compact.
+
+    An error of a worker process comes as a last batch, a `SentError`.
 
     Picklable into workers; holds no thread, lock or channel. Worker w of n makes the batches w, w + n, …
 
@@ -35,11 +38,14 @@ class BatchStream(IterableDataset[TiedBatch]):
     control: PassControl
     compact: bool = False
 
-    def __iter__(self) -> Iterator[TiedBatch]:
+    def __iter__(self) -> Iterator[TiedBatch | SentError]:
         worker = get_worker_info()
         if worker:
             end_with_parent()
-        number, workers = (worker.id, worker.num_workers) if worker else (0, 1)
+            return sending_errors(lambda: self._batches(worker.id, worker.num_workers), worker.id)
+        return self._batches(0, 1)
+
+    def _batches(self, number: int, workers: int) -> Iterator[TiedBatch]:
         batches = PassBatches(
             self.source,
             self.control.read(),

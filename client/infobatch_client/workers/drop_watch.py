@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from infobatch_client.workers.kept_pattern import can_be_every
 from infobatch_client.workers.pass_control import WARNED_OF_DROPS, PassControl
 from infobatch_stream.plan.epoch_plan import EpochPlan
 
@@ -17,7 +18,7 @@ _SHARE = 0.05
 _FEW_SAMPLES = 20  # of so few, one or two are no share
 _EARLY_SAMPLES = 64  # before so many, an epoch that isn't over says too little
 _EARLY_SD = 4.0  # so often is the share looked at that three would mislead
-_SPLIT_SD = 3.0
+_FEW_KEPT = 8  # of so few, every n-th may be chance
 
 
 _FILLED = (
@@ -55,18 +56,20 @@ class DropWatch:
         Args:
             world_size: ranks of the job.
             over: every sample of the pass has been read.
-            plan: the epoch's, if there is a run.
+            plan: the epoch's, with its order; None for index order.
         """
         if self.control.warned(WARNED_OF_DROPS):
             return None
         workers = self.control.samples
-        read, dropped = map(int, workers[:, 1:].sum(0))
+        read, dropped = map(int, workers[:, 1:3].sum(0))
         if not _exceeds(read, dropped, over=over):
             return None
+        if not over and np.count_nonzero(workers[:, 1]) < workers[0, 0]:
+            return None  # each worker shows whether the drops depend on it
         if self.remembers and (plan is None or not plan.dropped or dropped <= plan.never_scored):
             return None
-        split = _split(workers, world_size)
-        if (not self.fills and not split) or not self.control.warn_once(WARNED_OF_DROPS):
+        split = _split(workers, world_size, plan)
+        if not (self.fills or split or _every_nth(workers, world_size)) or not self.control.warn_once(WARNED_OF_DROPS):
             return None
         so_far = "" if over else " so far"
         found = f"the pipeline has dropped {dropped:,} of {read:,} samples{so_far} in this epoch ({dropped / read:.1%})"
@@ -82,7 +85,7 @@ class DropWatch:
             "Give the run the other samples only: subset= takes them (select_samples(shards, predicate) finds them), "
             "and drops='remember' leaves out of later epochs what a filter has dropped, if it always decides alike"
             if self.trains
-            else "Write shards without these samples to save the steps"
+            else "subset= leaves them out (select_samples(shards, predicate) finds the others), and saves the steps"
         )
         return (
             f"{found}. {_COMPACT if self.compact else _FILLED}. {remedy}; a stage that splits samples over workers or "
@@ -98,19 +101,41 @@ def _exceeds(read: int, dropped: int, *, over: bool) -> bool:
     return read >= _EARLY_SAMPLES and dropped > _SHARE * read + _EARLY_SD * deviation
 
 
-def _split(workers: npt.NDArray[np.int64], world_size: int) -> str:
-    """The hint that the drops follow the number of worker or rank; "" if they don't seem to."""
-    read, kept = workers[:, 1], workers[:, 1] - workers[:, 2]
-    if len(read) > 1 and int(read.min()) >= _EARLY_SAMPLES // 2 and float(np.ptp(kept / read)) > 0.5:
-        shares = ", ".join(f"{share:.0%}" for share in (1 - kept / read)[:8])
+def _split(workers: npt.NDArray[np.int64], world_size: int, plan: EpochPlan | None) -> str:
+    """The hint that the drops follow the number of worker or rank; "" without evidence.
+
+    A filter looks at samples, a splitter at positions. In shuffled order nothing but a splitter keeps samples at equal
+    distances; in index order, or where runs of samples stay together, a filter can, but then from the same place on for
+    each worker, where a splitter over workers begins at another one.
+    """
+    read, dropped = workers[:, 1], workers[:, 2]
+    is_shuffled = plan is not None and plan.order.run_samples == 1
+    is_mixed = is_shuffled and plan is not None and plan.order.window_shards >= len(plan.shard_kept)
+    share = dropped / read.clip(1)
+    if is_mixed and len(read) > 1 and int(read.min()) >= _EARLY_SAMPLES // 2 and float(np.ptp(share)) > 0.5:
+        shares = ", ".join(f"{part:.0%}" for part in share[:8])
         return f" (the workers drop {shares}: it depends on the worker's number)"
+    every = _every_nth(workers, world_size)
+    if not every or not (is_shuffled or _apart(workers)):
+        return ""
+    return (
+        f" (each worker keeps exactly one in {every} of the samples that it reads, at equal distances, as "
+        "wds.split_by_worker and split_by_node do: here each worker is given samples of its own)"
+    )
+
+
+def _every_nth(workers: npt.NDArray[np.int64], world_size: int) -> int:
+    """n, if each worker keeps exactly every n-th of its samples, and n is a number of parts to split into; else 0."""
     num_workers = int(workers[0, 0])
+    if int((workers[:, 1] - workers[:, 2]).sum()) < _FEW_KEPT:
+        return 0
     for parts in sorted({num_workers, world_size, num_workers * world_size} - {1}):
-        share = 1 / parts
-        deviation = np.sqrt(share * (1 - share) * read)
-        if (np.abs(kept - share * read) <= _SPLIT_SD * deviation + 1).all():
-            return (
-                f" (each worker keeps 1/{parts} of what it reads, as wds.split_by_worker and split_by_node do: here "
-                "each worker is given samples of its own)"
-            )
-    return ""
+        if all(can_be_every(parts, stride, first, read) for _, read, _, stride, first in workers.tolist()):
+            return parts
+    return 0
+
+
+def _apart(workers: npt.NDArray[np.int64]) -> bool:
+    """Whether the workers keep from different places on, as no filter makes them do."""
+    firsts = [first for first in workers[:, 4].tolist() if first >= 0]
+    return 1 < len(firsts) == len(set(firsts))

@@ -6,7 +6,7 @@ import itertools
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,7 @@ from infobatch_client.tie.rows import BatchRows
 from infobatch_client.tie.spare_row import spare_row
 from infobatch_client.workers.batch_seeds import BatchSeeds
 from infobatch_client.workers.pass_control import Pass
+from infobatch_client.workers.read_samples import ReadSamples
 from infobatch_client.workers.sample_source import SampleSource
 from infobatch_stream.errors import PipelineError, ShardError
 from infobatch_stream.plan.epoch_plan import EpochPlan
@@ -30,9 +31,7 @@ __all__ = ["PassBatches"]
 _CHUNK_SAMPLES = 512
 _ROWS_BY_SEED = 32  # of a pass that isn't read by batches
 _log = logging.getLogger(__name__)
-
-
-T = TypeVar("T")
+_Row = tuple[int, int, float, Any]
 
 
 class _Tie(NamedTuple):
@@ -42,18 +41,21 @@ class _Tie(NamedTuple):
 
 
 class _Positions:
-    """Position → sample index and weight of a pass: by a plan, or every sample in index order."""
+    """Position → sample index and weight of a pass: by a plan, or every sample (of a subset) in index order."""
 
-    def __init__(self, plan: EpochPlan | None, offsets: npt.NDArray[np.int64]) -> None:
+    def __init__(self, plan: EpochPlan | None, source: SampleSource) -> None:
         self._plan = plan
-        self.count = int(offsets[-1])
+        self._subset = source.subset
+        offsets = source.offsets
+        self.count = int(offsets[-1]) if self._subset is None else len(self._subset)
         if plan is not None:
             self._order = PlanOrder(plan, offsets)
             self.count = plan.kept
 
     def samples(self, first: int, end: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
         if self._plan is None:
-            return np.arange(first, end, dtype=np.int64), np.ones(end - first, np.float32)
+            indices = np.arange(first, end, dtype=np.int64) if self._subset is None else self._subset[first:end]
+            return indices, np.ones(end - first, np.float32)
         indices = self._order.samples(first, end)
         return indices, self._plan.weights(indices)
 
@@ -68,8 +70,7 @@ class PassBatches:
         finish: of a batch's rows, the batch; None gives the rows themselves.
         draws: `finish` runs user code, which may draw random numbers, as stages do.
         compact: batches have their real rows only, or one that fills if there is none.
-        noted: int64 (3,), gets the samples that were read, at 1, and of these the dropped ones, at 2, after each batch,
-            or after the last row.
+        noted: int64 (5,), gets what `ReadSamples` says, after each batch, or after the last row.
     """
 
     def __init__(
@@ -86,16 +87,15 @@ class PassBatches:
         self._source = source
         self._compact = compact
         self.plan = map_plan(pass_.plan_path) if plan is None and pass_.plan_path else plan
-        self._positions = _Positions(self.plan, source.offsets)
+        self._positions = _Positions(self.plan, source)
         self._rank = pass_.rank
         self._fills = pass_.fills
         self.opening = pass_.opening(self._positions.count)
         self._steps: Sequence[int] = ()
         self._errors = 0
         self._failed: dict[int, list[int]] = {}  # samples by step
-        self._planned: dict[int, npt.NDArray[np.int64]] = {}  # by step, if drops are to be named
-        self._num_read = self._num_dropped = 0
-        self._noted = np.zeros(3, np.int64) if noted is None else noted
+        self._planned: dict[int, npt.NDArray[np.int64]] = {}  # by step, if a stage may drop some
+        self._read_samples = ReadSamples(noted)
         self._spare: list[Any] = []  # one row that nobody else has, to fill batches that have no row of their own
         self._reader_error: Exception | None = None
         self._finish = finish
@@ -111,7 +111,7 @@ class PassBatches:
         made = self._made(steps)
         return made if self._seeds is None else self._seeds.around(made, steps[0] if steps else 0)
 
-    def rows(self, steps: range) -> Iterator[tuple[int, int, float, Any]]:
+    def rows(self, steps: range) -> Iterator[_Row]:
         """(step, sample, weight, payload) of all that comes out, where a step is one row. To be called once."""
         self._steps = steps
         self._steps_by_seed = _ROWS_BY_SEED * steps.step
@@ -121,19 +121,23 @@ class PassBatches:
         parts = self._seeds.around(self._parts(outputs), steps[0] if steps else 0)
         return itertools.chain.from_iterable(parts)
 
-    def _rows(self) -> Iterator[tuple[int, int, float, Any]]:
+    def _rows(self) -> Iterator[_Row]:
         num_given = 0
         for tie, payload in self._outputs():
             num_given += 1
             yield (*tie, payload)
-        self._noted[1:] = self._num_read, self._num_read - num_given - sum(map(len, self._failed.values()))
+        self._read_samples.end(num_given, sum(map(len, self._failed.values())))
 
-    def _parts(self, rows: Iterator[T]) -> Iterator[list[T]]:
+    def _parts(self, rows: Iterator[_Row]) -> Iterator[list[_Row]]:
         """Several rows at a time, as it takes some microseconds to change generators."""
         assert self._seeds is not None
+        begin, apart = self._steps[0] if self._steps else 0, self._steps_by_seed // _ROWS_BY_SEED
         while part := list(itertools.islice(rows, _ROWS_BY_SEED)):
             self._seeds.pause()
+            if self._read_samples.seeks_pattern:
+                self._read_samples.add_kept([(step - begin) // apart for step, _, _, _ in part])
             yield part
+        self._read_samples.end_kept()
 
     def _made(self, steps: Sequence[int]) -> Iterator[Any]:
         """A batch is made as soon as its last row is there, or else once a later one's first row is."""
@@ -233,7 +237,7 @@ class PassBatches:
             parts = [self._positions.samples(*self.opening.rows(step, self._rank)) for step in steps]
             indices = np.concatenate([indices for indices, _ in parts])
             owners = np.repeat(np.array(steps), [len(indices) for indices, _ in parts])
-            if self._source.names_drops:
+            if self._source.stages:
                 self._planned.update(zip(steps, (samples for samples, _ in parts), strict=True))
             pairs.append(zip(owners.tolist(), indices.tolist(), strict=True))
             yield indices, np.concatenate([weights for _, weights in parts])
@@ -249,7 +253,7 @@ class PassBatches:
             taken = slice(None, None, steps.step * opening.world_size)
             indices, weights = self._positions.samples(first, min(last + 1, opening.end))
             indices = np.ascontiguousarray(indices[taken])
-            self._num_read += len(indices)
+            self._read_samples.num_read += len(indices)
             pairs.append(zip(part, indices.tolist(), strict=False))  # the last step may have none on this rank
             yield indices, weights[taken]
 
@@ -283,14 +287,10 @@ class PassBatches:
             payloads += map(row_copy, itertools.islice(itertools.cycle(tuple(real)), size - len(payloads)))
         failed = self._failed.pop(step, ())
         counts = RowCounts(len(rows), size - len(rows), end - first - len(rows) - len(failed), len(failed))
-        self._num_read += end - first
-        self._noted[1] = self._num_read
-        if counts.dropped:
-            self._num_dropped += counts.dropped
-            self._noted[2] = self._num_dropped
         planned = self._planned.pop(step, None)
+        self._read_samples.add_batch(counts, planned, indices[: len(rows)])
         dropped = None
-        if planned is not None and counts.dropped:
+        if planned is not None and counts.dropped and self._source.names_drops:
             dropped = np.setdiff1d(planned, [*indices[: len(rows)].tolist(), *failed])
         return BatchRows(payloads, indices, weights, counts, dropped, failed)
 

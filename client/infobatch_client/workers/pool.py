@@ -13,6 +13,7 @@ from infobatch_client.workers.batch_seeds import pass_seed
 from infobatch_client.workers.batch_stream import BatchStream
 from infobatch_client.workers.pass_control import Pass, PassControl
 from infobatch_client.workers.sample_source import SampleSource
+from infobatch_client.workers.worker_errors import SentError
 
 __all__ = ["WorkerPool"]
 
@@ -53,7 +54,7 @@ class WorkerPool:
                 "multiprocessing_context": multiprocessing_context,
                 "worker_init_fn": worker_init_fn,
             }
-        self._data_loader: DataLoader[TiedBatch] = DataLoader(
+        self._data_loader: DataLoader[TiedBatch | SentError] = DataLoader(
             BatchStream(source, collate_fn, self.control, compact),
             batch_size=None,
             num_workers=num_workers,
@@ -98,15 +99,17 @@ class WorkerPool:
         """torch's, with its processes; it outlives a pass."""
         return getattr(self._data_loader, "_iterator", None)
 
-    def _begin(self) -> Iterator[TiedBatch]:
+    def _begin(self) -> Iterator[TiedBatch | SentError]:
         with torch.device("cpu"):  # torch draws a seed by our generator, whatever the default device is
             return iter(self._data_loader)
 
-    def _whole(self, batches: Iterator[TiedBatch]) -> Iterator[TiedBatch]:
+    def _whole(self, batches: Iterator[TiedBatch | SentError]) -> Iterator[TiedBatch]:
         """The batches of a pass, without those of an iterator that an exception has left in an unknown state."""
         while True:
             try:
                 batch = next(batches)
+                if isinstance(batch, SentError):
+                    batch.raise_here()
             except StopIteration:
                 return
             except BaseException:

@@ -24,6 +24,7 @@ class SampleSource:
         on_error: "raise", or "skip": a sample that can't be read, or on which a stage raises, is left out and counted.
         max_errors: the most errors that are skipped by worker and pass.
         names_drops: batches name the samples that a stage dropped.
+        subset: int64 (n,), ascending: the samples of a pass in index order; None: all.
     """
 
     reader: ShardReader
@@ -31,6 +32,7 @@ class SampleSource:
     on_error: str = "raise"
     max_errors: int = 1000
     names_drops: bool = False
+    subset: npt.NDArray[np.int64] | None = None
 
     @property
     def skips_errors(self) -> bool:

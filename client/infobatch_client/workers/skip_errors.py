@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from infobatch_stream.errors import ConfigError
+from infobatch_stream.keywords import suggesting
 from infobatch_stream.ratios import whole_number
 
 __all__ = ["SkipErrors", "error_rule"]
 
 
+@suggesting
 @dataclass(frozen=True, kw_only=True)
 class SkipErrors:
     """Samples that can't be read, or on which a stage raises, are left out and counted; and so are bad shards.

@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from infobatch_stream.keywords import suggesting
 from infobatch_stream.pruning.policies.base import KEPT, Classification, Policy, Position, ScoreView, one_class
 
 __all__ = ["Full"]
 
 
+@suggesting
 @dataclass(frozen=True, kw_only=True)
 class Full(Policy):
     """Every sample in every epoch, with weight 1."""

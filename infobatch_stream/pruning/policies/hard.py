@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from infobatch_stream.keywords import suggesting
 from infobatch_stream.pruning.draw import CodesOf
 from infobatch_stream.pruning.policies.base import KEPT, Classification, ClassRow, Policy, Position, ScoreView
 from infobatch_stream.pruning.policies.pruned_class import cut_at_threshold, is_odd_share, lowest, normal_threshold
@@ -14,6 +15,7 @@ from infobatch_stream.ratios import Number, prune_count, round_half_up
 __all__ = ["Hard"]
 
 
+@suggesting
 @dataclass(frozen=True, kw_only=True)
 class Hard(Policy):
     """Nothing of the class is kept, so no weight can make up for it.

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from infobatch_stream.keywords import suggesting
 from infobatch_stream.pruning.draw import CodesOf
 from infobatch_stream.pruning.policies.base import KEPT, Classification, ClassRow, Position, ScoreView
 from infobatch_stream.pruning.policies.pruned_class import (
@@ -24,6 +25,7 @@ from infobatch_stream.ratios import fraction, keep_lanes, prune_count
 __all__ = ["InfoBatch"]
 
 
+@suggesting
 @dataclass(frozen=True, kw_only=True)
 class InfoBatch(SharePolicy):
     """The paper's policy: P(pruned) = r below the threshold, 0 elsewhere; the kept ones below it get weight 1/(1−r).

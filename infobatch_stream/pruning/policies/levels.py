@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from infobatch_stream.errors import ConfigError
+from infobatch_stream.keywords import suggesting
 from infobatch_stream.pruning.policies.base import KEPT, Classification, ClassRow, Policy, Position, ScoreView
 from infobatch_stream.pruning.policies.pruned_class import beyond
 from infobatch_stream.pruning.policies.settings import ParamValue
@@ -23,6 +24,7 @@ __all__ = ["Levels"]
 _MAX_LEVELS = 200
 
 
+@suggesting
 @dataclass(frozen=True, kw_only=True)
 class Levels(Policy):
     """A sample belongs to the first level whose quantile exceeds its score; above the last it is kept.

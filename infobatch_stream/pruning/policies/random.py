@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from infobatch_stream.errors import ConfigError
+from infobatch_stream.keywords import suggesting
 from infobatch_stream.pruning.policies.base import Classification, ClassRow, Position, ScoreView, one_class
 from infobatch_stream.pruning.policies.share import SharePolicy
 from infobatch_stream.ratios import keep_lanes, prune_count
@@ -13,6 +14,7 @@ from infobatch_stream.ratios import keep_lanes, prune_count
 __all__ = ["Random"]
 
 
+@suggesting
 @dataclass(frozen=True, kw_only=True)
 class Random(SharePolicy):
     """A uniform keep probability, from epoch 0 on: it uses no score.

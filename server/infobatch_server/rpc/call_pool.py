@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from typing import ParamSpec, TypeVar
 
 __all__ = ["CallPool"]
@@ -20,26 +22,38 @@ class CallPool(ThreadPoolExecutor):
         name: the kind, for the names of threads.
         threads: calls that are processed at once.
         max_waiting: further calls that may wait for a thread.
-        patience_s: seconds that a call may keep a thread idle while others wait for one.
+        patience_s: seconds, counted from its arrival, that a call may wait for its client while others wait for a
+            thread.
+        min_patience_s: the least of them that is left to a call that had to wait for its own thread; enough for a
+            message that is under way.
     """
 
-    def __init__(self, name: str, threads: int, *, max_waiting: int, patience_s: float) -> None:
+    def __init__(
+        self, name: str, threads: int, *, max_waiting: int, patience_s: float, min_patience_s: float = 0.5
+    ) -> None:
         super().__init__(threads, thread_name_prefix=f"grpc-{name}")
         self.name = name
         self.patience_s = patience_s
+        self.min_patience_s = min_patience_s
         self.max_calls = threads + max_waiting
         self._threads_of_pool = threads
         self._count_lock = threading.Lock()
         self._num_calls = 0
         self._has_refused = False
+        self._of_thread = threading.local()
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """Processes a call as soon as a thread is free."""
         with self._count_lock:
             self._num_calls += 1
-        future = super().submit(fn, *args, **kwargs)
+        future = super().submit(self._process, time.monotonic(), partial(fn, *args, **kwargs))
         future.add_done_callback(self._count_end)
         return future
+
+    @property
+    def queued_s(self) -> float:
+        """Seconds that the call of the current thread has waited for it; 0 in any other thread."""
+        return float(getattr(self._of_thread, "queued_s", 0.0))
 
     @property
     def num_calls(self) -> int:
@@ -62,6 +76,10 @@ class CallPool(ThreadPoolExecutor):
         crowded = self._has_refused or self.num_waiting > 0
         self._has_refused = False
         return crowded
+
+    def _process(self, arrived_s: float, process: Callable[[], T]) -> T:
+        self._of_thread.queued_s = time.monotonic() - arrived_s
+        return process()
 
     def _count_end(self, _: Future[T]) -> None:
         with self._count_lock:

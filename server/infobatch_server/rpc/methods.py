@@ -19,7 +19,7 @@ from google.protobuf.message_factory import GetMessageClass
 
 from infobatch_server.rpc.call_pool import CallPool
 from infobatch_server.rpc.guard import Guard
-from infobatch_server.rpc.idle_calls import IdleCalls
+from infobatch_server.rpc.idle_calls import ClientWaits, IdleCalls
 from infobatch_server.rpc.status import end_with
 from infobatch_stream.errors import ConfigError, InfoBatchError, ServerBusyError
 from infobatch_stream.v1 import score_service_pb2 as pb
@@ -96,10 +96,10 @@ class Methods(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # generic in t
     ) -> grpc.RpcMethodHandler[bytes, bytes]:
         request_class = GetMessageClass(method.input_type)
 
-        def call(parts: Iterator[bytes], context: Context) -> object:
+        def call(parts: Iterator[bytes], context: Context, waits: ClientWaits) -> object:
             if method.client_streaming:
-                return behaviour(self._parsed(request_class, parts, context, pool), context)
-            message = self._next(request_class, parts, context, pool)
+                return behaviour(_parsed(request_class, parts, waits), context)
+            message = _next(request_class, parts, waits)
             if message is None:
                 raise ConfigError("the call ended without a request message; send one")
             self._guard.check_request(message, context.invocation_metadata())
@@ -107,19 +107,20 @@ class Methods(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # generic in t
 
         def answer(parts: Iterator[bytes], context: Context) -> bytes:
             try:
-                return cast(Message, call(parts, context)).SerializeToString()
+                return cast(Message, call(parts, context, self._idle.waits(context, pool))).SerializeToString()
             except Exception as error:
                 end_with(context, error)
 
         def answers(parts: Iterator[bytes], context: Context) -> Iterator[bytes]:
             try:
-                for message in cast(Iterator[Message], call(parts, context)):
+                waits = self._idle.waits(context, pool)
+                for message in cast(Iterator[Message], call(parts, context, waits)):
                     data = message.SerializeToString()
-                    self._idle.begin(context, pool)
+                    waits.begin()
                     try:
                         yield data
                     finally:
-                        self._idle.end(context)
+                        waits.end(len(data))
             except Exception as error:
                 end_with(context, error)
 
@@ -149,19 +150,20 @@ class Methods(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # generic in t
 
         return _registered(method, answers if method.server_streaming else answer, self._default_pool)
 
-    def _parsed(
-        self, kind: type[Message], parts: Iterator[bytes], context: Context, pool: CallPool
-    ) -> Iterator[Message]:
-        while (message := self._next(kind, parts, context, pool)) is not None:
-            yield message
 
-    def _next(self, kind: type[Message], parts: Iterator[bytes], context: Context, pool: CallPool) -> Message | None:
-        self._idle.begin(context, pool)
-        try:
-            data = next(parts, None)
-        finally:
-            self._idle.end(context)
-        return None if data is None else _parse(kind, data)
+def _parsed(kind: type[Message], parts: Iterator[bytes], waits: ClientWaits) -> Iterator[Message]:
+    while (message := _next(kind, parts, waits)) is not None:
+        yield message
+
+
+def _next(kind: type[Message], parts: Iterator[bytes], waits: ClientWaits) -> Message | None:
+    data = None
+    waits.begin()
+    try:
+        data = next(parts, None)
+    finally:
+        waits.end(len(data or b""))
+    return None if data is None else _parse(kind, data)
 
 
 def _registered(

@@ -24,8 +24,10 @@ _SERVICE = pb.DESCRIPTOR.services_by_name["ScoreService"]
 _REFLECTION = reflection_pb2.DESCRIPTOR.services_by_name["ServerReflection"]
 _STREAMS = ("CreateRun", "SeedRun", "ReadScores", "ServerReflectionInfo", "Watch")
 _BUSY_PLANS = pb.GetEpochPlanResponse(not_ready=pb.NotReady(retry_after_ms=250))
-_CALL_PATIENCE_S = 1.0
-_STREAM_PATIENCE_S = 5.0
+_CALL_PATIENCE_S = 2.0
+_MIN_CALL_PATIENCE_S = 1.0  # a message has up to 4 MiB, and most of it comes only once a thread reads it
+_STREAM_PATIENCE_S = 2.0
+_PLAN_PATIENCE_S = 5.0
 
 
 def server_options(limits: Limits) -> list[tuple[str, int]]:
@@ -69,9 +71,13 @@ class GrpcServer:
 
     def __init__(self, service: ScoreService, limits: Limits, address: str, access: Access) -> None:
         self._calls = CallPool(
-            "calls", limits.worker_threads, max_waiting=limits.max_queued_calls, patience_s=_CALL_PATIENCE_S
+            "calls",
+            limits.worker_threads,
+            max_waiting=limits.max_queued_calls,
+            patience_s=_CALL_PATIENCE_S,
+            min_patience_s=_MIN_CALL_PATIENCE_S,
         )
-        plans = CallPool("GetEpochPlan", limits.plan_streams, max_waiting=0, patience_s=_STREAM_PATIENCE_S)
+        plans = CallPool("GetEpochPlan", limits.plan_streams, max_waiting=0, patience_s=_PLAN_PATIENCE_S)
         self._streams = {
             name: CallPool(
                 name, limits.stream_threads, max_waiting=limits.max_queued_streams, patience_s=_STREAM_PATIENCE_S

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import urllib.parse
 from collections.abc import Iterator
+from contextlib import ExitStack
 
 import grpc
 import numpy as np
@@ -56,10 +58,14 @@ class ScoreService(pb_grpc.ScoreServiceServicer):
         self, request_iterator: Iterator[pb.CreateRunRequest], context: grpc.ServicerContext
     ) -> pb.CreateRunResponse:
         """Creates a run, or joins it."""
-        spec, choice = read_spec(
-            request_iterator, max_samples=self._limits.max_samples, max_shards=self._limits.max_shards
-        )
-        run, created = self._registry.create(spec, choice)
+        with ExitStack() as stack:
+            spec, choice = read_spec(
+                request_iterator,
+                max_samples=self._limits.max_samples,
+                max_shards=self._limits.max_shards,
+                account_for=lambda name: stack.enter_context(self._registry.upload(name)).add,
+            )
+            run, created = self._registry.create(spec, choice)
         now = snapshot(run)
         return pb.CreateRunResponse(
             run_id=run.run_id,
@@ -116,7 +122,8 @@ class ScoreService(pb_grpc.ScoreServiceServicer):
             waits = pb.NotReady(missing_ranks=plan.missing_ranks, retry_after_ms=plan.retry_after_ms)
             yield pb.GetEpochPlanResponse(not_ready=waits)
         else:
-            yield from plan_messages(plan, run.spec.shard_sizes, from_chunk=request.from_chunk, shards=shards)
+            with run.plans.streaming(plan):
+                yield from plan_messages(plan, run.spec.shard_sizes, from_chunk=request.from_chunk, shards=shards)
 
     def PushScores(self, request: pb.PushScoresRequest, context: grpc.ServicerContext) -> pb.PushScoresResponse:
         """Stores scores."""
@@ -165,17 +172,18 @@ class ScoreService(pb_grpc.ScoreServiceServicer):
         stop = request.end_sample or num_samples
         if not request.first_sample <= stop <= num_samples:
             raise ConfigError(f"samples [{request.first_sample}, {stop}) are outside [0, {num_samples}]")
-        for first, part in run.read_scores(request.first_sample, stop, _READ_SAMPLES):
-            message = pb.ReadScoresResponse(
-                first_sample=first,
-                scores=part.score.astype("<f4", copy=False).tobytes(),
-                stamps=part.stamp.astype("<u2", copy=False).tobytes(),
-                visits=part.visits.astype("<u2", copy=False).tobytes(),
-            )
-            for name, values in part.extra.items():
-                little = values.astype(values.dtype.newbyteorder("<"), copy=False)
-                message.columns.add(name=name, dtype=str(np.dtype(values.dtype)), data=little.tobytes())
-            yield message
+        with run.core.streams.of_table():
+            for first, part in run.read_scores(request.first_sample, stop, _READ_SAMPLES):
+                message = pb.ReadScoresResponse(
+                    first_sample=first,
+                    scores=part.score.astype("<f4", copy=False).tobytes(),
+                    stamps=part.stamp.astype("<u2", copy=False).tobytes(),
+                    visits=part.visits.astype("<u2", copy=False).tobytes(),
+                )
+                for name, values in part.extra.items():
+                    little = values.astype(values.dtype.newbyteorder("<"), copy=False)
+                    message.columns.add(name=name, dtype=str(np.dtype(values.dtype)), data=little.tobytes())
+                yield message
 
     def SeedRun(
         self, request_iterator: Iterator[pb.SeedRunRequest], context: grpc.ServicerContext
@@ -214,13 +222,20 @@ class ScoreService(pb_grpc.ScoreServiceServicer):
 
     def DeleteRun(self, request: pb.DeleteRunRequest, context: grpc.ServicerContext) -> pb.DeleteRunResponse:
         """Deletes a run."""
-        self._registry.delete(self._registry.find(request.run, request.run_id), force=request.force)
+        run = self._registry.find(request.run, request.run_id)
+        self._registry.delete(run, force=request.force, by=f"a call from {_host(context)}")
         return pb.DeleteRunResponse()
 
     def ForgetDrops(self, request: pb.ForgetDropsRequest, context: grpc.ServicerContext) -> pb.ForgetDropsResponse:
         """Forgets which samples a pipeline dropped."""
         run = self._registry.find(request.run, request.run_id)
         return pb.ForgetDropsResponse(forgotten=run.forget_drops())
+
+
+def _host(context: grpc.ServicerContext) -> str:
+    """The caller's address without its port, as gRPC has it: "ipv4:10.0.0.2:4711", "ipv6:%5B::1%5D:4711"."""
+    peer = urllib.parse.unquote(context.peer())
+    return peer.partition(":")[2].rpartition(":")[0] or peer
 
 
 def _heartbeat_interval_s(world_size: int) -> float:

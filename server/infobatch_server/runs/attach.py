@@ -91,10 +91,7 @@ def check_attach(spec: RunSpec, run_id: bytes, state: RunState, request: AttachR
     current, next_attempt = state.lease, _is_next_attempt(state.lease, request.lease)
     starts_over = request.resume.new and state.trained and not next_attempt
     if current is not None and lease_left_s > 0 and not (next_attempt or request.takeover):
-        held = (
-            f"run {spec.run!r} is held by job {current.job!r} attempt {current.attempt} on host {current.host!r}, pid "
-            f"{current.pid}, for another {lease_left_s:.0f} s unless it calls again"
-        )
+        held = f"run {spec.run!r} is held by {current.holder}, for another {lease_left_s:.0f} s unless it calls again"
         if starts_over:  # would be refused then, too
             raise RunBusyError(
                 f"{held}. It {_trained(spec, state)}, and this job starts a new training: {_REMEDIES}, which waits "

@@ -9,8 +9,9 @@ from dataclasses import replace
 import numpy as np
 
 from infobatch_server.runs.barrier import Barrier
-from infobatch_server.runs.memory import MemoryBudget
+from infobatch_server.runs.memory import MemoryBudget, plan_bytes
 from infobatch_server.runs.score_feed import ScoreFeed
+from infobatch_server.runs.streams import RunStreams
 from infobatch_server.state.limits import Limits
 from infobatch_server.state.run_state import Lease, RunState
 from infobatch_server.store.interface import RunStore, StoredRun
@@ -52,6 +53,7 @@ class RunCore:
         self.clock = clock
         self.memory = memory
         self.lock = threading.Condition()
+        self.streams = RunStreams(memory, self.lock, plan_bytes(self.spec.num_samples, self.spec.num_shards))
         self.barrier = Barrier(clock)
         for mark in stored.marks:
             self.barrier.add(mark)
@@ -101,6 +103,7 @@ class RunCore:
 
     def adopt(self, state: RunState) -> None:
         """Replaces the state by one that the store has saved."""
+        self.streams.drop(set(self._state.plan_ids.values()).difference(state.plan_ids.values()))
         self._state = state
 
     def save(self, state: RunState) -> None:
@@ -111,7 +114,7 @@ class RunCore:
     def check_exists(self) -> None:
         """Raises RunNotFoundError if the run was deleted."""
         if self.deleted:
-            raise RunNotFoundError(f"run {self.spec.run!r} was deleted")
+            raise RunNotFoundError(f"run {self.spec.run!r} was deleted, and its scores with it")
 
     def admit(self, generation: int) -> Lease:
         """Checks that a call is of the current generation, and renews and returns the lease.
@@ -124,7 +127,7 @@ class RunCore:
         self.check_exists()
         current, lease = self._state.generation, self._state.lease
         if 1 <= generation < current:
-            by = f" (job {lease.job!r} on host {lease.host!r}, pid {lease.pid})" if lease else ""
+            by = f" ({lease.holder})" if lease else ""
             raise SupersededError(
                 f"superseded: generation {generation} of run {self.spec.run!r} was replaced by {current}{by}"
             )

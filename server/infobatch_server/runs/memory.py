@@ -13,8 +13,9 @@ from contextlib import contextmanager
 from infobatch_stream.errors import RunConflictError, ServerBusyError
 from infobatch_stream.plan.epoch_plan import plane_bytes
 from infobatch_stream.run_spec import RunSpec
+from infobatch_stream.wire.spec_reader import upload_bytes
 
-__all__ = ["MemoryBudget", "plan_bytes", "run_bytes"]
+__all__ = ["MemoryBudget", "Upload", "plan_bytes", "run_bytes"]
 
 _TABLE_BYTES = 8  # score, stamp and visits
 _RUN_BYTES = 2**20  # state, 1,024 client ids, marks of a thousand ranks
@@ -52,6 +53,11 @@ def run_bytes(spec: RunSpec, keep_plans: int) -> dict[str, int]:
         "plans": (keep_plans + 1) * plan_bytes(num_samples, num_shards)
         + plan_bytes(num_samples, num_shards, 1 + masked),
         "a draw": _DRAW_SAMPLE_BYTES * min(num_samples, _DRAW_BLOCK) + _DRAW_SHARD_BYTES * num_shards,
+        "an upload": upload_bytes(
+            sizes=8 * num_shards,
+            groups=0 if spec.groups is None else num_shards,
+            mask=-(-num_samples // 8) if masked else 0,
+        ),
         "epochs": _RUN_BYTES + _EPOCH_BYTES * spec.epochs,
     }
 
@@ -109,6 +115,20 @@ class MemoryBudget:
             self._used -= num_bytes
 
     @contextmanager
+    def upload(self, what: str, *, reserved: int = 0) -> Iterator[Upload]:
+        """An account of what one stream brings, which is released at its end.
+
+        Args:
+            what: what comes, for messages.
+            reserved: bytes that are charged already.
+        """
+        upload = Upload(self, what, reserved)
+        try:
+            yield upload
+        finally:
+            self.release(upload.charged)
+
+    @contextmanager
     def holding(self, num_bytes: int, what: str) -> Iterator[None]:
         """Charges bytes for as long as the context lasts.
 
@@ -116,11 +136,43 @@ class MemoryBudget:
             ServerBusyError: they don't fit now.
         """
         if not self.charge(num_bytes):
-            raise ServerBusyError(
-                f"{what} takes {num_bytes:,} bytes, but {self._used:,} of {self._limit:,} are in use: try again later, "
-                "start the server with a larger --memory-bytes, or delete runs"
-            )
+            raise self.no_room(what, num_bytes)
         try:
             yield
         finally:
             self.release(num_bytes)
+
+    def no_room(self, what: str, num_bytes: int) -> ServerBusyError:
+        """The error of bytes that don't fit now."""
+        return ServerBusyError(
+            f"{what} takes {num_bytes:,} bytes, but {self._used:,} of {self._limit:,} are in use: try again later, "
+            "start the server with a larger --memory-bytes, or delete runs"
+        )
+
+
+class Upload:
+    """The bytes of one stream, charged before they are kept. For one thread.
+
+    Args:
+        memory: is charged.
+        what: what comes, for messages.
+        reserved: bytes that are charged already.
+    """
+
+    def __init__(self, memory: MemoryBudget, what: str, reserved: int) -> None:
+        self.charged = 0
+        self._memory = memory
+        self._what = what
+        self._reserved = reserved
+
+    def add(self, num_bytes: int) -> None:
+        """Charges more bytes.
+
+        Raises:
+            ServerBusyError: they don't fit now.
+        """
+        from_reserve = min(self._reserved, num_bytes)
+        if not self._memory.charge(num_bytes - from_reserve):
+            raise self._memory.no_room(f"a further part of {self._what}", num_bytes)
+        self._reserved -= from_reserve
+        self.charged += num_bytes - from_reserve

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
 
@@ -86,6 +87,17 @@ class RunPlans:
                 _check_not_all_dropped(core)
             core.feed.pause()
         return self._freeze(generation, epoch, missing, without_dropped=lease.remember_drops)
+
+    @contextmanager
+    def streaming(self, plan: EpochPlan) -> Iterator[None]:
+        """While the context lasts, a stream sends a plan, whose memory stays charged until its end."""
+        with self._core.streams.of(plan.plan_id, self._is_kept):
+            yield
+
+    def _is_kept(self, plan_id: str) -> bool:
+        core = self._core
+        # The arrays of unpruned fallbacks are the run's as long as it exists.
+        return not core.deleted and (plan_id.startswith("full:") or plan_id in core.state.plan_ids.values())
 
     def mark_unpruned(self, generation: int, epoch: int) -> None:
         """Records that the job trains an epoch unpruned; overrides a frozen plan of the epoch.

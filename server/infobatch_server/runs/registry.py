@@ -6,9 +6,11 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
-from infobatch_server.runs.memory import MemoryBudget, run_bytes
+from infobatch_server.runs.deleted_runs import DeletedRuns
+from infobatch_server.runs.memory import MemoryBudget, Upload, run_bytes
 from infobatch_server.runs.run import Run
 from infobatch_server.state.limits import Limits
 from infobatch_server.state.run_state import RunState
@@ -40,8 +42,11 @@ class Registry:
         self.memory = MemoryBudget(limits.memory_bytes)
         # Names of the runs under construction: allocating a large table takes seconds, and needs no lock.
         self._reserved: set[str] = set()
+        # Names of the runs whose reserve for an upload is in use.
+        self._joined: set[str] = set()
         self._by_id: dict[bytes, Run] = {}
         self._by_name: dict[str, Run] = {}
+        self._deleted = DeletedRuns(clock)
 
     def load(self) -> None:
         """Takes over the runs that the store keeps. Called once, before any other call.
@@ -80,6 +85,25 @@ class Registry:
             )
         return run, False
 
+    @contextmanager
+    def upload(self, name: str) -> Iterator[Upload]:
+        """The account of a spec that is received, until it is one of a run, or refused.
+
+        Every run has reserved the memory of one such upload, so that a job can join it on a server that is full.
+        """
+        with self._lock:
+            run = self._by_name.get(name)
+            joins = run is not None and name not in self._joined
+            if joins:
+                self._joined.add(name)
+        reserved = run_bytes(run.spec, self._limits.keep_plans)["an upload"] if run is not None and joins else 0
+        try:
+            with self.memory.upload(f"the spec of run {name!r}", reserved=reserved) as upload:
+                yield upload
+        finally:
+            if joins:
+                self._joined.discard(name)
+
     def by_id(self, run_id: bytes) -> Run:
         """The run with this id.
 
@@ -91,8 +115,7 @@ class Registry:
             raise ConfigError(f"run_id must have 16 bytes; got {len(run_id)}")
         run = self._by_id.get(run_id)
         if run is None:
-            remedy = "" if self._store.durable else "; start the training again under the same name"
-            raise RunNotFoundError(f"this server has no run with id {run_id.hex()}{self._hint()}{remedy}")
+            raise RunNotFoundError(self._missing(run_id))
         return run
 
     def by_name(self, name: str) -> Run:
@@ -103,7 +126,9 @@ class Registry:
         """
         run = self._by_name.get(name)
         if run is None:
-            raise RunNotFoundError(f"this server has no run {name[:128]!r}{self._hint()}")
+            deleted = self._deleted.by_name(name)
+            why = f": {deleted.describe(self._clock())}" if deleted else self._hint()
+            raise RunNotFoundError(f"this server has no run {name[:128]!r}{why}")
         return run
 
     def find(self, name: str, run_id: bytes) -> Run:
@@ -121,8 +146,13 @@ class Registry:
         """All runs, sorted by name."""
         return [run for _, run in sorted(self._by_name.copy().items())]
 
-    def delete(self, run: Run, *, force: bool) -> None:
+    def delete(self, run: Run, *, force: bool, by: str = "") -> None:
         """Deletes a run and its stored data.
+
+        Args:
+            run: the run.
+            force: delete it even if a job holds it.
+            by: who asks for it, in words, for the errors of a job that still trains the run.
 
         Raises:
             RunBusyError: a job holds the run, and `force` is off.
@@ -130,9 +160,10 @@ class Registry:
         """
         with self._lock:
             run.delete(force=force)
+            self._deleted.add(run.run_id, run.spec.run, by)  # first: whoever misses the run finds it here
             del self._by_id[run.run_id], self._by_name[run.spec.run]
-            self.memory.release(self._bytes(run.spec))
-        log.info("run %s (%s): deleted", run.spec.run, run.run_id.hex())
+        run.core.streams.end_run(self._bytes(run.spec))
+        log.info("run %s (%s): deleted%s", run.spec.run, run.run_id.hex(), f" by {by}" if by else "")
 
     def _make(self, spec: RunSpec) -> Run:
         """Creates the run for which memory was charged."""
@@ -153,6 +184,21 @@ class Registry:
                 self._lock.notify_all()
         log.info("run %s (%s): created, %d samples", spec.run, run_id.hex(), spec.num_samples)
         return run
+
+    def _missing(self, run_id: bytes) -> str:
+        """What became of a run that isn't here, and what to do."""
+        deleted = self._deleted.by_id(run_id)
+        if deleted is None:
+            remedy = "" if self._store.durable else "; start the training again under the same name"
+            return f"this server has no run with id {run_id.hex()}{self._hint()}{remedy}"
+        gone = f"{deleted.describe(self._clock())}, and its scores with it (id {run_id.hex()})"
+        if (after := self._by_name.get(deleted.name)) is None:
+            return f"{gone}; start the training again to begin a new run"
+        lease = after.core.state.lease
+        return (
+            f"{gone}, and a new run of that name was begun{f' by {lease.holder}' if lease else ''}; end this job if "
+            "that one replaces it, or start it again under another run name"
+        )
 
     def _hint(self) -> str:
         return "" if self._store.durable else "; it keeps runs in memory only, and loses them when it restarts"

@@ -254,9 +254,8 @@ class Run:
         lease, left_s = core.state.lease, core.lease_left_s
         if lease is not None and left_s > 0:
             raise RunBusyError(
-                f"run {core.spec.run!r} can't be {what}: job {lease.job!r} on host {lease.host!r}, pid {lease.pid}, "
-                f"holds it for another {left_s:.0f} s unless it calls again; end that job and wait until its lease "
-                "expires",
+                f"run {core.spec.run!r} can't be {what}: {lease.holder}, holds it for another {left_s:.0f} s unless it "
+                "calls again; end that job and wait until its lease expires",
                 retry_after_s=left_s,
             )
 

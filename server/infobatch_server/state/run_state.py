@@ -55,6 +55,12 @@ class Lease:
     world_size: int
     remember_drops: bool = False
 
+    @property
+    def holder(self) -> str:
+        """The job in words, for errors of others; without a launcher's name it is a process."""
+        who = "another process" if self.job == "none" else f"job {self.job!r} attempt {self.attempt}"
+        return f"{who} on host {self.host!r}, pid {self.pid}"
+
 
 @dataclass(frozen=True, kw_only=True)
 class EpochMark:

@@ -22,9 +22,9 @@ T = TypeVar("T")
 
 _APPLICATION_ID = 0x49425331  # "IBS1"
 _PAGE_BYTES = 16384
+_ALONE = "PRAGMA locking_mode=EXCLUSIVE"
+"""Before the first read, so that SQLite keeps the WAL's index in this process's memory, and nobody else gets in."""
 _PRAGMAS = (
-    # Before the first read, so that SQLite keeps the WAL's index in this process's memory, and nobody else gets in.
-    "PRAGMA locking_mode=EXCLUSIVE",
     f"PRAGMA page_size={_PAGE_BYTES}",
     "PRAGMA journal_mode=WAL",
     "PRAGMA synchronous=FULL",
@@ -98,11 +98,15 @@ class Database:
         self._mutex = threading.Lock()
         self._queue: list[_Work] = []
         self._is_led = False
+        self._is_closed = False
         try:
             self._connection = connect(path)
+            list(self._connection.execute(_ALONE))
+            is_new = self._check_version(version)
             for pragma in _PRAGMAS:
                 list(self._connection.execute(pragma))
-            self._make(version, schema)
+            if is_new:
+                self._make(version, schema)
         except sqlite3.Error as error:
             raise ServerError(
                 f"{path}: {error}. If another process has it open, end that process; if the disk is full, make room; "
@@ -171,8 +175,13 @@ class Database:
             return 0
 
     def close(self) -> None:
-        """Closes the connection, after all work that was begun."""
-        self.alone(lambda connection: connection.close())
+        """Closes the connection, after all work that was begun; later work is refused."""
+
+        def close(connection: Connection) -> None:
+            self._is_closed = True
+            connection.close()
+
+        self.alone(close)
 
     def _await(self, work: _Work) -> Any:
         work.gate.acquire()
@@ -251,6 +260,8 @@ class Database:
                 work.error = self._explained(error)
 
     def _check(self) -> None:
+        if self._is_closed:
+            raise TryAgainError("the server stops, and stores nothing more")
         if self.failure is not None:
             raise TryAgainError(f"{self.path}: {self.failure}; {_AGAIN}") from self.failure
 
@@ -266,23 +277,30 @@ class Database:
         explained.__cause__ = error
         return explained
 
-    def _make(self, version: int, schema: Iterable[str]) -> None:
-        (application_id,) = next(iter(self._connection.execute("PRAGMA application_id")))
-        (found,) = next(iter(self._connection.execute("PRAGMA user_version")))
-        if found == 0 and application_id == 0:
-            self._connection.execute("BEGIN IMMEDIATE")
-            for statement in schema:
-                self._connection.execute(statement)
-            self._connection.execute(f"PRAGMA application_id={_APPLICATION_ID}")
-            self._connection.execute(f"PRAGMA user_version={version}")
-            self._connection.execute("COMMIT")
-        elif application_id != _APPLICATION_ID:
+    def _check_version(self, version: int) -> bool:
+        """Whether the file is a new one; nothing is changed before it is known to be ours."""
+        found, application_id, tables = (
+            next(iter(self._connection.execute(query)))[0]
+            for query in ("PRAGMA user_version", "PRAGMA application_id", "SELECT count(*) FROM sqlite_master")
+        )
+        if not (found or application_id or tables):
+            return True
+        if application_id != _APPLICATION_ID:
             raise ServerError(f"{self.path} is the database of another program; use another data directory")
-        elif found != version:
+        if found != version:
             raise ServerError(
                 f"{self.path} has version {found}, and this server knows {version}: start the infobatch-stream that "
                 "wrote it, or a newer one; nothing was changed"
             )
+        return False
+
+    def _make(self, version: int, schema: Iterable[str]) -> None:
+        self._connection.execute("BEGIN IMMEDIATE")
+        for statement in schema:
+            self._connection.execute(statement)
+        self._connection.execute(f"PRAGMA application_id={_APPLICATION_ID}")
+        self._connection.execute(f"PRAGMA user_version={version}")
+        self._connection.execute("COMMIT")
 
 
 def _is_full(error: sqlite3.Error) -> bool:

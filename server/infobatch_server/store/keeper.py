@@ -137,12 +137,11 @@ class Keeper:
             return
         journal = run.journal
         first = segment * self._segment_samples
+        # Before the lock: whoever deletes the run holds the lock of its table, and waits for this one.
+        captured = run.capture(first, min(first + self._segment_samples, journal.num_samples))
         with run.saving:
-            if run.is_deleted:
-                return
-            captured = run.capture(first, min(first + self._segment_samples, journal.num_samples))
             old = int(journal.saved[segment])
-            if captured.entry == old:
+            if run.is_deleted or captured.entry == old:
                 return
             with self._database.guarding():
                 saved = write_segment(self._files, segment_path(run.files.folder, segment, captured.entry), captured)

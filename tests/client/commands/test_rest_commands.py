@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,10 @@ from typing import Any
 import pytest
 
 from infobatch_client.embedded.server import EmbeddedServer
+from infobatch_client.rpc.client import ScoreClient
 from infobatch_server.server import ScoreServer
 from infobatch_stream import cli
+from tests.server.calls import create_messages, make_spec
 
 RUN = {
     "run": "cifar10",
@@ -236,6 +239,39 @@ def test_without_an_address_the_embedded_server_of_the_folder_is_asked(
         assert "no run 'none'" in capsys.readouterr().err
     finally:
         server.release()
+
+
+def test_forget_drops_finds_the_embedded_server_of_the_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    server = EmbeddedServer.start()
+    try:
+        with closing(ScoreClient(server.address, credentials=server.credentials)) as client:
+            client.create_run(iter(create_messages(make_spec("small"))))
+        for place in ([], ["--state-dir", ".infobatch"]):
+            assert cli.main(["forget-drops", "small", *place]) == 0
+            said = capsys.readouterr()
+            assert said.out.startswith("run small: 0 dropped samples are forgotten")
+            assert said.err == f"infobatch: the embedded server of {tmp_path}/.infobatch, at {server.address}\n"
+        assert cli.main(["forget-drops", "none"]) == 2
+        assert "no run 'none'" in capsys.readouterr().err
+    finally:
+        server.release()
+
+
+def test_forget_drops_of_a_folder_without_a_server_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["forget-drops", "x", "--state-dir", str(tmp_path)]) == 2
+    said = capsys.readouterr().err
+    assert said == f"infobatch: no server runs in {tmp_path}: an embedded one ends with its training\n"
+    assert cli.main(["forget-drops", "x", "--state-dir", str(tmp_path / "nowhere")]) == 2
+    assert f"no server runs in {tmp_path}/nowhere: there is no such folder" in capsys.readouterr().err
+
+
+def test_a_server_is_named_in_one_way_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["forget-drops", "x", "--state-dir", str(tmp_path), "--grpc", "127.0.0.1:5"])
+    assert "not allowed with argument --state-dir" in capsys.readouterr().err
 
 
 def test_a_folder_without_a_server_says_so(

@@ -144,7 +144,7 @@ def test_a_server_that_stays_busy_is_not_called_absent(busy: tuple[BusyService, 
 def test_scores_wait_for_a_busy_server(busy: tuple[BusyService, ScoreClient]) -> None:
     service, client = busy
     service.refusals = 2
-    pusher = ScorePusher(client, run_id=bytes(16), generation=1, heartbeat_interval_s=1000)
+    pusher = ScorePusher(client, run_id=bytes(16), generation=1, heartbeat_interval_s=1000).start()
     pusher.put_scores(0, np.array([1, 2]), torch.ones(2))
     pusher.put_message(pb.EndEpochRequest())
     assert pusher.flush(10)

@@ -16,7 +16,7 @@ signal.signal(signal.SIGALRM, signal.default_int_handler)
 logging.disable(logging.CRITICAL)
 pusher = ScorePusher(
     ScoreClient("127.0.0.1:9", call_timeout_s=0.2), run_id=bytes(16), generation=1, heartbeat_interval_s=10
-)
+).start()
 pusher.put_scores(0, np.arange(4), torch.ones(4))
 interrupts = 0
 for delay_s in np.random.default_rng(0).uniform(2e-5, 2e-4, 6000).tolist():

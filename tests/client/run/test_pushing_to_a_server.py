@@ -56,7 +56,7 @@ class Job:
             generation=self.generation,
             heartbeat_interval_s=1000,
             columns=self.columns,
-        )
+        ).start()
 
     def put(self, index: list[int], scores: list[float]) -> None:
         """Scores with a margin of a half more, and as many hits."""

@@ -43,7 +43,7 @@ class Wire(ScoreClient):
 
 
 def pusher_on(wire: ScoreClient) -> ScorePusher:
-    return ScorePusher(wire, run_id=RUN, generation=1, heartbeat_interval_s=1000)
+    return ScorePusher(wire, run_id=RUN, generation=1, heartbeat_interval_s=1000).start()
 
 
 def put(pusher: ScorePusher, epoch: int, index: list[int], scores: list[float]) -> None:
@@ -136,7 +136,7 @@ def test_non_finite_scores_are_counted_by_the_server() -> None:
         generation = caller.attach(run)
         caller.plan(run, generation, 0)
         client = ScoreClient(str(server.grpc_address))
-        pusher = ScorePusher(client, run_id=run, generation=generation, heartbeat_interval_s=1000)
+        pusher = ScorePusher(client, run_id=run, generation=generation, heartbeat_interval_s=1000).start()
         put(pusher, 0, [1, 2, 3], [1.0, float("nan"), float("inf")])
         assert pusher.flush(10)
         pusher.close(1)

@@ -59,6 +59,44 @@ def test_mean_of_any_scores(values):
     assert mean_threshold(scores).value == slow_mean_threshold(scores)
 
 
+@pytest.mark.parametrize(
+    ("scores", "threshold"),
+    [
+        # Added as (3e38 + 1) + (1 - 3e38), where both ones are lost; an exact sum gives 0.5.
+        ([3e38, 1, 1, -3e38], 0.0),
+        ([3e38, 1, -3e38, 1], 0.5),
+        ([-3e38, -3e38, 3e38, 3e38], 0.0),
+        ([3e38, 3e38, -3e38], np.float32(1e38)),
+        ([3.4028235e38, 3.4028235e38, 1], np.float32(2.2685490e38)),
+        ([3e38] + [1.0] * (BLOCK_SAMPLES - 1) + [-3e38], 0.0),
+        ([1.0] * BLOCK_SAMPLES + [3e38] + [0.0] * (BLOCK_SAMPLES - 1) + [-3e38], np.float32(65536 / 131073)),
+    ],
+)
+def test_scores_that_cancel_are_added_in_the_order_of_appendix_a(scores, threshold):
+    scores = np.array(scores, np.float32)
+    assert mean_threshold(scores).value == slow_mean_threshold(scores)
+    assert mean_threshold(scores).value == pytest.approx(threshold, rel=2e-7, abs=0)
+
+
+HUGE = st.sampled_from([3e38, -3e38, 3.4028235e38, -3.4028235e38])
+
+
+@settings(deadline=None, derandomize=True, max_examples=100)
+@given(st.lists(st.one_of(HUGE, FLOATS, st.floats(-10, 10, width=32)), min_size=1, max_size=60))
+def test_the_mean_differs_from_the_exact_one_by_a_share_of_the_magnitudes(values):
+    scores = np.array(values, np.float32)
+    threshold = mean_threshold(scores).value
+    assert threshold == slow_mean_threshold(scores)
+    scored = [Fraction(float(score)) for score in scores if not math.isnan(score)]
+    if scored:
+        exact = sum(scored) / len(scored)
+        error = Fraction(2e-15) * sum(map(abs, scored)) / len(scored)
+        if threshold > np.finfo(np.float32).min:
+            below = Fraction(float(np.nextafter(np.float32(threshold), np.float32(-np.inf))))
+            assert below < exact + error
+        assert Fraction(threshold) >= min(exact - error, max(scored))
+
+
 def test_equal_scores_have_none_below_their_mean():
     for value in (0.1, 1 / 3, 3.4e38, 1e-45, -0.0):
         scores = np.full(100_003, value, np.float32)

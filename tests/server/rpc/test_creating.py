@@ -114,7 +114,7 @@ def test_a_run_that_does_not_fit_into_memory_is_refused() -> None:
             caller.create(make_spec("first"))
             with status(
                 REFUSED,
-                "but 1,094,311 of 2,000,000 are in use: start the server with a larger --memory-bytes",
+                "but 1,094,791 of 2,000,000 are in use: start the server with a larger --memory-bytes",
             ):
                 caller.create(make_spec("second"))
 

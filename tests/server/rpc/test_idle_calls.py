@@ -17,7 +17,7 @@ from infobatch_server.server import ScoreServer
 from infobatch_server.state.limits import Limits
 from infobatch_stream.v1 import score_service_pb2 as pb
 from infobatch_stream.v1 import score_service_pb2_grpc as pb_grpc
-from tests.server.calls import Caller, caller_on, make_spec, push_request
+from tests.server.calls import Caller, caller_on, create_messages, make_spec, push_request
 
 LARGE = 2**22  # an unread stream of so many scores doesn't fit into flow control's windows
 BUSY = grpc.StatusCode.RESOURCE_EXHAUSTED
@@ -86,6 +86,85 @@ def test_idle_streams_give_way_to_a_call_of_their_kind() -> None:
         wait_for(1)
         assert caller.create(make_spec()).created  # within its deadline of 10 s
         held.cancel()
+
+
+def first_then_silent(channel: grpc.Channel) -> Any:
+    """Sends a spec that announces two shards, and never their sizes."""
+
+    def messages() -> Iterator[Any]:
+        yield create_messages(make_spec("never"))[0]
+        yield from never()
+
+    return pb_grpc.ScoreServiceStub(channel).CreateRun.future(messages())
+
+
+def trickling(channel: grpc.Channel) -> Any:
+    """Sends one shard's size after another, each sooner than any patience ends."""
+    spec = make_spec("slow", num_samples=10_000, num_shards=10_000)
+
+    def messages() -> Iterator[Any]:
+        yield create_messages(spec)[0]
+        for shard in range(10_000):
+            yield pb.CreateRunRequest(shard_sizes=pb.ShardSizes(first_shard=shard, sizes=(1).to_bytes(8, "little")))
+            time.sleep(0.05)
+
+    return pb_grpc.ScoreServiceStub(channel).CreateRun.future(messages())
+
+
+def create_within(caller: Caller, seconds: float) -> bytes:
+    """Creates a run as a client does: calls again if the server has no room."""
+    deadline_s = time.monotonic() + seconds
+    while True:
+        left_s = deadline_s - time.monotonic()
+        try:
+            return bytes(caller.stub.CreateRun(iter(create_messages(make_spec())), timeout=left_s).run_id)
+        except grpc.RpcError as error:
+            if error.code() is not BUSY:  # type: ignore[attr-defined]
+                raise
+            time.sleep(0.1)
+
+
+def test_queued_idle_streams_let_a_new_run_start_at_once() -> None:
+    with serving(stream_threads=4, max_queued_streams=24) as (caller, idle, wait_for):
+        kinds = [KINDS["CreateRun"], first_then_silent, trickling]
+        held = [kinds[place % 3](idle) for place in range(24)]
+        held += [KINDS[kind](idle) for kind in ("SeedRun", "reflection") for _ in range(24)]
+        wait_for(72)
+        began_s = time.monotonic()
+        run = create_within(caller, 8.0)  # 6 rounds of 4 silent calls each
+        generation = caller.attach(run)
+        assert caller.plan(run, generation, 0).num_samples == 1000
+        assert time.monotonic() - began_s < 8.0
+        for call in held:
+            call.cancel()
+
+
+def test_a_crowd_of_calls_without_messages_delays_pushes_by_seconds_alone() -> None:
+    with serving() as (caller, idle, wait_for):
+        run = caller.create(make_spec()).run_id
+        generation = caller.attach(run)
+        caller.plan(run, generation, 0)
+        held = [without_message(idle) for _ in range(10)]
+        wait_for(10)
+        # Two seconds for the first two, one for each pair behind them; without, 30 s for each pair.
+        assert caller.stub.PushScores(push_request(run, generation, 1, 0, [1], [1.0]), timeout=20).accepted == 1
+        for call in held:
+            call.cancel()
+
+
+def test_an_upload_is_not_cut_off_while_others_wait() -> None:
+    spec = make_spec("large", num_samples=400_000, num_shards=400_000)
+
+    def steadily() -> Iterator[Any]:
+        for message in create_messages(spec):
+            yield message
+            time.sleep(0.3)  # of 2 s of patience, which every 512 KiB restore by a second
+
+    with serving(stream_threads=1) as (caller, idle, wait_for):
+        upload = pb_grpc.ScoreServiceStub(idle).CreateRun.future(steadily())
+        wait_for(1)
+        assert caller.create(make_spec()).created
+        assert upload.result(10).created
 
 
 def test_an_idle_stream_is_cut_off() -> None:

@@ -197,7 +197,7 @@ def test_a_plan_of_another_seed_is_not_seeded(caller: Caller, run: bytes) -> Non
 
 def test_seeding_needs_a_run_without_a_job(caller: Caller, run: bytes, clock: Clock) -> None:
     caller.attach(run)
-    with status(REFUSED, "can't be seeded: job 'none' on host 'node1'", "RunBusyError"):
+    with status(REFUSED, "can't be seeded: another process on host 'node1'", "RunBusyError"):
         caller.stub.SeedRun(iter(seed_messages(run, np.zeros(1000, np.float32))))
     clock.now += 31
     caller.stub.SeedRun(iter(seed_messages(run, np.zeros(1000, np.float32))))
@@ -226,7 +226,7 @@ def test_amending_and_deleting(caller: Caller, run: bytes) -> None:
     with status(INVALID, "anneal_epoch=0"):
         caller.stub.AmendRun(pb.AmendRunRequest(run_id=run, delta="0.5"))
     caller.stub.DeleteRun(pb.DeleteRunRequest(run="test"))
-    with status(NOT_FOUND, "no run with id"):
+    with status(NOT_FOUND, "run 'test' was deleted"):
         caller.stub.GetRun(pb.GetRunRequest(run_id=run))
 
 

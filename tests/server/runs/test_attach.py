@@ -25,7 +25,7 @@ def test_another_job_is_refused_while_the_lease_holds(clock: Clock) -> None:
     run = make_run(clock)
     attach(run)
     clock.now += 29
-    message = "held by job 'none' attempt 0 on host 'node1', pid 41, for another 1 s.*; end that job and wait"
+    message = "held by another process on host 'node1', pid 41, for another 1 s.*; end that job and wait"
     with pytest.raises(RunBusyError, match=message):
         attach(run, nonce=1)
     clock.now += 1

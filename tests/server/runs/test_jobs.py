@@ -46,7 +46,7 @@ def test_an_attempt_that_is_not_newer_is_refused_by_name(caller: Caller, run: by
 
 def test_jobs_without_a_name_are_strangers(caller: Caller, run: bytes) -> None:
     Job.attach(caller, run).train(0, scores_of(0))
-    with status(REFUSED, "is held by job 'none' attempt 0 on host 'node1', pid 41", "RunBusyError"):
+    with status(REFUSED, "is held by another process on host 'node1', pid 41", "RunBusyError"):
         caller.attach(run, attempt=1, nonce=OTHER)
     with status(REFUSED, "load a state to resume the run", "RunConflictError"):
         caller.attach(run, attempt=1, nonce=OTHER, takeover=True)
@@ -97,9 +97,9 @@ def test_a_second_job_by_mistake_is_refused_and_the_first_loses_nothing(caller: 
     def by_mistake() -> None:
         assert not caller.create(make_spec()).created
         for resume in (pb.Resume(new=pb.Resume.New()), start_of(0), start_of(2)):
-            with status(REFUSED, "is held by job 'none' attempt 0 on host 'node1', pid 41", "RunBusyError"):
+            with status(REFUSED, "is held by another process on host 'node1', pid 41", "RunBusyError"):
                 caller.attach(run, nonce=OTHER, host="node2", pid=42, resume=resume)
-        with status(REFUSED, "can't be deleted: job 'none' on host 'node1', pid 41", "RunBusyError"):
+        with status(REFUSED, "can't be deleted: another process on host 'node1', pid 41", "RunBusyError"):
             caller.stub.DeleteRun(pb.DeleteRunRequest(run="test"))
 
     for epoch in range(3):

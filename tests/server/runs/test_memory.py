@@ -6,6 +6,7 @@ import dataclasses
 import json
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,8 +22,10 @@ from infobatch_stream.errors import ConfigError, RunConflictError, ServerBusyErr
 from infobatch_stream.plan.order_params import OrderChoice
 from infobatch_stream.run_spec import RunSpec
 from infobatch_stream.wire.specs import seal
+from tests.policy_distribution import unpack_policy
 from tests.server.bare_runs import attach, end, plan, push
 from tests.server.calls import make_spec
+from tests.server.runs.test_policies_of_runs import WITH_COLUMNS
 
 NUM_SAMPLES = 200_000
 ROOMY = Limits(memory_bytes=2**40)
@@ -61,11 +64,7 @@ def trained_run(registry: Registry, spec: RunSpec) -> Run:
     run, _ = registry.create(spec, OrderChoice())
     generation = attach(run)
     rng = np.random.default_rng(0)
-    columns = {
-        column.name: rng.random(spec.num_samples).astype(column.dtype)
-        for column in spec.policy.columns
-        if column.source == "pushed"
-    }
+    columns = {column.name: rng.random(spec.num_samples).astype(column.dtype) for column in spec.policy.pushed_columns}
     for epoch in range(12):
         got = plan(run, generation, epoch)
         scores = rng.random(spec.num_samples).astype(np.float32)
@@ -84,32 +83,42 @@ def _first(columns: dict[str, Any]) -> dict[str, Any]:
 SHAPES: dict[str, dict[str, Any]] = {
     "scores": {},
     "mask": {"subset": np.arange(NUM_SAMPLES) % 3 > 0},
-    "many shards": {"num_shards": 100_000},
-    "groups": {"num_shards": 100_000, "groups": 5, "per_group": True},
+    "many shards": {"num_shards": 30_000},
+    "groups": {"num_shards": 10_000, "groups": 5, "per_group": True},
+    "columns": {"policy": "with_columns"},
     "levels": {"policy": "levels", "levels": [[0.5, 0.5], [0.8, 0.2]]},
 }
 
 
+@pytest.fixture
+def policy_with_columns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Installs a policy with two pushed columns, one of them with two arrays, and one of the score."""
+    unpack_policy(tmp_path / "installed", "dist_with_columns", WITH_COLUMNS, {"with_columns": "Mine"})
+    monkeypatch.syspath_prepend(str(tmp_path / "installed"))
+
+
 @pytest.mark.parametrize("shape", SHAPES)
-def test_every_array_of_a_run_is_accounted_for(shape: str) -> None:
+def test_every_array_of_a_run_is_accounted_for(shape: str, policy_with_columns: None) -> None:
     spec = make_spec(num_samples=NUM_SAMPLES, epochs=20, **SHAPES[shape])
     store = MemoryStore()
     run = trained_run(Registry(store, ROOMY), spec)
     held = held_bytes([run, store])
     parts = run_bytes(spec, ROOMY.keep_plans)
-    accounted = sum(size for name, size in parts.items() if name not in ("a draw", "epochs"))
+    accounted = sum(size for name, size in parts.items() if name not in ("a draw", "an upload", "epochs"))
     assert accounted / 3 < held <= accounted + 20_000
 
 
-@pytest.mark.parametrize("part", ["scores", "mask", "shards", "groups", "plans", "dropped samples"])
-def test_an_account_that_forgets_a_part_is_noticed(part: str) -> None:
+@pytest.mark.parametrize("part", ["scores", "columns", "mask", "shards", "groups", "plans", "dropped samples"])
+def test_an_account_that_forgets_a_part_is_noticed(part: str, policy_with_columns: None) -> None:
     """The walk of the test before reaches what each part is for."""
-    spec = make_spec(num_samples=9999, num_shards=999, groups=3, subset=np.arange(9999) % 2 > 0, epochs=20)
+    subset = np.arange(9999) % 2 > 0
+    spec = make_spec(num_samples=9999, num_shards=999, groups=3, subset=subset, epochs=20, policy="with_columns")
     store = MemoryStore()
     run = trained_run(Registry(store, ROOMY), spec)
     held = held_bytes([run, store])
     owners = {
         "scores": run.core.feed.table.score,
+        "columns": run.core.feed.table.extra["margin.last"],
         "mask": spec.subset,
         "shards": spec.shard_sizes,
         "groups": spec.groups.of_shard if spec.groups else None,

@@ -121,7 +121,7 @@ def test_a_deleted_run_answers_not_found(clock: Clock) -> None:
     run, created = registry.create(make_spec(), OrderChoice())
     assert created
     generation = attach(run)
-    with pytest.raises(RunBusyError, match="can't be deleted: job 'none' on host 'node1'"):
+    with pytest.raises(RunBusyError, match="can't be deleted: another process on host 'node1'"):
         registry.delete(run, force=False)
     registry.delete(run, force=True)
     with pytest.raises(RunNotFoundError, match="was deleted"):
