@@ -54,7 +54,7 @@ def read_spec(
     sizes, bits, groups = parts.whole()
     subset = None
     if bits is not None:
-        subset = np.unpackbits(bits, count=message.num_samples, bitorder="little").astype(bool)
+        subset = np.unpackbits(bits, count=message.num_samples, bitorder="little").view(bool)
     return spec_from_messages(message, sizes, subset, groups), order_choice(message.order)
 
 

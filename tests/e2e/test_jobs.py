@@ -75,30 +75,33 @@ def score_of_all() -> np.ndarray:
     return score(torch.arange(SAMPLES)).numpy()
 
 
-def crash(answers: Connection, shards: str, url: str, run: str) -> None:
+def crash(answers: Connection, shards: str, url: str, run: str, checkpoint: Path) -> None:
     loader = make_loader(shards, url, run, 16, epochs=2)
     next(loader.epochs())
-    train_pass(loader, 3)
+    seen = train_pass(loader, 3)
     assert loader.flush()
-    answers.send(loader.state_dict())
+    torch.save(loader.state_dict(), checkpoint)
+    answers.send(seen)
     answers.recv()
 
 
-def follow(_: Connection, shards: str, url: str, run: str, state: Any, takeover: bool) -> list[int]:
+def follow(_: Connection, shards: str, url: str, run: str, checkpoint: Path, takeover: bool) -> list[int]:
     with make_loader(shards, url, run, 24, epochs=2, takeover=takeover) as loader:
-        loader.load_state_dict(state)
+        loader.load_state_dict(torch.load(checkpoint))
         next(loader.epochs())
         return train_pass(loader)
 
 
 @pytest.mark.parametrize("takeover", [True, False], ids=["takeover", "lease"])
 def test_the_run_of_a_dead_job_is_had_by_takeover_or_once_its_lease_has_run_out(
-    takeover: bool, server: Server, shards: str
+    takeover: bool, server: Server, shards: str, tmp_path: Path
 ) -> None:
-    run = f"crashed-{takeover}"
-    (dead,) = start_ranks(crash, 1, shards, server.url, run)
-    state = dead.result()
+    run, checkpoint = f"crashed-{takeover}", tmp_path / "checkpoint.pt"
+    (dead,) = start_ranks(crash, 1, shards, server.url, run, checkpoint)
+    seen = dead.result()
     dead.kill()
-    (follower,) = start_ranks(follow, 1, shards, server.url, run, state, takeover)
-    assert len(follower.result(90)) == SAMPLES - state["positions"] == SAMPLES - 48
+    (follower,) = start_ranks(follow, 1, shards, server.url, run, checkpoint, takeover)
+    rest = follower.result(90)
+    assert (len(seen), len(rest)) == (48, SAMPLES - 48)
+    assert sorted(seen + rest) == list(range(SAMPLES))  # each once
     np.testing.assert_array_equal(server.scores(run), score_of_all())

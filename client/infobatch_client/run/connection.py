@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import math
 import os
-import sys
 import threading
 import time
 from typing import Any
@@ -17,6 +16,7 @@ from infobatch_client.run.attachment import left_behind
 from infobatch_client.run.joining import Joined, join_run
 from infobatch_client.run.options import RunOptions
 from infobatch_client.run.resume_state import ResumeState
+from infobatch_client.user_warnings import users_line
 from infobatch_stream import errors
 from infobatch_stream.manifest import Manifest
 from infobatch_stream.v1 import score_service_pb2 as pb
@@ -64,7 +64,7 @@ class RunConnection:
     ) -> None:
         self._ranks = ranks
         self._embedded: EmbeddedServer | None = None
-        self._opened_at = _users_line()
+        self._opened_at = users_line()
         self._forgets = False
         self._pid = os.getpid()
         self._closed = False
@@ -72,7 +72,8 @@ class RunConnection:
         self._revivals: list[float] = []
         try:
             address = options.url or self._start_embedded(options.state_dir)
-            self.client = ScoreClient(address, call_timeout_s=options.timeouts.call_timeout_s)
+            credentials = options.connection.credentials if self._embedded is None else self._embedded.credentials
+            self.client = ScoreClient(address, call_timeout_s=options.timeouts.call_timeout_s, credentials=credentials)
             self.joined = self._join(options, manifest, batch_size, state, start_epoch)
         except BaseException:
             self._give_up(options.run)
@@ -104,7 +105,7 @@ class RunConnection:
                         "the embedded score server (pid %d) had ended; one with pid %d goes on with its runs (log: %s)",
                         *(pid, embedded.pid, embedded.log),
                     )
-                    self.client.move_to(embedded.address)
+                    self.client.move_to(embedded.address, embedded.credentials)
                     return None
         return errors.ServerError(
             f"the embedded score server (pid {pid}) has ended {reason}; its log is {embedded.log}. What it had stored "
@@ -179,8 +180,8 @@ class RunConnection:
         if self._ranks.num_nodes > 1:
             raise errors.ConfigError(
                 f"the ranks run on {self._ranks.num_nodes} nodes, and an embedded server serves one: start `infobatch "
-                "serve --data-dir DIR --grpc HOST:50051 --insecure` where all of them reach it, and give its "
-                'url="HOST:50051"'
+                "serve --data-dir DIR --grpc HOST:50051` that all of them reach, with TLS and tokens or --insecure, "
+                'and give its url="grpcs://HOST:50051" (or "HOST:50051")'
             )
 
         def start() -> dict[str, str]:
@@ -233,11 +234,3 @@ class RunConnection:
 
         values = ranks.from_first("join the run", join)
         return joined or Joined.from_dict(values, self.client.address, spec)
-
-
-def _users_line() -> str:
-    """The file and line outside this package that opens the run."""
-    frame = sys._getframe(1)
-    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("infobatch_client."):
-        frame = frame.f_back
-    return f"{frame.f_code.co_filename}:{frame.f_lineno}"

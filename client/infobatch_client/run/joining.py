@@ -25,7 +25,6 @@ from infobatch_stream.errors import (
     RunBusyError,
     RunConflictError,
     RunNotFoundError,
-    ServerBusyError,
     TryAgainError,
 )
 from infobatch_stream.run_spec import RunSpec
@@ -195,10 +194,8 @@ def _create(
         _once_free(client, options.run, lambda: client.delete_run(request), math.inf)
 
     def create() -> pb.CreateRunResponse:
-        """While the server has too many calls of this kind, it takes none."""
-        return retry_until(
-            lambda _: client.create_run(requests()), options.timeouts.connect_timeout_s, on=ServerBusyError
-        )
+        """A server with too many calls of this kind takes none, or cuts off one that has been slow."""
+        return retry_until(lambda _: client.create_run(requests()), options.timeouts.connect_timeout_s)
 
     try:
         answer = create()

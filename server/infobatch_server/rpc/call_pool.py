@@ -29,7 +29,7 @@ class CallPool(ThreadPoolExecutor):
     """
 
     def __init__(
-        self, name: str, threads: int, *, max_waiting: int, patience_s: float, min_patience_s: float = 0.25
+        self, name: str, threads: int, *, max_waiting: int, patience_s: float, min_patience_s: float = 0.5
     ) -> None:
         super().__init__(threads, thread_name_prefix=f"grpc-{name}")
         self.name = name

@@ -36,6 +36,7 @@ def seed_run(registry: Registry, messages: Iterator[pb.SeedRunRequest]) -> pb.Se
         raise ConfigError("the first message of SeedRun must have `run_id`")
     run = registry.by_id(first.run_id)
     with ExitStack() as stack:
+        stack.enter_context(run.core.streams.of_table())
         return _read_parts(run, messages, partial(_hold_plan, registry, run, stack))
 
 

@@ -172,17 +172,18 @@ class ScoreService(pb_grpc.ScoreServiceServicer):
         stop = request.end_sample or num_samples
         if not request.first_sample <= stop <= num_samples:
             raise ConfigError(f"samples [{request.first_sample}, {stop}) are outside [0, {num_samples}]")
-        for first, part in run.read_scores(request.first_sample, stop, _READ_SAMPLES):
-            message = pb.ReadScoresResponse(
-                first_sample=first,
-                scores=part.score.astype("<f4", copy=False).tobytes(),
-                stamps=part.stamp.astype("<u2", copy=False).tobytes(),
-                visits=part.visits.astype("<u2", copy=False).tobytes(),
-            )
-            for name, values in part.extra.items():
-                little = values.astype(values.dtype.newbyteorder("<"), copy=False)
-                message.columns.add(name=name, dtype=str(np.dtype(values.dtype)), data=little.tobytes())
-            yield message
+        with run.core.streams.of_table():
+            for first, part in run.read_scores(request.first_sample, stop, _READ_SAMPLES):
+                message = pb.ReadScoresResponse(
+                    first_sample=first,
+                    scores=part.score.astype("<f4", copy=False).tobytes(),
+                    stamps=part.stamp.astype("<u2", copy=False).tobytes(),
+                    visits=part.visits.astype("<u2", copy=False).tobytes(),
+                )
+                for name, values in part.extra.items():
+                    little = values.astype(values.dtype.newbyteorder("<"), copy=False)
+                    message.columns.add(name=name, dtype=str(np.dtype(values.dtype)), data=little.tobytes())
+                yield message
 
     def SeedRun(
         self, request_iterator: Iterator[pb.SeedRunRequest], context: grpc.ServicerContext

@@ -1,4 +1,4 @@
-"""The streams that read a run's plans, and the memory that they keep in use after the run has let go of it."""
+"""The streams that use a run's arrays, and the memory that they keep in use after the run has released it."""
 
 from __future__ import annotations
 
@@ -44,6 +44,12 @@ class RunStreams:
                 if not self._open[plan_id]:
                     del self._open[plan_id]
                     self._release(plan_id)
+
+    @contextmanager
+    def of_table(self) -> Iterator[None]:
+        """While the context lasts, a stream reads or fills the score table, and holds it if the run is deleted."""
+        with self.of("", lambda _: True):
+            yield
 
     def drop(self, plan_ids: Collection[str]) -> None:
         """The run no longer keeps these plans. The caller holds the lock."""

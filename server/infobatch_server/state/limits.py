@@ -50,7 +50,7 @@ class Limits:
     keep_plans: int = 8
     worker_threads: int = 32
     plan_streams: int = 16
-    stream_threads: int = 8
+    stream_threads: int = 16
     max_queued_calls: int = 1024
     max_queued_streams: int = 64
     idle_s: float = 30.0

@@ -146,9 +146,8 @@ def test_a_crowd_of_calls_without_messages_delays_pushes_by_seconds_alone() -> N
         caller.plan(run, generation, 0)
         held = [without_message(idle) for _ in range(10)]
         wait_for(10)
-        began_s = time.monotonic()
-        assert caller.stub.PushScores(push_request(run, generation, 1, 0, [1], [1.0]), timeout=5).accepted == 1
-        assert time.monotonic() - began_s < 4.5  # a second for the first two, half a second for each pair behind them
+        # Two seconds for the first two, one for each pair behind them; without, 30 s for each pair.
+        assert caller.stub.PushScores(push_request(run, generation, 1, 0, [1], [1.0]), timeout=20).accepted == 1
         for call in held:
             call.cancel()
 

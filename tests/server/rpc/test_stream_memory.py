@@ -5,18 +5,21 @@ from __future__ import annotations
 import itertools
 import queue
 import time
+import tracemalloc
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import grpc
 import numpy as np
+import pytest
 
-from infobatch_server.runs.memory import plan_bytes, run_bytes
+from infobatch_server.runs.memory import MemoryBudget, plan_bytes, run_bytes
 from infobatch_server.server import ScoreServer
 from infobatch_server.state.limits import Limits
 from infobatch_stream.run_spec import RunSpec
 from infobatch_stream.v1 import score_service_pb2 as pb
+from infobatch_stream.wire.spec_reader import read_spec
 from tests.server.calls import INVALID, Caller, caller_on, create_messages, end_request, make_spec, status
 
 BUSY = grpc.StatusCode.RESOURCE_EXHAUSTED
@@ -114,3 +117,41 @@ def test_plans_and_runs_that_are_gone_are_charged_until_their_last_stream_ends()
         assert memory.used == weight
         newest.cancel()
         wait_for(lambda: memory.used == 0)
+
+
+def test_a_deleted_runs_table_is_charged_until_its_last_reader_ends() -> None:
+    with serving() as (server, caller):
+        memory = server.registry.memory
+        run = caller.create(make_spec(num_samples=2**22)).run_id
+        weight = memory.used
+        reader = caller.stub.ReadScores(pb.ReadScoresRequest(run_id=run))
+        next(reader)
+        importer = caller.stub.SeedRun.future(without_end([pb.SeedRunRequest(run_id=run)]))
+        streams = server.registry.by_id(run).core.streams
+        wait_for(lambda: streams._open[""] == 2)
+        caller.stub.DeleteRun(pb.DeleteRunRequest(run_id=run))
+        assert memory.used == weight
+        reader.cancel()
+        wait_for(lambda: streams._open[""] == 1)
+        assert memory.used == weight
+        importer.cancel()
+        wait_for(lambda: memory.used == 0)
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [masked("masked"), make_spec(num_samples=800_000, num_shards=400_000, groups=5)],
+    ids=["mask", "shards with groups"],
+)
+def test_an_upload_takes_no_more_than_it_is_charged(spec: RunSpec) -> None:
+    memory = MemoryBudget(10**9)
+    messages = create_messages(spec)
+    with memory.upload("the spec") as upload:
+        tracemalloc.start()
+        read_spec(iter(messages), account_for=lambda _: upload.add)
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        charged = memory.used
+        assert charged == run_bytes(spec, 8)["an upload"]
+    assert peak <= charged + 200_000
+    assert memory.used == 0
