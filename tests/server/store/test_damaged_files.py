@@ -107,3 +107,23 @@ def test_runs_whose_database_is_gone_are_left_alone(whole: Path, tmp_path: Path,
     with pytest.raises(ServerError, match=r"state\.db is missing or empty, but .*runs holds runs: put the whole data"):
         DurableStore(folder)
     assert sorted((folder / "runs").glob("*/*")) == before
+
+
+def test_runs_of_a_newer_server_that_was_killed_are_refused_and_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as newer:
+        newer.setattr("infobatch_server.store.durable.VERSION", 2)
+        (tmp_path / "live").mkdir()
+        store = DurableStore(tmp_path / "live", segment_samples=512)
+        Registry(store, Limits(), Clock()).create(make_spec("theirs"), OrderChoice())
+        folder = shutil.copytree(tmp_path / "live", tmp_path / "killed")  # all of it is in the WAL
+        store.close()
+    before = {path: path.read_bytes() for path in (folder / "runs").glob("*/*")}
+    with pytest.raises(ServerError, match=r"state\.db has version 2, and this server knows 1"):
+        DurableStore(folder)
+    assert {path: path.read_bytes() for path in (folder / "runs").glob("*/*")} == before
+    monkeypatch.setattr("infobatch_server.store.durable.VERSION", 2)
+    store = DurableStore(folder, segment_samples=512)
+    assert [run.spec.run for run in store.load()] == ["theirs"]
+    store.close()
