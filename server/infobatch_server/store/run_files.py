@@ -94,7 +94,9 @@ class RunFiles:
         return len(others)
 
     def remove(self) -> None:
-        """Removes the folder and all that is in it."""
+        """Removes the folder and all that is in it, if it is there."""
+        if not self.folder.is_dir():
+            return self._files.remove(self.folder)
         for path in self.folder.iterdir():
             self._files.remove(path)
         self._files.remove(self.folder)
