@@ -31,6 +31,7 @@ from infobatch_stream.errors import (
     StateError,
     SupersededError,
     TryAgainError,
+    WorkerError,
 )
 from infobatch_stream.version import __version__
 
@@ -79,6 +80,7 @@ __all__ = [
     "SupersededError",
     "Timeouts",
     "TryAgainError",
+    "WorkerError",
     "__version__",
     "cosine",
     "may_drop",
