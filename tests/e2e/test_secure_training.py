@@ -245,6 +245,18 @@ def test_an_expired_certificate_is_not_trusted(authority: Authority) -> None:
     assert TRAIN not in words
 
 
+def test_new_certificates_are_used_without_a_restart(
+    server: ScoreServer, authority: Authority, own: Path, tmp_path: Path
+) -> None:
+    ca = write(tmp_path / "ca.pem", Authority(tmp_path / "other").cert.read_text())
+    credentials = Credentials(token_file=own, ca=ca)
+    with closing(ScoreClient(url_of(server), credentials=credentials)) as client:
+        with pytest.raises(ServerUnreachableError):
+            client.get_server(pb.GetServerRequest(), timeout_s=2)
+        write(ca, authority.cert.read_text())
+        assert client.wait_until_up(30).nonce == server.nonce
+
+
 def test_a_server_that_wants_a_client_certificate_is_called_with_one(authority: Authority, signed: Signed) -> None:
     access = Access(certificates=Certificates(signed.cert, signed.key, authority.cert))
     client = authority.sign("client")

@@ -70,6 +70,7 @@ class ScoreClient:
         self._pid = -1
         self._closed = False
         self._channel: grpc.Channel | None = None
+        self._stamp: tuple[int | None, ...] = ()
         self._channel_stub: Stub
 
     def create_run(
@@ -172,9 +173,9 @@ class ScoreClient:
 
     def move_to(self, address: str, credentials: Credentials) -> None:
         """Calls another address from now on, where the server has come back; calls under way end by themselves."""
-        self._credentials = credentials
         if address != self.address:
             self.address, self._channel = address, None
+        self._credentials = credentials
 
     def close(self) -> None:
         """Closes the channel, if this process opened it."""
@@ -185,7 +186,7 @@ class ScoreClient:
 
     def __getstate__(self) -> dict[str, object]:
         settings = {"address": self.address, "_call_timeout_s": self._call_timeout_s, "_credentials": self._credentials}
-        return {**settings, "_pid": -1, "_closed": False, "_channel": None}
+        return {**settings, "_pid": -1, "_closed": False, "_channel": None, "_stamp": ()}
 
     def _unary(
         self,
@@ -240,6 +241,7 @@ class ScoreClient:
         if self._closed and self._pid == os.getpid():
             raise errors.ServerUnreachableError(f"the connection to {self.address} is closed")
         if self._pid != os.getpid() or self._channel is None:
+            self._stamp = self._credentials.stamp()
             self._channel = self._credentials.channel(self.address, _CHANNEL_OPTIONS)
             self._channel_stub = Stub(self._channel)
             self._pid = os.getpid()
@@ -248,6 +250,8 @@ class ScoreClient:
     def _raise(self, rpc: str, error: grpc.RpcError) -> NoReturn:
         metadata = {item.key: str(item.value) for item in error.trailing_metadata() or ()}
         raised = error_from_status(error.code(), error.details() or "", metadata, call=f"{rpc} at {self.address}")
+        if isinstance(raised, errors.ServerUnreachableError) and self._credentials.stamp() != self._stamp:
+            self._channel = None  # the next call's has the certificates that are there now
         if isinstance(raised, errors.AccessError):
             raised = type(raised)(f"{self.address}: {raised}; {self._credentials.remedy}")
         raise raised from None

@@ -99,12 +99,24 @@ class Credentials:
         return () if token is None else (("authorization", f"Bearer {token}"),)
 
     def channel(self, address: str, options: tuple[tuple[str, int], ...]) -> grpc.Channel:
-        """A new channel to an address."""
+        """A new channel to an address.
+
+        Raises:
+            ConfigError: a file can't be read.
+        """
         if not is_tls(address):
             return grpc.insecure_channel(address, options=options)
         files = (self.ca, self.client_key, self.client_cert)
-        parts = (None if path is None else Path(path).read_bytes() for path in files)
+        try:
+            parts = [None if path is None else Path(path).read_bytes() for path in files]
+        except OSError as error:
+            raise ConfigError(f"can't read {error.filename}: {error.strerror}") from error
         return grpc.secure_channel(without_scheme(address), grpc.ssl_channel_credentials(*parts), options=options)
+
+    def stamp(self) -> tuple[int | None, ...]:
+        """Another one after a file for TLS has changed, so that a channel has to be made anew."""
+        files = (self.ca, self.client_key, self.client_cert)
+        return tuple(None if path is None else _changed_at(path) for path in files)
 
     def ssl_context(self) -> ssl.SSLContext:
         """For a connection of REST, and to see what is wrong with one of gRPC.
@@ -141,6 +153,13 @@ class Credentials:
             return f"the token is that of {self.token_file}, which is read again when it changes"
         variable = TOKEN_VARIABLE if os.environ.get(TOKEN_VARIABLE, "").strip() else TOKEN_FILE_VARIABLE
         return f"the token is that of the variable {variable}"
+
+
+def _changed_at(path: FilePath) -> int:
+    try:
+        return os.stat(path).st_ctime_ns
+    except OSError:
+        return 0
 
 
 def _reason(error: OSError) -> str:
