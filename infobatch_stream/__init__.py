@@ -34,6 +34,7 @@ from infobatch_stream.errors import (
     SupersededError,
     TryAgainError,
     UnauthenticatedError,
+    WorkerError,
 )
 from infobatch_stream.version import __version__
 
@@ -85,6 +86,7 @@ __all__ = [
     "Timeouts",
     "TryAgainError",
     "UnauthenticatedError",
+    "WorkerError",
     "__version__",
     "cosine",
     "may_drop",

@@ -11,6 +11,7 @@
     │   └── CorruptShardError             damaged or cut short
     ├── PipelineError (TypeError)         a pipeline stage that would break the tie of sample and score
     ├── PlanError (ValueError)            an epoch plan that is damaged, or doesn't fit its run
+    ├── WorkerError (RuntimeError)        a worker process ended, or couldn't send a batch or an error
     ├── RanksError (RuntimeError)         the ranks of a job disagree, or one of them has failed
     └── ServerError (RuntimeError)        an error that a score server answered, or no answer
         ├── TryAgainError                 the same call may succeed later
@@ -55,6 +56,7 @@ __all__ = [
     "SupersededError",
     "TryAgainError",
     "UnauthenticatedError",
+    "WorkerError",
 ]
 
 
@@ -100,6 +102,10 @@ class PipelineError(InfoBatchError, TypeError):
 
 class PlanError(InfoBatchError, ValueError):
     """An epoch plan that is damaged or doesn't fit its run; the message says what to do."""
+
+
+class WorkerError(InfoBatchError, RuntimeError):
+    """A DataLoader worker that ended, or a batch or an error of one that couldn't be sent; the message says which."""
 
 
 class RanksError(InfoBatchError, RuntimeError):

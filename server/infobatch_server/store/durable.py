@@ -78,14 +78,7 @@ class DurableStore:
         self._save_bytes = save_bytes
         self._max_journal_bytes = max_journal_bytes
         self._folder = folder / "runs"
-        try:
-            if not (folder / _DATABASE).exists():
-                sync_parents(self._files, folder)  # they may be new, too
-            self._database = Database(folder / _DATABASE, version=VERSION, schema=SCHEMA, connect=connect)
-            self._files.make_folder(self._folder)
-            self._files.sync_folder(folder)
-        except OSError as error:
-            raise ServerError(f"{folder} can't be used: {error}") from error
+        self._database = _open(folder, self._folder, self._files, connect)
         self._runs: dict[bytes, OpenRun] = {}
         self._next_id = count(1)
         self._unchecked_bytes = 0
@@ -291,3 +284,22 @@ class DurableStore:
         dropped = run.adopt(state)
         with self._database.guarding():
             run.files.remove_plans(dropped)
+
+
+def _open(folder: Path, runs: Path, files: Files, connect: Connect) -> Database:
+    path = folder / _DATABASE
+    try:
+        if not path.exists() or not path.stat().st_size:
+            # A new database would make all runs leftovers.
+            if runs.is_dir() and any(runs.iterdir()):
+                raise ServerError(
+                    f"{path} is missing or empty, but {runs} holds runs: put the whole data directory back from a "
+                    "copy; or remove that folder, with its runs"
+                )
+            sync_parents(files, folder)  # they may be new, too
+        database = Database(path, version=VERSION, schema=SCHEMA, connect=connect)
+        files.make_folder(runs)
+        files.sync_folder(folder)
+    except OSError as error:
+        raise ServerError(f"{folder} can't be used: {error}") from error
+    return database

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import random
 import shutil
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import grpc
@@ -16,12 +13,12 @@ import pytest
 
 from infobatch_stream.errors import TryAgainError
 from infobatch_stream.v1 import score_service_pb2 as pb
-from tests.server.calls import Caller, caller_on, make_spec
+from tests.server.calls import make_spec
 from tests.server.power.disk import PATTERNS, Image
 from tests.server.power.faulty import FaultyDisk, living
 from tests.server.power.life import Life, Step
+from tests.server.server_process import serving
 
-ROOT = Path(__file__).parents[3]
 STEPS = 40
 FAULTS: dict[str, Callable[[int], Callable[[int, str], bool]]] = {
     "once": lambda place: lambda count, name: count == place,
@@ -89,25 +86,11 @@ def check(root: Path, step: Step, where: str) -> None:
     life.close()
 
 
-@contextmanager
-def serving(*command: str) -> Iterator[tuple[subprocess.Popen[str], Caller]]:
-    """A server's process, and a caller on it."""
-    free = ["--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0"]
-    pipe = subprocess.PIPE
-    with subprocess.Popen([sys.executable, "-m", *command, *free], stdout=pipe, text=True, cwd=ROOT) as process:
-        try:
-            assert process.stdout is not None
-            channel, caller = caller_on(process.stdout.readline().split("grpc ")[1].split(",")[0])
-            with channel:
-                yield process, caller
-        finally:
-            process.kill()
-
-
 def test_a_server_whose_disk_fails_ends_with_status_1_and_the_next_one_recovers(tmp_path: Path) -> None:
     fails, data = tmp_path / "fails", ("--data-dir", str(tmp_path / "data"))
     scores = np.random.default_rng(1).random(1000).astype(np.float32)
-    with serving("tests.server.power.failing_server", str(fails), *data) as (process, caller):
+    with serving("tests.server.power.failing_server", str(fails), *data) as server:
+        caller = server.caller
         run_id = bytes(caller.create(make_spec()).run_id)
         generation = caller.attach(run_id)
         plan = caller.plan(run_id, generation, 0)
@@ -116,8 +99,9 @@ def test_a_server_whose_disk_fails_ends_with_status_1_and_the_next_one_recovers(
         with pytest.raises(grpc.RpcError) as caught:
             caller.push_all(run_id, generation, 0, 2, scores + 1)
         assert caught.value.code() == grpc.StatusCode.UNAVAILABLE  # type: ignore[attr-defined]
-        assert process.wait(30) == 1
-    with serving("infobatch_server", *data) as (_, caller):
+        assert server.process.wait(30) == 1
+    with serving("infobatch_server", *data) as server:
+        caller = server.caller
         (part,) = caller.stub.ReadScores(pb.ReadScoresRequest(run_id=run_id), timeout=10)
         found = np.frombuffer(part.scores, "<f4")
         assert found.tobytes() in (scores.tobytes(), (scores + 1).tobytes())  # the second was sent, and not answered

@@ -14,8 +14,8 @@ DOCS = Path(__file__).parents[3] / "docs" / "durability.md"
 
 # What lacks, and what is lost.
 SYNCS = {
-    "durable.__init__ files.sync_parents sync_folder": "is missing",
-    "durable.__init__ sync_folder": "can't be loaded",
+    "durable._open files.sync_parents sync_folder": "is missing",
+    "durable._open sync_folder": "can't be loaded",
     "run_files.make files.write_file sync": "can't be loaded",
     "run_files.make files.write_file sync_folder": "can't be loaded",
     "run_files.make sync_folder": "can't be loaded",
