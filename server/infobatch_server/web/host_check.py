@@ -32,9 +32,9 @@ class HostCheck:
     ) -> None:
         self._app = app
         self._takes_addresses = not loopback
-        self._names = _LOOPBACK_NAMES | {_as_host(host) for host in hosts}
+        self._names = {*_LOOPBACK_NAMES, *map(_as_host, hosts)}
         if not loopback:
-            self._names |= {socket.gethostname().lower(), socket.getfqdn().lower()}
+            self._names.add(socket.gethostname().lower())
         self._certified = certified
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
