@@ -95,7 +95,7 @@ class PassControl:
         self._bytes = _shared(_SIZE_BYTES, dtype=torch.uint8)
         self._loaded = _shared(_MAX_WORKERS, 3, dtype=torch.int64)
         self._passes = _shared(1 + _SLOTS, dtype=torch.int64)
-        self._samples = _shared(_MAX_WORKERS, 5, dtype=torch.int64)
+        self._samples = _shared(_MAX_WORKERS, 7, dtype=torch.int64)
         self._updated_at_start = False
         self._maker = os.getpid()
 
@@ -192,16 +192,16 @@ class PassControl:
         self._passes[0] = max(int(self._passes[0]), number + 1)
 
     def samples_of(self, worker: int, workers: int) -> npt.NDArray[np.int64]:
-        """int64 (5,), a row of `samples` of one worker that begins a pass, in shared memory, to be written there."""
+        """int64 (7,), a row of `samples` of one worker that begins a pass, in shared memory, to be written there."""
         row: npt.NDArray[np.int64] = self._samples.numpy()[worker]
-        row[:] = workers, 0, 0, 0, -1
+        row[:] = workers, 0, 0, 0, -1, 0, -1
         return row
 
     @property
     def samples(self) -> npt.NDArray[np.int64]:
-        """int64 (n, 5), a row for each worker that has begun: workers, samples read, samples dropped; stride, first.
+        """int64 (n, 7), a row for each worker that has begun: workers, samples read, samples dropped; stride, first; …
 
-        The last two are its `KeptPattern`'s.
+        The stride and the first position are its `KeptPattern`'s, and the last two what `SampleChoice.judge` gives.
         """
         noted = self._samples.numpy()
         return noted[noted[:, 0] > 0]
