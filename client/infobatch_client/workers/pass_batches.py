@@ -301,7 +301,7 @@ class PassBatches:
         dropped = None
         if planned is not None and counts.dropped and self._source.names_drops:
             dropped = np.setdiff1d(planned, [*indices[: len(rows)].tolist(), *failed])
-        return BatchRows(payloads, indices, weights, counts, dropped, failed)
+        return BatchRows(payloads, indices, weights, counts, step, dropped, failed)
 
     def _spare_row(self) -> Any:
         """A row for a worker that has none of its own yet: the first output of the epoch's positions."""

@@ -22,9 +22,8 @@ _SIZE_BYTES = 8192  # a pass as JSON, behind its length in 4 bytes; and at the e
 WARNED_OF_ORDER, WARNED_OF_DROPS, _CLOSED, _UPDATED = -4, -3, -2, -1
 _KEY_BITS, _NUMBER_BITS = 40, 23
 _SLOTS = 251
-_MAX_WORKERS = (
-    1024  # torch copies a larger tensor with threads, for which a process forked after their use waits for ever
-)
+_MAX_WORKERS = 800
+_MAX_SHARED_BYTES = 2**15  # torch copies more with threads, for which a process forked after their use waits for ever
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -243,5 +242,6 @@ def _slot(key: bytes) -> tuple[int, int]:
 
 
 def _shared(*size: int, dtype: torch.dtype) -> torch.Tensor:
-    zeros: torch.Tensor = torch.zeros(*size, dtype=dtype, device="cpu").share_memory_()  # type: ignore[no-untyped-call]
-    return zeros
+    zeros = torch.zeros(*size, dtype=dtype, device="cpu")
+    assert zeros.nbytes <= _MAX_SHARED_BYTES
+    return zeros.share_memory_()  # type: ignore[no-any-return, no-untyped-call]
