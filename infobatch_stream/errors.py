@@ -18,6 +18,9 @@
         │   ├── ServerUnreachableError    no answer within the time allowed (also a ConnectionError)
         │   ├── ServerBusyError           the server has too much to do, or too little room
         │   └── PlanNotReadyError         other ranks have not ended the epoch before
+        ├── AccessError                   the server refuses this caller
+        │   ├── UnauthenticatedError      no token, or one that isn't the server's
+        │   └── PermissionDeniedError     the token's scope doesn't allow the call
         ├── RunNotFoundError              no run of that name or id
         ├── RunConflictError              the run exists and differs from the request
         ├── RunBusyError                  another job holds the run's lease
@@ -29,12 +32,14 @@ Messages say what was wrong, with the value, and what to do about it.
 from __future__ import annotations
 
 __all__ = [
+    "AccessError",
     "ConfigError",
     "CorruptShardError",
     "DuplicateKeyError",
     "EmptyShardError",
     "InfoBatchError",
     "LossError",
+    "PermissionDeniedError",
     "PipelineError",
     "PlanError",
     "PlanNotReadyError",
@@ -50,6 +55,7 @@ __all__ = [
     "StateError",
     "SupersededError",
     "TryAgainError",
+    "UnauthenticatedError",
     "WorkerError",
 ]
 
@@ -138,6 +144,18 @@ class ServerBusyError(TryAgainError):
 
 class PlanNotReadyError(TryAgainError):
     """The epoch's plan waits for ranks that have not ended the epoch before; the message names them."""
+
+
+class AccessError(ServerError):
+    """The score server refuses this caller; the call changed nothing."""
+
+
+class UnauthenticatedError(AccessError):
+    """The call had no token, or one that isn't the server's."""
+
+
+class PermissionDeniedError(AccessError):
+    """The token's scope doesn't allow the call."""
 
 
 class RunNotFoundError(ServerError):
