@@ -25,6 +25,10 @@ from infobatch_stream.errors import WorkerError
 
 __all__ = ["Unsent", "WorkerStart", "report_unsent"]
 
+_ADVICE = (
+    "Let stages and collate_fn return tensors, arrays, numbers, strings, or objects of top-level classes; "
+    "no lambdas, local classes, open files or locks; or use num_workers=0"
+)
 _DEEPEST = 8
 _LONGEST = 80  # characters of a value's repr
 
@@ -125,10 +129,11 @@ def _unsent(error: Exception, data: Any) -> Unsent:
         found = _first_unpicklable(data)
     except Exception:  # a user's object, whose repr or pickling may do anything
         found = "a part of it"
+    # torch raises RuntimeError where memory for a tensor can't be shared, or a tensor has a graph, and says what to do
+    advice = "" if isinstance(error, OSError | RuntimeError) else f". {_ADVICE}"
     return Unsent(
         f"a batch of {where} can't be pickled, and so can't be sent to the loop: {found} ({type(error).__name__}: "
-        f"{error}). Let stages and collate_fn return tensors, arrays, numbers, strings, or objects of classes at a "
-        "module's top level; no lambdas, local classes, open files or locks; or use num_workers=0",
+        f"{error}){advice}",
         "".join(traceback.format_exception(error)),
     )
 
