@@ -18,7 +18,7 @@ help:
 	@echo 'make demo      train on 1,347 digits with and without pruning, and compare (DEMO_ARGS=--help for options, DEMO_ARGS="--nproc 2" for two ranks)'
 	@echo 'make test      run the tests: minutes on two cores (ARGS=… goes to pytest)'
 	@echo 'make test-all  those and the rest of the long matrices'
-	@echo 'make crash-test  kill a server at 100 random moments, and compare what it recovers (ROUNDS=…, SEED=…)'
+	@echo 'make crash-test  kill a server at 100 random moments, cut its power at 10,000, and compare what it recovers (ROUNDS=…, STATES=…, SEED=…)'
 	@echo 'make lint      ruff, mypy, pyright, and whether the generated code is fresh'
 	@echo 'make proto     regenerate infobatch_stream/v1 from proto/'
 	@echo 'make docs      build the site into build/site; a dead link or an unknown name fails'
@@ -35,10 +35,12 @@ test-all: $(VENV)/dev.stamp
 	$(PYTEST) $(ARGS)
 
 ROUNDS = 100
+STATES = 10000
 SEED = 1
 
 crash-test: $(VENV)/dev.stamp
 	$(VENV)/bin/python -m tests.server.crash.rounds --rounds $(ROUNDS) --seed $(SEED)
+	$(VENV)/bin/python -m tests.server.power.cuts --states $(STATES) --seed $(SEED)
 
 lint: $(VENV)/dev.stamp
 	$(VENV)/bin/ruff check .

@@ -10,12 +10,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from infobatch_stream.errors import (
+    AccessError,
     ConfigError,
     CorruptShardError,
     DuplicateKeyError,
     EmptyShardError,
     InfoBatchError,
     LossError,
+    PermissionDeniedError,
     PipelineError,
     PlanError,
     PlanNotReadyError,
@@ -31,6 +33,8 @@ from infobatch_stream.errors import (
     StateError,
     SupersededError,
     TryAgainError,
+    UnauthenticatedError,
+    WorkerError,
 )
 from infobatch_stream.version import __version__
 
@@ -46,6 +50,7 @@ if TYPE_CHECKING:
     from infobatch_stream.pruning.policies import Full, Hard, InfoBatch, Levels, Random
 
 __all__ = [
+    "AccessError",
     "ConfigError",
     "Connection",
     "CorruptShardError",
@@ -60,6 +65,7 @@ __all__ = [
     "Levels",
     "LossError",
     "OrderChoice",
+    "PermissionDeniedError",
     "PipelineError",
     "PlanError",
     "PlanNotReadyError",
@@ -79,6 +85,8 @@ __all__ = [
     "SupersededError",
     "Timeouts",
     "TryAgainError",
+    "UnauthenticatedError",
+    "WorkerError",
     "__version__",
     "cosine",
     "may_drop",

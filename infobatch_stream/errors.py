@@ -11,12 +11,16 @@
     │   └── CorruptShardError             damaged or cut short
     ├── PipelineError (TypeError)         a pipeline stage that would break the tie of sample and score
     ├── PlanError (ValueError)            an epoch plan that is damaged, or doesn't fit its run
+    ├── WorkerError (RuntimeError)        a worker process ended, or couldn't send a batch or an error
     ├── RanksError (RuntimeError)         the ranks of a job disagree, or one of them has failed
     └── ServerError (RuntimeError)        an error that a score server answered, or no answer
         ├── TryAgainError                 the same call may succeed later
         │   ├── ServerUnreachableError    no answer within the time allowed (also a ConnectionError)
         │   ├── ServerBusyError           the server has too much to do, or too little room
         │   └── PlanNotReadyError         other ranks have not ended the epoch before
+        ├── AccessError                   the server refuses this caller
+        │   ├── UnauthenticatedError      no token, or one that isn't the server's
+        │   └── PermissionDeniedError     the token's scope doesn't allow the call
         ├── RunNotFoundError              no run of that name or id
         ├── RunConflictError              the run exists and differs from the request
         ├── RunBusyError                  another job holds the run's lease
@@ -28,12 +32,14 @@ Messages say what was wrong, with the value, and what to do about it.
 from __future__ import annotations
 
 __all__ = [
+    "AccessError",
     "ConfigError",
     "CorruptShardError",
     "DuplicateKeyError",
     "EmptyShardError",
     "InfoBatchError",
     "LossError",
+    "PermissionDeniedError",
     "PipelineError",
     "PlanError",
     "PlanNotReadyError",
@@ -49,6 +55,8 @@ __all__ = [
     "StateError",
     "SupersededError",
     "TryAgainError",
+    "UnauthenticatedError",
+    "WorkerError",
 ]
 
 
@@ -96,6 +104,10 @@ class PlanError(InfoBatchError, ValueError):
     """An epoch plan that is damaged or doesn't fit its run; the message says what to do."""
 
 
+class WorkerError(InfoBatchError, RuntimeError):
+    """A DataLoader worker that ended, or a batch or an error of one that couldn't be sent; the message says which."""
+
+
 class RanksError(InfoBatchError, RuntimeError):
     """The ranks of a job disagree, or one of them has failed or ended; the message says which."""
 
@@ -132,6 +144,18 @@ class ServerBusyError(TryAgainError):
 
 class PlanNotReadyError(TryAgainError):
     """The epoch's plan waits for ranks that have not ended the epoch before; the message names them."""
+
+
+class AccessError(ServerError):
+    """The score server refuses this caller; the call changed nothing."""
+
+
+class UnauthenticatedError(AccessError):
+    """The call had no token, or one that isn't the server's."""
+
+
+class PermissionDeniedError(AccessError):
+    """The token's scope doesn't allow the call."""
 
 
 class RunNotFoundError(ServerError):

@@ -30,6 +30,8 @@ _CODES: tuple[tuple[type[errors.InfoBatchError], grpc.StatusCode], ...] = (
     (errors.RunBusyError, grpc.StatusCode.FAILED_PRECONDITION),
     (errors.SupersededError, grpc.StatusCode.ABORTED),
     (errors.ServerBusyError, grpc.StatusCode.RESOURCE_EXHAUSTED),
+    (errors.UnauthenticatedError, grpc.StatusCode.UNAUTHENTICATED),
+    (errors.PermissionDeniedError, grpc.StatusCode.PERMISSION_DENIED),
     (errors.TryAgainError, grpc.StatusCode.UNAVAILABLE),
     (errors.ServerError, grpc.StatusCode.FAILED_PRECONDITION),
 )
@@ -40,6 +42,8 @@ _KINDS: Mapping[grpc.StatusCode, type[errors.InfoBatchError]] = {
     grpc.StatusCode.NOT_FOUND: errors.RunNotFoundError,
     grpc.StatusCode.FAILED_PRECONDITION: errors.RunConflictError,
     grpc.StatusCode.ABORTED: errors.SupersededError,
+    grpc.StatusCode.UNAUTHENTICATED: errors.UnauthenticatedError,
+    grpc.StatusCode.PERMISSION_DENIED: errors.PermissionDeniedError,
     grpc.StatusCode.UNAVAILABLE: errors.ServerUnreachableError,
     grpc.StatusCode.DEADLINE_EXCEEDED: errors.ServerUnreachableError,
     grpc.StatusCode.RESOURCE_EXHAUSTED: errors.ServerBusyError,

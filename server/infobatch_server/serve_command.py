@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from infobatch_server.access import options
+from infobatch_server.access.tokens import Tokens
 from infobatch_server.process.address import Address
 from infobatch_server.process.byte_size import parse_bytes
 from infobatch_server.process.data_dir import DataDir, remove_endpoint_file, write_endpoint_file
@@ -47,9 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--http", default="127.0.0.1:8080", metavar="HOST:PORT", help="address for statistics (default: %(default)s)"
     )
-    parser.add_argument(
-        "--insecure", action="store_true", help="allow addresses that other machines can reach, without TLS or tokens"
-    )
+    options.add_arguments(parser)
     parser.add_argument(
         "--memory-bytes",
         metavar="SIZE",
@@ -60,6 +60,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         metavar="FILE",
         help="write addresses and nonce to this file, as JSON, after the start",
+    )
+    parser.add_argument(
+        "--private",
+        action="store_true",
+        help="accept only calls of those who can read --endpoint-file, into which a new token is written",
     )
     parser.add_argument(
         "--exit-when-unused", type=Path, metavar="FILE", help="stop when no process holds a shared flock on this file"
@@ -77,7 +82,16 @@ def run(args: argparse.Namespace) -> int:
     for handler in logging.getLogger().handlers:
         handler.addFilter(LogLimit())
     grpc_address, http_address = Address.parse(args.grpc, "--grpc"), Address.parse(args.http, "--http")
-    _check_reach(grpc_address, http_address, insecure=args.insecure)
+    if args.private and args.endpoint_file is None:
+        raise ConfigError("--private needs --endpoint-file: that is where the callers find the token")
+    own_token = Tokens.new() if args.private else None
+    access = options.access_of(args, own_token)
+    options.check_reach(
+        *(grpc_address, http_address),
+        access=access,
+        tokens_without_tls=args.tokens_without_tls,
+        insecure=args.insecure,
+    )
     limits = Limits()
     if args.memory_bytes is not None:
         limits = Limits(memory_bytes=parse_bytes(args.memory_bytes, "--memory-bytes", at_least=_MIN_MEMORY_BYTES))
@@ -86,14 +100,14 @@ def run(args: argparse.Namespace) -> int:
         # Wakes the wait below: nothing more can be stored, and only a new start can tell what the disk holds.
         store.on_failure(lambda: os.kill(os.getpid(), signal.SIGTERM))
         try:
-            server = ScoreServer(grpc_address, http_address, store=store, limits=limits)
+            server = ScoreServer(grpc_address, http_address, store=store, limits=limits, access=access)
         except BaseException:
             store.close()
             raise
         users = UsersLock(args.exit_when_unused) if args.exit_when_unused else None
         server.start()
         if args.endpoint_file is not None:
-            write_endpoint_file(args.endpoint_file, _endpoint(server))
+            write_endpoint_file(args.endpoint_file, _endpoint(server, own_token))
         print(f"infobatch score server: grpc {server.grpc_address}, http {server.http_address}", flush=True)
         wait_until_stopped(wait_for_signal, users)
         is_clean = server.stop()
@@ -110,25 +124,14 @@ def run(args: argparse.Namespace) -> int:
     return status
 
 
-def _check_reach(*addresses: Address, insecure: bool) -> None:
-    for address in addresses:
-        if address.is_loopback:
-            continue
-        if not insecure:
-            raise ConfigError(
-                f"other machines can reach {address}, and this server has neither TLS nor tokens: bind 127.0.0.1, or "
-                "pass --insecure if you trust everyone on the network"
-            )
-        log.warning("--insecure: everyone who can reach %s can read and write every run", address)
-
-
-def _endpoint(server: ScoreServer) -> dict[str, object]:
+def _endpoint(server: ScoreServer, own_token: str | None) -> dict[str, object]:
     return {
         "grpc": str(server.grpc_address),
         "http": str(server.http_address),
         "nonce": server.nonce,
         "version": server.version,
         "pid": os.getpid(),
+        **({} if own_token is None else {"token": own_token}),
     }
 
 

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from types import TracebackType
 
+from infobatch_server.access.access import Access
 from infobatch_server.process.address import Address
 from infobatch_server.process.port_check import check_can_listen
 from infobatch_server.rpc.server import GrpcServer
@@ -37,6 +38,7 @@ class ScoreServer:
         http: address of HTTP; None for no HTTP.
         store: keeps the runs; in memory by default.
         limits: the server's limits.
+        access: what guards the server; nothing by default.
         clock: monotonic clock in seconds, for leases and barriers.
 
     Raises:
@@ -54,6 +56,7 @@ class ScoreServer:
         *,
         store: RunStore | None = None,
         limits: Limits | None = None,
+        access: Access = Access(),  # noqa: B008 - immutable
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         limits = limits or Limits()
@@ -73,14 +76,16 @@ class ScoreServer:
                 self.registry,
                 version=self.version,
                 is_ready=lambda: self._ready,
-                loopback=http.is_loopback,
+                listens_at=http,
                 grpc_address=lambda: str(self.grpc_address),
+                access=access,
             )
-            self._http = HttpServer(app, listener)
+            tls = None if access.certificates is None else access.certificates.ssl_context()
+            self._http = HttpServer(app, listener, tls=tls)
             self.http_address = http.at(self._http.port)
         try:
             check_can_listen(grpc, "--grpc")
-            self._grpc = GrpcServer(service, limits, str(grpc))
+            self._grpc = GrpcServer(service, limits, str(grpc), access)
         except BaseException:
             if self._http is not None:
                 self._http.stop(0)

@@ -64,17 +64,20 @@ ARROWS = {
         "client/plans client/reading client/tie core/errors core/keywords core/plan core/ratios core/row_counts"
     ),
     "server/__main__": "core/errors server/serve_command",
+    "server/access": "core/errors server/process",
     "server/process": "core/errors",
-    "server/rpc": "core/errors core/plan core/scores core/wire server/runs server/state",
+    "server/rpc": "core/errors core/plan core/scores core/wire server/access server/runs server/state",
     "server/runs": (
         "core/errors core/plan core/planner core/pruning core/ratios core/run_spec core/scores core/wire "
         "server/state server/store"
     ),
-    "server/serve_command": "core/errors server/process server/server server/state server/store",
-    "server/server": "core/version server/process server/rpc server/runs server/state server/store server/web",
+    "server/serve_command": "core/errors server/access server/process server/server server/state server/store",
+    "server/server": (
+        "core/version server/access server/process server/rpc server/runs server/state server/store server/web"
+    ),
     "server/state": "core/errors core/plan core/row_counts",
     "server/store": "core/errors core/plan core/row_counts core/run_spec core/scores core/wire server/state",
-    "server/web": "core/errors server/process server/runs server/state",
+    "server/web": "core/errors server/access server/process server/runs server/state",
     "core/copies": "",
     "core/errors": "",
     "core/keywords": "",

@@ -48,7 +48,7 @@ def check_benchmark(command: str, folder: Path) -> None:
 CHECKED_ONLY = {
     r"make [a-z-]+( [A-Z_]+=.*)?$": check_make,
     r"pip install ": check_install,
-    r"docker compose up [a-z-]+$": check_compose,
+    r"docker compose up (-d )?[a-z-]+$": check_compose,
     r"python benchmarks/[a-z_]+\.py": check_benchmark,
 }
 

@@ -150,7 +150,8 @@ def test_the_options_of_serve_are_those_of_the_command() -> None:
     serve_command.add_arguments(parser)
     options = {option for action in parser._actions for option in action.option_strings if option.startswith("--")}
     listed = {names(cells[0])[0].split()[0] for cells in rows("server.md", "Start it")}
-    assert listed == options - {"--help", "--endpoint-file", "--exit-when-unused"}  # those are for other programs
+    for_programs = {"--endpoint-file", "--private", "--exit-when-unused"}
+    assert listed == options - {"--help"} - for_programs
 
 
 def test_the_fields_of_statistics_are_those_of_rest() -> None:

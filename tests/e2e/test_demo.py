@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from infobatch_client.embedded.server_files import credentials_of
 from infobatch_client.rpc.rest import get_json, run_path
 from infobatch_stream.cli import main
 from infobatch_stream.errors import InfoBatchError
@@ -128,7 +129,9 @@ def test_ctrl_c_ends_all_ranks_and_the_server(tmp_path: Path) -> None:
 
 def has_trained(endpoint: Path) -> bool:
     try:
-        stored = get_json(json.loads(endpoint.read_text())["http"], run_path("demo-full"))["stored_scores"]
+        fields = json.loads(endpoint.read_text())
+        stats = get_json(fields["http"], run_path("demo-full"), credentials=credentials_of(fields))
+        stored = stats["stored_scores"]
     except (InfoBatchError, OSError):  # not there yet
         return False
     return bool(stored > 0)

@@ -13,14 +13,16 @@ from pathlib import Path
 import pytest
 
 from infobatch_client.embedded.server import EmbeddedServer
+from infobatch_client.embedded.server_files import credentials_of
 from infobatch_client.rpc.client import ScoreClient
 from infobatch_stream import ConfigError, ServerError
 from infobatch_stream.v1 import score_service_pb2 as pb
 from tests.suspend import suspend
 
 
-def nonce(address: str) -> str:
-    client = ScoreClient(address, call_timeout_s=5)
+def nonce(address: str, folder: Path) -> str:
+    credentials = credentials_of(json.loads((folder / "endpoint.json").read_text()))
+    client = ScoreClient(address, call_timeout_s=5, credentials=credentials)
     answer: str = client.get_server(pb.GetServerRequest()).nonce
     client.close()
     return answer
@@ -44,7 +46,7 @@ def test_users_of_one_folder_share_a_server_that_ends_with_the_last(tmp_path: Pa
     assert first.address == second.address
     assert os.stat(tmp_path / "endpoint.json").st_mode & 0o777 == 0o600
     first.release()
-    assert nonce(second.address)
+    assert nonce(second.address, tmp_path)
     second.release()
     wait_until_gone(second.address)
 
@@ -81,6 +83,6 @@ def test_a_server_that_was_stopped_and_goes_on_is_still_the_one(tmp_path: Path) 
     second = EmbeddedServer.start(tmp_path)
     resume.join()
     assert second.address == first.address
-    assert nonce(first.address)
+    assert nonce(first.address, tmp_path)
     second.release()
     first.release()

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 from infobatch_client.embedded.server import EmbeddedServer
+from infobatch_client.embedded.server_files import credentials_of
 from infobatch_client.rpc.client import ScoreClient
 from infobatch_stream import ServerError, __version__
 from infobatch_stream.v1 import score_service_pb2 as pb
@@ -35,8 +36,9 @@ def programs() -> Iterator[list[Program]]:
             program.kill()
 
 
-def nonce(address: str) -> str:
-    with closing(ScoreClient(address, call_timeout_s=5)) as client:
+def nonce(address: str, folder: Path) -> str:
+    credentials = credentials_of(json.loads((folder / "endpoint.json").read_text()))
+    with closing(ScoreClient(address, call_timeout_s=5, credentials=credentials)) as client:
         return str(client.get_server(pb.GetServerRequest()).nonce)
 
 
@@ -51,7 +53,7 @@ def test_of_eight_programs_at_once_one_starts_the_server(tmp_path: Path, program
     assert servers_of(tmp_path) == [int(pid)]
     for program in programs[:7]:
         assert program.end() == 0
-    assert nonce(address)
+    assert nonce(address, tmp_path)
     assert programs[7].end() == 0
     wait_until_nothing_is_left(tmp_path, address)
 
@@ -128,7 +130,7 @@ def test_a_killed_server_is_noticed_and_the_next_program_starts_another(
     second = EmbeddedServer.start(tmp_path)
     assert (second.alive, first.alive) == (True, False)
     assert second.pid != first.pid
-    assert nonce(second.address)
+    assert nonce(second.address, tmp_path)
     first.release()
     second.release()
     for program in programs:
@@ -212,7 +214,7 @@ def test_ctrl_c_loses_no_score(tmp_path: Path, programs: list[Program]) -> None:
     server = EmbeddedServer.start(state)
     programs[0].send(signal.SIGINT)
     assert programs[0].end() == -signal.SIGINT
-    with closing(ScoreClient(server.address)) as client:
+    with closing(ScoreClient(server.address, credentials=server.credentials)) as client:
         parts = [part.scores for part in client.read_scores(pb.ReadScoresRequest(run="interrupted"))]
     scores = np.frombuffer(b"".join(parts), "<f4")
     scored = np.flatnonzero(~np.isnan(scores))

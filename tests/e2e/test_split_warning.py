@@ -130,6 +130,60 @@ def test_a_filter_is_never_called_a_split(keep: Any, workers: int, rank: int, ra
         assert "worker's number" not in text
 
 
+@pytest.mark.parametrize("loader", ["own", "plain"])
+@pytest.mark.parametrize(("samples", "batch_size", "workers"), [(192, 64, 3), (50, 25, 2), (248, 62, 4)])
+def test_a_filter_of_which_each_worker_reads_one_batch_is_not_called_a_split(
+    samples: int, batch_size: int, workers: int, loader: str, tmp_path: Path
+) -> None:
+    own = {} if loader == "own" else {"batch_size": batch_size}
+    dataset = InfoBatchStreamDataset(str(make_shards(tmp_path, [samples])), policy=None, shuffle=False, **own)
+    dataset = dataset.select(Every(workers)).map(number)
+    if loader == "own":
+        with InfoBatchLoader(dataset, batch_size, workers) as batches:
+            text = warning_of(iter(batches))
+        assert "has dropped" in text
+    else:
+        text = warning_of(iter(DataLoader(dataset, batch_size, num_workers=workers)))
+    assert "each worker" not in text
+
+
+@dataclass
+class From:
+    """A filter by a range."""
+
+    first: int
+
+    def __call__(self, sample: dict[str, Any]) -> bool:
+        return int(sample["txt"]) >= self.first
+
+
+@pytest.mark.parametrize("stripe", [1, 16])
+@pytest.mark.parametrize("sizes", [[200, 200], [400]])
+def test_a_filter_of_what_one_lane_holds_is_not_called_a_split(
+    sizes: list[int], stripe: int, server: Server, tmp_path: Path
+) -> None:
+    order = OrderChoice(lanes=2, stripe=stripe)
+    dataset = InfoBatchStreamDataset(
+        str(make_shards(tmp_path, sizes)),
+        policy="full",
+        url=server.url,
+        run=f"lane-{len(sizes)}-{stripe}",
+        epochs=1,
+        order=order,
+    )
+
+    def steps() -> Iterator[None]:
+        with InfoBatchLoader(dataset.select(From(200)).map(number), 16, 2) as loader:
+            for numbers in loader:
+                loader.update(score(numbers))
+                yield
+
+    text = warning_of(steps())
+    assert "has dropped" in text
+    assert "each worker" not in text
+    assert "worker's number" not in text
+
+
 @dataclass
 class OfShards:
     """A filter by the shard, such as a source that isn't wanted."""

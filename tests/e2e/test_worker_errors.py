@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,29 @@ class OfTwo(Exception):
 
     def __init__(self, left: str, right: str) -> None:
         super().__init__(f"{left} and {right}")
+
+
+class OfKeywords(ValueError):
+    """One that has keyword arguments only, and an attribute that can't be pickled."""
+
+    def __init__(self, *, path: str) -> None:
+        super().__init__(f"no {path}")
+        self.path = path
+        self.lock = threading.Lock()
+
+
+class OfSlots(ValueError):
+    """One with an attribute in a slot, and a private one."""
+
+    __slots__ = ("__secret", "code")
+
+    def __init__(self, text: str, code: int) -> None:
+        super().__init__(text)
+        self.code, self.__secret = code, -code
+
+    @property
+    def secret(self) -> int:
+        return self.__secret
 
 
 class Raises:
@@ -81,9 +105,31 @@ def test_the_workers_traceback_is_the_cause(small: str) -> None:
     assert "ValueError: no image" in text
 
 
-def test_an_error_that_cannot_be_sent_keeps_its_text(small: str) -> None:
+def test_an_error_that_cannot_be_made_again_of_its_arguments_keeps_its_type(small: str) -> None:
     error = error_of(small, RaisesOfTwo(), 2)
-    assert "this and that" in str(error)
+    assert type(error) is OfTwo
+    assert str(error) == "this and that"
+
+
+class RaisesOfKeywords:
+    """The same with an error that pickle can't make again."""
+
+    def __call__(self, sample: dict[str, Any]) -> int:
+        raise OfKeywords(path="there")
+
+
+def test_an_error_of_keyword_arguments_keeps_its_type_and_what_can_be_pickled(small: str) -> None:
+    error = error_of(small, RaisesOfKeywords(), 2)
+    assert isinstance(error, OfKeywords)
+    assert str(error) == "no there"
+    assert error.path == "there"
+    assert not hasattr(error, "lock")
+
+
+def test_an_error_keeps_what_is_in_its_slots(small: str) -> None:
+    error = error_of(small, Raises(OfSlots("no", 5)), 2)
+    assert isinstance(error, OfSlots)
+    assert (str(error), error.code, error.secret) == ("no", 5, -5)
 
 
 def test_an_error_of_an_unknown_type_keeps_its_text() -> None:

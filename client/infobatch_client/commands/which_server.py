@@ -12,7 +12,8 @@ from infobatch_client.embedded.server_files import ServerFiles
 from infobatch_client.embedded.state_folder import chosen_state_folder
 from infobatch_client.rpc.address import check_url
 from infobatch_client.rpc.client import ScoreClient
-from infobatch_client.rpc.rest import TOKEN_VARIABLE, Json, get_json, read_token
+from infobatch_client.rpc.credentials import TOKEN_FILE_VARIABLE, TOKEN_VARIABLE, Credentials
+from infobatch_client.rpc.rest import Json, get_json
 from infobatch_stream.errors import ConfigError, ServerUnreachableError
 
 __all__ = ["add_grpc_arguments", "add_server_arguments", "ask", "connect"]
@@ -25,19 +26,15 @@ _WAIT_S = 3.0
 
 
 def add_server_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the options that name a server and authorize the caller: `--http`, `--state-dir`, `--token-file`."""
+    """Adds the options that name a server, `--http` and `--state-dir`, and those that authorize the caller."""
     _add_places(parser, "--http", "the server's REST address, or its http(s):// URL", _DEFAULT_HTTP)
-    parser.add_argument(
-        "--token-file",
-        type=Path,
-        metavar="FILE",
-        help=f"a file with the token to read with (default: the variable {TOKEN_VARIABLE}, if set)",
-    )
+    _add_credentials(parser)
 
 
 def add_grpc_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the options that name a server to call: `--grpc`, `--state-dir`."""
-    _add_places(parser, "--grpc", "the server's gRPC address", _DEFAULT_GRPC)
+    """Adds the options that name a server to call, `--grpc` and `--state-dir`, and those that authorize the caller."""
+    _add_places(parser, "--grpc", "the server's gRPC address, grpcs://HOST:PORT with TLS", _DEFAULT_GRPC)
+    _add_credentials(parser)
 
 
 def ask(args: argparse.Namespace, path: str) -> Json:
@@ -47,8 +44,11 @@ def ask(args: argparse.Namespace, path: str) -> Json:
         ConfigError: an invalid option, or no server runs in the named folder.
         ServerError: as `get_json`.
     """
-    token = read_token(args.token_file)
-    return _with_server(args, "http", _DEFAULT_HTTP, lambda address: get_json(address, path, token=token))
+
+    def get(address: str, credentials: Credentials) -> Json:
+        return get_json(address, path, credentials=credentials)
+
+    return _with_server(args, "http", _DEFAULT_HTTP, get)
 
 
 def connect(args: argparse.Namespace) -> ScoreClient:
@@ -61,8 +61,8 @@ def connect(args: argparse.Namespace) -> ScoreClient:
     return _with_server(args, "grpc", _DEFAULT_GRPC, _connected)
 
 
-def _connected(address: str) -> ScoreClient:
-    client = ScoreClient(check_url(address))
+def _connected(address: str, credentials: Credentials) -> ScoreClient:
+    client = ScoreClient(check_url(address), credentials=credentials)
     try:
         client.wait_until_up(_WAIT_S)
     except BaseException:
@@ -83,21 +83,46 @@ def _add_places(parser: argparse.ArgumentParser, option: str, what: str, default
     )
 
 
-def _with_server(args: argparse.Namespace, kind: str, default: str, call: Callable[[str], T]) -> T:
-    """What `call` gives for the server's address of a kind, "http" or "grpc"."""
+def _add_credentials(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--token-file",
+        type=Path,
+        metavar="FILE",
+        help=f"a file with the token (default: the variable {TOKEN_VARIABLE}, or the file in {TOKEN_FILE_VARIABLE})",
+    )
+    parser.add_argument(
+        "--ca", type=Path, metavar="FILE", help="for TLS: the authorities (PEM) to trust (default: public ones)"
+    )
+    parser.add_argument("--client-cert", type=Path, metavar="FILE", help="for TLS: your certificate chain (PEM)")
+    parser.add_argument("--client-key", type=Path, metavar="FILE", help="its key (PEM)")
+    parser.add_argument(
+        "--tokens-without-tls", action="store_true", help="send the token in plain text, to other machines too"
+    )
+
+
+def _with_server(args: argparse.Namespace, kind: str, default: str, call: Callable[[str, Credentials], T]) -> T:
+    """What `call` gives for the server's address of a kind, "http" or "grpc", and what is shown to the server."""
+    own = Credentials(
+        token_file=args.token_file,
+        ca=args.ca,
+        client_cert=args.client_cert,
+        client_key=args.client_key,
+        tokens_without_tls=args.tokens_without_tls,
+    )
     named = getattr(args, kind)
     if named is not None:
-        return call(named)
+        return call(named, own)
     folder = chosen_state_folder(args.state_dir)
     embedded = ServerFiles(folder).address(kind)
     if embedded is not None:
-        print(f"infobatch: the embedded server of {folder}, at {embedded}", file=sys.stderr)
-        return call(embedded)
+        address, its_token = embedded
+        print(f"infobatch: the embedded server of {folder}, at {address}", file=sys.stderr)
+        return call(address, its_token)
     none_there = f"no server runs in {folder}: an embedded one ends with its training"
     if args.state_dir is not None:
         raise ConfigError(none_there if folder.is_dir() else f"no server runs in {folder}: there is no such folder")
     try:
-        return call(default)
+        return call(default, own)
     except ServerUnreachableError as error:
         hint = f", and {none_there}" if folder.is_dir() else ""
         raise ServerUnreachableError(f"{error}{hint}; name a server with --{kind} HOST:PORT") from error

@@ -2,8 +2,9 @@
 
 The first process, under an exclusive lock on `start.lock`, starts `infobatch serve`; the others find it by
 `endpoint.json`, which is trusted only while a server holds the lock of the folder's data and after the server at that
-address has returned the nonce. Every user holds a shared lock on `users.lock`; the server stops once it can take that
-lock exclusively. `server.log` beside them is the server's.
+address has returned the nonce. Only its user can read that file, and it holds the token without which the server
+answers nobody. Every user holds a shared lock on `users.lock`; the server stops once it can take that lock exclusively.
+`server.log` beside them is the server's.
 """
 
 from __future__ import annotations
@@ -21,9 +22,10 @@ from pathlib import Path
 from typing import IO, Any
 
 from infobatch_client.embedded.process import ServerProcess
-from infobatch_client.embedded.server_files import ServerFiles
+from infobatch_client.embedded.server_files import ServerFiles, credentials_of
 from infobatch_client.embedded.state_folder import state_folder
 from infobatch_client.rpc.client import ScoreClient
+from infobatch_client.rpc.credentials import Credentials
 from infobatch_stream import errors
 from infobatch_stream.v1 import score_service_pb2 as pb
 from infobatch_stream.version import __version__
@@ -43,6 +45,7 @@ class EmbeddedServer:
         log: its log file.
         address: its gRPC address.
         http_address: its REST address.
+        credentials: its token.
         pid: its process.
     """
 
@@ -82,6 +85,7 @@ class EmbeddedServer:
         self.http_address = str(endpoint["http"])
         self.pid = int(endpoint["pid"])
         self._nonce = str(endpoint["nonce"])
+        self.credentials = credentials_of(endpoint)
         self._process = ServerProcess(self.pid, str(self._files.users_lock))
 
     @property
@@ -91,7 +95,7 @@ class EmbeddedServer:
         Cheap, unless its process can't be seen from here: then it calls the server, for at most 2 s.
         """
         seen = self._process.alive
-        return _nonce_at(self.address) == self._nonce if seen is None else seen
+        return _nonce_at(self.address, self.credentials) == self._nonce if seen is None else seen
 
     def revive(self) -> bool:
         """Starts the server again if it has ended, at its address, unless another process has; whether it had ended.
@@ -186,7 +190,7 @@ def _running(folder: ServerFiles) -> dict[str, Any] | None:
         address, nonce, _ = str(endpoint["grpc"]), str(endpoint["nonce"]), (int(endpoint["pid"]), endpoint["http"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    if _nonce_at(address) != nonce:
+    if _nonce_at(address, credentials_of(endpoint)) != nonce:
         return None
     version = endpoint.get("version")
     if version != __version__:
@@ -197,9 +201,9 @@ def _running(folder: ServerFiles) -> dict[str, Any] | None:
     return endpoint
 
 
-def _nonce_at(address: str) -> str | None:
+def _nonce_at(address: str, credentials: Credentials) -> str | None:
     """The nonce of the score server there; None if there is none, or another program, or no answer."""
-    client = ScoreClient(address, call_timeout_s=_CALL_TIMEOUT_S)
+    client = ScoreClient(address, call_timeout_s=_CALL_TIMEOUT_S, credentials=credentials)
     try:
         return str(client.get_server(pb.GetServerRequest()).nonce)
     except errors.InfoBatchError:
@@ -216,7 +220,7 @@ def _launch(folder: ServerFiles, deadline: float) -> dict[str, Any] | None:
     """
     command = [sys.executable, "-m", "infobatch_stream", "serve", "--data-dir", str(folder.data)]
     command += ["--grpc", folder.last_address() or "127.0.0.1:0", "--http", "127.0.0.1:0"]
-    command += ["--endpoint-file", str(folder.endpoint), "--exit-when-unused", str(folder.users_lock)]
+    command += ["--endpoint-file", str(folder.endpoint), "--private", "--exit-when-unused", str(folder.users_lock)]
     try:
         with open(folder.log, "ab") as out:
             child = subprocess.Popen(

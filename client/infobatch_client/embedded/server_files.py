@@ -6,10 +6,14 @@ import fcntl
 import json
 import os
 import socket
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["ServerFiles"]
+from infobatch_client.rpc.credentials import Credentials
+from infobatch_client.rpc.secret import Secret
+
+__all__ = ["ServerFiles", "credentials_of"]
 
 
 @dataclass(frozen=True)
@@ -58,8 +62,8 @@ class ServerFiles:
             os.close(handle)
         return False
 
-    def address(self, kind: str) -> str | None:
-        """An address of the server that runs here; None if none runs, or it is still starting.
+    def address(self, kind: str) -> tuple[str, Credentials] | None:
+        """An address of the server that runs here, and its token; None if none runs, or it is still starting.
 
         Args:
             kind: "grpc" or "http", the address for training jobs or for statistics.
@@ -67,7 +71,8 @@ class ServerFiles:
         if not self.has_server():
             return None
         try:
-            return str(json.loads(self.endpoint.read_text())[kind])
+            endpoint = json.loads(self.endpoint.read_text())
+            return str(endpoint[kind]), credentials_of(endpoint)
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
@@ -92,3 +97,10 @@ class ServerFiles:
         except OSError as error:
             return f"({error})"
         return "\n".join(lines[-15:])
+
+
+def credentials_of(endpoint: Mapping[str, object]) -> Credentials:
+    """The token in what endpoint.json says."""
+    token = endpoint.get("token")
+    is_one = isinstance(token, str) and token.isascii() and token.isprintable()
+    return Credentials(token=Secret(str(token) if is_one else ""))

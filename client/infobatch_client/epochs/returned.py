@@ -13,6 +13,7 @@ from infobatch_client.epochs.open_epoch import OpenEpoch
 from infobatch_client.epochs.sequence import EpochSequence
 from infobatch_client.tie.rows import TiedBatch, with_tie
 from infobatch_client.tie.ticket import Ticket
+from infobatch_stream.errors import WorkerError
 
 __all__ = ["ReturnedBatches"]
 
@@ -41,6 +42,7 @@ class ReturnedBatches:
 
         Raises:
             ConfigError: while iterating: another pass has begun, or the loader was closed.
+            WorkerError: while iterating: a batch is missing.
         """
         return self._return(epoch, epoch.awaited.pass_id, batches)
 
@@ -53,7 +55,9 @@ class ReturnedBatches:
                 raise LOADER.pass_over()
             if epoch.stopped or (batch := next(batches, None)) is None:
                 break
-            payload, index, weight, keyed, counts, dropped = batch
+            payload, index, weight, keyed, counts, step, dropped = batch
+            if step != epoch.num_consumed:
+                raise _lost(epoch, f"batch {step} came in its place")
             ticket = epoch.awaited.add(epoch.num_consumed, index, weight, epoch.opening.batch_size)
             epoch.consume(counts)
             if counts.dropped:
@@ -63,6 +67,8 @@ class ReturnedBatches:
             tie = {"__index__": torch.tensor(index), "__weight__": torch.tensor(weight)} if keyed else {}
             self._measure_gap(epoch)
             yield ticket, with_tie(payload, keyed, tie)
+        if not epoch.stopped and not epoch.finished:
+            raise _lost(epoch, "the pass ended before it")
         if epoch.counts.dropped:
             self._warn_of_drops(epoch, True)
         epoch.exhausted = True
@@ -78,3 +84,10 @@ class ReturnedBatches:
         if self._returned is not None and self._returned[0] != epoch.number:
             self.gap_s = now - self._returned[1]
         self._returned = epoch.number, now
+
+
+def _lost(epoch: OpenEpoch, what: str) -> WorkerError:
+    return WorkerError(
+        f"batch {epoch.num_consumed} of {epoch.opening.num_steps} of this pass was lost on its way from a worker: "
+        f"{what}. The worker's output may say why; with num_workers=0 the error is raised where it arises"
+    )

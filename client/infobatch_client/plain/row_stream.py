@@ -15,7 +15,8 @@ import numpy as np
 from torch.utils.data import get_worker_info
 
 from infobatch_client.epochs.holder import DATASET
-from infobatch_client.tie.collate import warn_if_untied
+from infobatch_client.tie.collate import watch_collate
+from infobatch_client.tie.loud import interrupted
 from infobatch_client.tie.pass_mark import marked_row
 from infobatch_client.tie.rows import tied_row, with_failed
 from infobatch_client.workers.drop_watch import DropWatch
@@ -85,7 +86,7 @@ class RowStream(Iterator[Any]):
         row = next(self._rows)
         if not self._returned:
             self._returned = True
-            warn_if_untied()
+            watch_collate()
         self._num_rows += 1
         return row
 
@@ -137,7 +138,12 @@ class RowStream(Iterator[Any]):
 
     def _read(self) -> Iterator[Any]:
         rows = self._filled_rows() if self._pass.fills else self._unfilled_rows()
-        yield from rows
+        try:
+            yield from rows
+        except KeyboardInterrupt as error:
+            if get_worker_info() is None:
+                raise
+            raise interrupted() from error
         if not self._trains:
             self._warn_of_drops()
         self.ended = True

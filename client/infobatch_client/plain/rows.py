@@ -15,6 +15,7 @@ from infobatch_client.plans.validation import validation_plan
 from infobatch_client.tie.mixing import mixed_error, mixer_around
 from infobatch_client.workers.orphans import end_with_parent
 from infobatch_client.workers.pass_control import Pass, PassControl
+from infobatch_client.workers.unsent import report_unsent
 from infobatch_stream.plan.epoch_plan import EpochPlan
 
 __all__ = ["PlainRows"]
@@ -48,6 +49,7 @@ class PlainRows(PlainState):
             self._live().begin_rows(rows)
             return rows
         end_with_parent()
+        report_unsent()
         try:
             self._check_not_closed()
             self._check_alone(mixer)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from infobatch_client.rpc.client import ScoreClient, retry_until
-from infobatch_stream.errors import PlanNotReadyError
+from infobatch_stream.errors import AccessError, PlanNotReadyError, TryAgainError
 from infobatch_stream.plan.epoch_plan import EpochPlan
 from infobatch_stream.run_spec import RunSpec
 from infobatch_stream.v1 import score_service_pb2 as pb
@@ -37,13 +37,17 @@ def fetch_plan(
 
     Raises:
         PlanNotReadyError: other ranks have not ended the epoch before in that time.
-        ServerUnreachableError, ServerBusyError: no answer in that time.
+        ServerUnreachableError, ServerBusyError, AccessError: no answer in that time.
         PlanError: the stream is damaged, or its bytes don't give the plan's id.
     """
     deadline_s = time.monotonic() + timeout_s
     request = pb.GetEpochPlanRequest(run_id=run_id, generation=generation, epoch=epoch, plan_id=plan_id)
     while True:
-        answer = retry_until(lambda left_s: _receive(client, request, spec, left_s), deadline_s - time.monotonic())
+        answer = retry_until(
+            lambda left_s: _receive(client, request, spec, left_s),
+            deadline_s - time.monotonic(),
+            on=(TryAgainError, AccessError),  # a token that is about to be replaced is no reason to end the training
+        )
         if isinstance(answer, EpochPlan):
             return answer
         if time.monotonic() >= deadline_s:

@@ -11,6 +11,7 @@ import grpc
 from google.protobuf.message import Message
 
 from infobatch_client.rpc import forks
+from infobatch_client.rpc.credentials import Credentials
 from infobatch_client.rpc.first_contact import FirstContact
 from infobatch_client.rpc.uninterrupted import uninterrupted
 from infobatch_stream import errors
@@ -42,22 +43,34 @@ class ScoreClient:
     Safe to call from several threads; a forked child gets a channel of its own.
 
     Args:
-        address: "HOST:PORT".
+        address: "HOST:PORT", or "grpcs://HOST:PORT" for TLS.
         call_timeout_s: deadline of a call that sets none with `timeout_s=`.
+        credentials: what is shown to the server, and whom this client trusts.
 
     Raises:
+        ConfigError: on construction: credentials that aren't for this address.
+        AccessError: from any call: the server refuses this caller.
         ServerUnreachableError, ServerBusyError: from any call: no answer in time, or the server is overloaded; the
             same call may succeed later.
         RunNotFoundError, RunConflictError, RunBusyError, SupersededError, ConfigError: from any call: the server's
             answer, with its words.
     """
 
-    def __init__(self, address: str, *, call_timeout_s: float = 10.0) -> None:
+    def __init__(
+        self,
+        address: str,
+        *,
+        call_timeout_s: float = 10.0,
+        credentials: Credentials = Credentials(),  # noqa: B008 - immutable
+    ) -> None:
+        credentials.check_for(address)
         self.address = address
+        self._credentials = credentials
         self._call_timeout_s = call_timeout_s
         self._pid = -1
         self._closed = False
         self._channel: grpc.Channel | None = None
+        self._stamp: tuple[int | None, ...] = ()
         self._channel_stub: Stub
 
     def create_run(
@@ -140,7 +153,7 @@ class ScoreClient:
             ServerBusyError: it is there, and was overloaded all the time.
             ConfigError: at once: a program that is no score server listens there.
         """
-        contact = FirstContact(self.address, timeout_s)
+        contact = FirstContact(self.address, timeout_s, self._credentials)
 
         def attempt(left_s: float) -> pb.GetServerResponse:
             try:
@@ -158,10 +171,11 @@ class ScoreClient:
                 f"is the address right, and `infobatch serve --grpc {self.address}` running there?"
             ) from None
 
-    def move_to(self, address: str) -> None:
+    def move_to(self, address: str, credentials: Credentials) -> None:
         """Calls another address from now on, where the server has come back; calls under way end by themselves."""
         if address != self.address:
             self.address, self._channel = address, None
+        self._credentials = credentials
 
     def close(self) -> None:
         """Closes the channel, if this process opened it."""
@@ -171,8 +185,8 @@ class ScoreClient:
             uninterrupted(channel.close)
 
     def __getstate__(self) -> dict[str, object]:
-        settings = {"address": self.address, "_call_timeout_s": self._call_timeout_s}
-        return {**settings, "_pid": -1, "_closed": False, "_channel": None}
+        settings = {"address": self.address, "_call_timeout_s": self._call_timeout_s, "_credentials": self._credentials}
+        return {**settings, "_pid": -1, "_closed": False, "_channel": None, "_stamp": ()}
 
     def _unary(
         self,
@@ -181,7 +195,11 @@ class ScoreClient:
         timeout_s: float | None,
     ) -> Response:
         try:
-            return _apart(lambda: choose(self._stub())(request, timeout=timeout_s or self._call_timeout_s))
+            return _apart(
+                lambda: choose(self._stub())(
+                    request, timeout=timeout_s or self._call_timeout_s, metadata=self._credentials.metadata()
+                )
+            )
         except grpc.RpcError as error:
             self._raise(_rpc_name(request), error)
 
@@ -193,7 +211,11 @@ class ScoreClient:
     ) -> Iterator[Response]:
         try:
             answers: Iterator[Response] = _apart(
-                lambda: iter(choose(self._stub())(request, timeout=timeout_s or self._call_timeout_s))
+                lambda: iter(
+                    choose(self._stub())(
+                        request, timeout=timeout_s or self._call_timeout_s, metadata=self._credentials.metadata()
+                    )
+                )
             )
             while (answer := _apart(lambda: next(answers, None))) is not None:
                 yield answer
@@ -209,7 +231,9 @@ class ScoreClient:
     ) -> Response:
         timeout_s = timeout_s or _STREAMED_REQUEST_FACTOR * self._call_timeout_s
         try:
-            return _apart(lambda: choose(self._stub())(iter(requests), timeout=timeout_s))
+            return _apart(
+                lambda: choose(self._stub())(iter(requests), timeout=timeout_s, metadata=self._credentials.metadata())
+            )
         except grpc.RpcError as error:
             self._raise(rpc, error)
 
@@ -217,16 +241,20 @@ class ScoreClient:
         if self._closed and self._pid == os.getpid():
             raise errors.ServerUnreachableError(f"the connection to {self.address} is closed")
         if self._pid != os.getpid() or self._channel is None:
-            self._channel = grpc.insecure_channel(self.address, options=_CHANNEL_OPTIONS)
+            self._stamp = self._credentials.stamp()
+            self._channel = self._credentials.channel(self.address, _CHANNEL_OPTIONS)
             self._channel_stub = Stub(self._channel)
             self._pid = os.getpid()
         return self._channel_stub
 
     def _raise(self, rpc: str, error: grpc.RpcError) -> NoReturn:
         metadata = {item.key: str(item.value) for item in error.trailing_metadata() or ()}
-        raise error_from_status(
-            error.code(), error.details() or "", metadata, call=f"{rpc} at {self.address}"
-        ) from None
+        raised = error_from_status(error.code(), error.details() or "", metadata, call=f"{rpc} at {self.address}")
+        if isinstance(raised, errors.ServerUnreachableError) and self._credentials.stamp() != self._stamp:
+            self._channel = None  # the next call's has the certificates that are there now
+        if isinstance(raised, errors.AccessError):
+            raised = type(raised)(f"{self.address}: {raised}; {self._credentials.remedy}")
+        raise raised from None
 
 
 def retry_until(
@@ -234,7 +262,7 @@ def retry_until(
     timeout_s: float,
     *,
     pause_s: float = 0.2,
-    on: type[errors.TryAgainError] = errors.TryAgainError,
+    on: type[errors.ServerError] | tuple[type[errors.ServerError], ...] = errors.TryAgainError,
 ) -> T:
     """The result of `attempt(seconds left)`, which is tried again after an error of kind `on` until time is up.
 

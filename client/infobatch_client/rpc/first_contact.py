@@ -9,6 +9,8 @@ import time
 from dataclasses import dataclass
 from http.client import BadStatusLine
 
+from infobatch_client.rpc.address import is_tls, without_scheme
+from infobatch_client.rpc.credentials import Credentials
 from infobatch_client.rpc.rest import get_json
 from infobatch_stream import errors
 
@@ -26,12 +28,14 @@ class FirstContact:
     """The wait for the first answer of the server at `address`. For one thread.
 
     Args:
-        address: "HOST:PORT".
+        address: "HOST:PORT", or "grpcs://HOST:PORT".
         timeout_s: how long the caller will try.
+        credentials: for TLS.
     """
 
-    def __init__(self, address: str, timeout_s: float) -> None:
+    def __init__(self, address: str, timeout_s: float, credentials: Credentials) -> None:
         self._address = address
+        self._credentials = credentials
         self._started_s = time.monotonic()
         self._timeout_s = timeout_s
         self._word = ""
@@ -50,7 +54,8 @@ class FirstContact:
         """
         if self.reason and not self._is_due():
             return
-        finding = Finding(str(error)) if isinstance(error, errors.ServerBusyError) else look_at(self._address)
+        is_busy = isinstance(error, errors.ServerBusyError)
+        finding = Finding(str(error)) if is_busy else look_at(self._address, self._credentials)
         self.reason = finding.words or str(error)
         if finding.is_final:
             raise errors.ConfigError(f"url={self._address!r} is no score server's gRPC address: {finding.words}")
@@ -76,17 +81,20 @@ class Finding:
     is_final: bool = False
 
 
-def look_at(address: str, timeout_s: float = _LOOK_TIMEOUT_S) -> Finding:
-    """Why the server at `address` ("HOST:PORT") doesn't answer a call.
+def look_at(address: str, credentials: Credentials, timeout_s: float = _LOOK_TIMEOUT_S) -> Finding:
+    """Why the server at `address` ("HOST:PORT", or "grpcs://HOST:PORT") doesn't answer a call.
 
     Speaks as a client of gRPC does, so that a port with several protocols counts as one with gRPC.
     """
-    host, _, port = address.rpartition(":")
+    target = without_scheme(address)
+    host, _, port = target.rpartition(":")
     host = host.strip("[]")
     try:
         with socket.create_connection((host, int(port)), timeout_s) as connection:
             connection.settimeout(timeout_s)
-            return _of_answer(address, _answer(connection))
+            if is_tls(address):
+                return _look_at_tls(connection, host, credentials)
+            return _of_answer(target, _answer(connection))
     except socket.gaierror as error:
         return Finding(f"the name {host!r} is not known here ({error.strerror})")
     except UnicodeError:
@@ -118,13 +126,30 @@ def _of_answer(address: str, answer: bytes | None) -> Finding:
         return Finding("")
     if answer[:1] == b"\x15" or _speaks_tls(address):
         return Finding(
-            "it speaks TLS, and this client connects without; give the address of a port without TLS", is_final=True
+            f"it speaks TLS, and this client connects without; give 'grpcs://{address}' and, unless a public authority "
+            "has signed its certificate, Connection(ca=…)",
+            is_final=True,
         )
     if not answer:
         return Finding("it takes the connection and closes it")
     if (words := _of_http(address)) is not None:
         return Finding(words, is_final=True)
     return Finding(f"another program answers there; its first bytes are {answer[:24]!r}", is_final=True)
+
+
+def _look_at_tls(connection: socket.socket, host: str, credentials: Credentials) -> Finding:
+    """Why the server at the other end of a connection doesn't answer a call over TLS."""
+    try:
+        secure = credentials.ssl_context().wrap_socket(connection, server_hostname=host)
+    except ssl.SSLCertVerificationError as error:
+        remedy = "" if "expired" in error.verify_message else "; is ca= the authority that has signed it?"
+        return Finding(f"its certificate is not to be trusted: {error.verify_message}{remedy}")
+    except ssl.SSLError as error:
+        return Finding(f"it doesn't speak TLS ({error.reason or error}); without, its address is 'HOST:PORT'")
+    with secure:
+        if _answer(secure) == b"":  # in TLS 1.3, a server looks at the client's certificate after the handshake
+            return Finding("it wants a client certificate, or another one: give client_cert= and client_key=")
+    return Finding("")
 
 
 def _speaks_tls(address: str) -> bool:

@@ -3,45 +3,35 @@
 from __future__ import annotations
 
 import json
-import os
 import urllib.error
 import urllib.request
 from collections.abc import Sequence
 from http.client import BadStatusLine, HTTPException
-from pathlib import Path
 from typing import TypeAlias
 from urllib.parse import quote, urlsplit
 
-from infobatch_stream.errors import ConfigError, RunNotFoundError, ServerError, ServerUnreachableError
+from infobatch_client.rpc.address import is_tls
+from infobatch_client.rpc.credentials import Credentials
+from infobatch_client.rpc.secret import Secret
+from infobatch_stream.errors import (
+    ConfigError,
+    PermissionDeniedError,
+    RunNotFoundError,
+    ServerError,
+    ServerUnreachableError,
+    UnauthenticatedError,
+)
 
-__all__ = ["TOKEN_VARIABLE", "Json", "aligned", "get_json", "percent", "read_token", "run_path", "shown"]
+__all__ = ["NONE", "Json", "aligned", "get_json", "percent", "run_path", "shown"]
 
-TOKEN_VARIABLE = "INFOBATCH_TOKEN"
+NONE = Credentials(token=Secret(""))
+"""No token, whatever the environment says."""
+
+_REFUSALS = {401: UnauthenticatedError, 403: PermissionDeniedError}
 _IS_IT_ONE = ": is it a score server's --http address?"
 
 Json: TypeAlias = "dict[str, Json] | list[Json] | str | int | float | bool | None"
 """A value as JSON has it."""
-
-
-def read_token(token_file: Path | None) -> str | None:
-    """The token in `token_file`, else the environment's, else None.
-
-    Raises:
-        ConfigError: the file can't be read, or there is no token in it.
-    """
-    if token_file is None:
-        token, place = os.environ.get(TOKEN_VARIABLE, "").strip(), f"the variable {TOKEN_VARIABLE}"
-        if not token:
-            return None
-    else:
-        place = f"the token file {token_file}"
-        try:
-            token = token_file.read_text(encoding="ascii", errors="replace").strip()
-        except OSError as error:
-            raise ConfigError(f"can't read {place}: {error.strerror}") from error
-    if not (token and token.isascii() and token.isprintable()):
-        raise ConfigError(f"{place} holds no token: it must be one line of printable ASCII characters")
-    return token
 
 
 def run_path(run: str) -> str:
@@ -55,26 +45,40 @@ def run_path(run: str) -> str:
     return f"/v1/runs/{quote(run, safe='', errors='surrogateescape')}"
 
 
-def get_json(http: str, path: str, *, token: str | None = None, timeout_s: float = 10.0) -> Json:
+def get_json(http: str, path: str, *, credentials: Credentials = NONE, timeout_s: float = 10.0) -> Json:
     """The JSON at `path` of the server at `http` (host:port, or a URL); never through a proxy.
 
+    Args:
+        http: the server.
+        path: of the resource.
+        credentials: what is shown to the server; nothing by default.
+        timeout_s: for the answer.
+
     Raises:
-        ConfigError: `http` is no address.
+        ConfigError: `http` is no address, or the credentials aren't for it.
         RunNotFoundError: status 404.
+        UnauthenticatedError, PermissionDeniedError: status 401, 403.
         ServerUnreachableError: no answer in time.
         ServerError: any other status, or an answer that isn't JSON.
     """
     url = _base_url(http) + path
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    credentials.check_for(_base_url(http))
+    handlers = [urllib.request.ProxyHandler({}), _NoRedirect()]
+    if is_tls(url):
+        handlers.append(urllib.request.HTTPSHandler(context=credentials.ssl_context()))
+    opener = urllib.request.build_opener(*handlers)
     try:
-        with opener.open(_request(url, token), timeout=timeout_s) as answer:
+        with opener.open(_request(url, credentials.newest_token()), timeout=timeout_s) as answer:
             value: Json = json.loads(answer.read())
             return value
     except urllib.error.HTTPError as error:
         with error:
             detail = _detail(error.read())
+        words = f"{url} answered {error.code} {error.reason}{detail or _IS_IT_ONE}"
+        if error.code in _REFUSALS:
+            raise _REFUSALS[error.code](f"{words}; {credentials.remedy}") from error
         kind = RunNotFoundError if error.code == 404 and detail else ServerError
-        raise kind(f"{url} answered {error.code} {error.reason}{detail or _IS_IT_ONE}") from error
+        raise kind(words) from error
     except BadStatusLine as error:
         raise ServerError(
             f"{url} doesn't answer in HTTP: is it the port for training (--grpc), or one with TLS (https://)? --http "
@@ -85,6 +89,13 @@ def get_json(http: str, path: str, *, token: str | None = None, timeout_s: float
         raise ServerUnreachableError(f"no score server at {url}: {reason}") from error
     except (ValueError, RecursionError, HTTPException) as error:
         raise ServerError(f"{url} answered no JSON{_IS_IT_ONE}") from error
+
+
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    """Follows no redirection, which would take the token to another server."""
+
+    def redirect_request(self, *_: object) -> None:
+        return None
 
 
 def _request(url: str, token: str | None) -> urllib.request.Request:

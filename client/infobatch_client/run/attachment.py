@@ -83,7 +83,7 @@ class Attachment:
             for rank in self._ranks if generation else ():
                 request = pb.DetachRunRequest(run_id=self.request.run_id, generation=generation, rank=rank)
                 client.detach_run(request, timeout_s=_DETACH_TIMEOUT_S)
-        except errors.TryAgainError as error:
+        except (errors.TryAgainError, errors.AccessError) as error:
             _log.warning("could not give the run's lease back, it expires by itself: %s", error)
             return False
         except errors.InfoBatchError:

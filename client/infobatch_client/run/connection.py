@@ -72,7 +72,8 @@ class RunConnection:
         self._revivals: list[float] = []
         try:
             address = options.url or self._start_embedded(options.state_dir)
-            self.client = ScoreClient(address, call_timeout_s=options.timeouts.call_timeout_s)
+            credentials = options.connection.credentials if self._embedded is None else self._embedded.credentials
+            self.client = ScoreClient(address, call_timeout_s=options.timeouts.call_timeout_s, credentials=credentials)
             self.joined = self._join(options, manifest, batch_size, state, start_epoch)
         except BaseException:
             self._give_up(options.run)
@@ -104,7 +105,7 @@ class RunConnection:
                         "the embedded score server (pid %d) had ended; one with pid %d goes on with its runs (log: %s)",
                         *(pid, embedded.pid, embedded.log),
                     )
-                    self.client.move_to(embedded.address)
+                    self.client.move_to(embedded.address, embedded.credentials)
                     return None
         return errors.ServerError(
             f"the embedded score server (pid {pid}) has ended {reason}; its log is {embedded.log}. What it had stored "
@@ -179,8 +180,8 @@ class RunConnection:
         if self._ranks.num_nodes > 1:
             raise errors.ConfigError(
                 f"the ranks run on {self._ranks.num_nodes} nodes, and an embedded server serves one: start `infobatch "
-                "serve --data-dir DIR --grpc HOST:50051 --insecure` where all of them reach it, and give its "
-                'url="HOST:50051"'
+                "serve --data-dir DIR --grpc HOST:50051` that all of them reach, with TLS and tokens or --insecure, "
+                'and give its url="grpcs://HOST:50051" (or "HOST:50051")'
             )
 
         def start() -> dict[str, str]:

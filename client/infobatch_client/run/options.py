@@ -7,12 +7,16 @@ import secrets
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from types import UnionType
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from infobatch_client.rpc.address import check_url
+from infobatch_client.rpc.credentials import Credentials, FilePath
+from infobatch_client.rpc.secret import Secret
+from infobatch_client.rpc.token_file import checked_token
 from infobatch_client.user_warnings import warn_user
 from infobatch_stream.copies import GivesCopies
 from infobatch_stream.errors import ConfigError
@@ -27,6 +31,8 @@ from infobatch_stream.ratios import Number, whole_number
 from infobatch_stream.run_spec import RunSpec, check_run_name
 
 __all__ = ["Connection", "RunOptions", "Timeouts"]
+
+_FILES = ("token_file", "ca", "client_cert", "client_key")
 
 
 @suggesting
@@ -80,6 +86,13 @@ class Connection:
         if_exists: "refuse" or "restart" (delete it and begin anew): for a run that has been trained, when no state is
             loaded.
         takeover: take the run from another job that holds it; that job's ranks get an error and stop.
+        token: the server's token for this job. Shown nowhere, and not part of a pickle. By default that of
+            `token_file`, else the variable INFOBATCH_TOKEN, else the file that INFOBATCH_TOKEN_FILE names.
+        token_file: a file with the token, which is read again when it changes.
+        ca: for url="grpcs://…", a file with the authorities (PEM) whose certificates are trusted; gRPC's by default.
+        client_cert: a file with this client's certificate chain (PEM), if the server wants one.
+        client_key: its key (PEM).
+        tokens_without_tls: send the token in plain text, to other machines too.
 
     Raises:
         ConfigError: an invalid value.
@@ -93,6 +106,12 @@ class Connection:
     state_dir: str | os.PathLike[str] | None = None
     if_exists: Literal["refuse", "restart"] = "refuse"
     takeover: bool = False
+    token: str | Secret | None = field(default=None, repr=False)
+    token_file: FilePath | None = None
+    ca: FilePath | None = None
+    client_cert: FilePath | None = None
+    client_key: FilePath | None = None
+    tokens_without_tls: bool = False
 
     def __post_init__(self) -> None:
         _check_type("timeouts", self.timeouts, Timeouts, "give Timeouts(connect_timeout_s=…, …)")
@@ -101,6 +120,26 @@ class Connection:
         if self.state_dir is not None:
             object.__setattr__(self, "state_dir", os.fspath(self.state_dir))
         _check_type("takeover", self.takeover, bool, "give True or False")
+        _check_type("tokens_without_tls", self.tokens_without_tls, bool, "give True or False")
+        if isinstance(self.token, str):
+            object.__setattr__(self, "token", Secret(checked_token(self.token, "token=")))
+        elif self.token is not None and not isinstance(self.token, Secret):
+            raise ConfigError(f"token= is a {type(self.token).__name__}; it must be a str")
+        for name in _FILES:
+            if (path := getattr(self, name)) is not None:
+                _check_type(name, path, str | os.PathLike, "give a path")
+                object.__setattr__(self, name, os.fspath(path))
+        _ = self.credentials  # checks that they belong together
+
+    @property
+    def credentials(self) -> Credentials:
+        """What is shown to a server that the user names, and whom this job trusts."""
+        assert not isinstance(self.token, str)
+        return Credentials(
+            token=self.token,
+            tokens_without_tls=self.tokens_without_tls,
+            **{name: getattr(self, name) for name in _FILES},
+        )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -163,14 +202,22 @@ class RunOptions(GivesCopies):
         if not isinstance(score_name, str) or not score_name:
             raise ConfigError(f"score_name={score_name!r} names nothing; the default is 'loss'")
         _check_type("order", order, OrderChoice, "give OrderChoice(lanes=…, …)")
-        _check_type("connection", connection, Connection, "give Connection(timeouts=…, …)")
+        if not isinstance(connection, Connection):  # it may hold a token, so that it is not shown
+            raise ConfigError(f"connection= is a {type(connection).__name__}; give Connection(timeouts=…, …)")
         if url is not None and connection.state_dir is not None:
             raise ConfigError("state_dir= is the embedded server's; with url= the server has its own")
+        if url is None and connection.credentials != Credentials(tokens_without_tls=connection.tokens_without_tls):
+            raise ConfigError(
+                "token=, token_file=, ca=, client_cert= and client_key= are for a server of your own: give its url="
+            )
+        checked = None if url is None else check_url(url)
+        if checked is not None:
+            connection.credentials.check_for(checked)
         chosen = _policy(policy, prune_ratio=prune_ratio, delta=delta)
         options = cls(
             run=check_run_name(run) if run is not None else _fresh_name(),
             fresh=run is None,
-            url=None if url is None else check_url(url),
+            url=checked,
             policy=chosen,
             epochs=whole_number(epochs, "epochs", 1),
             seed=seed,
@@ -270,7 +317,7 @@ def _policy(policy: Policy | str, *, prune_ratio: Number | None, delta: Number |
     return require_registered(policy)
 
 
-def _check_type(name: str, value: object, wanted: type, remedy: str) -> None:
+def _check_type(name: str, value: object, wanted: type | UnionType, remedy: str) -> None:
     if not isinstance(value, wanted):
         raise ConfigError(f"{name}={value!r} is a {type(value).__name__}; {remedy}")
 

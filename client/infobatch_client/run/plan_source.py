@@ -79,7 +79,7 @@ class PlanSource:
         """The plan; None if a new epoch's could not be fetched in time."""
         try:
             return self._fetch(epoch, plan_id)
-        except errors.TryAgainError as error:
+        except (errors.TryAgainError, errors.AccessError) as error:
             if plan_id:
                 raise
             _log.warning("no plan of epoch %d: %s", epoch, error)

@@ -187,7 +187,8 @@ class ScorePusher:
                     self._backoff.reset()
             except (errors.SupersededError, errors.RunNotFoundError, errors.RunConflictError) as error:
                 return self._stop(error)
-            except errors.ServerError as error:  # TryAgainError, or an internal error of the server, which may pass
+            # TryAgainError, an internal error of the server, which may pass, or a token that may be replaced.
+            except errors.ServerError as error:
                 if (end := self._find_end()) is not None:
                     return self._stop(end)
                 self._back_off(error)

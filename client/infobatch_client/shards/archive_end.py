@@ -2,6 +2,9 @@
 
 Programs that read tar files stop at the first zero block. So a part that was never copied, or a second archive
 behind the first, would go unnoticed.
+
+A file whose space was reserved and whose copy has stopped ends in zeros too. Only their number tells it from an archive
+with much padding, and the end of the last member, which is mostly zeros as well, as a copy seldom stops between two.
 """
 
 from __future__ import annotations
@@ -14,7 +17,10 @@ __all__ = ["close_archive", "end_problem"]
 
 _MARKER_BYTES = 2 * BLOCK_BYTES
 _RECORD_BYTES = 20 * BLOCK_BYTES  # what GNU tar and Python's tarfile pad an archive to
+_JOINED_BYTES = 3 * _RECORD_BYTES  # `tar --concatenate` keeps the second archive's padding, and pads again
+_MAX_RECORD_BYTES = 2048 * BLOCK_BYTES  # of powers of two, as in `tar -b 64`
 _CHUNK_BYTES = 2**20
+_JOIN = "join archives by `tar --concatenate`, one at a time, and not by `cat`, or list each as a shard; otherwise "
 
 
 def close_archive(at: int) -> str:
@@ -33,11 +39,10 @@ def end_problem(fd: int, at: int, file_size: int) -> tuple[int, str, str] | None
     Returns:
         (the byte, what is wrong, what to do); None if the archive ends as it must.
     """
-    padded = -(-(at + _MARKER_BYTES) // _RECORD_BYTES) * _RECORD_BYTES
     data_at = _first_data(fd, at + BLOCK_BYTES, file_size)
     if data_at is None and file_size - at < _MARKER_BYTES:
         return at, "a lone zero block ends the file, in place of the end-of-archive marker of two", close_archive(at)
-    if data_at is None and file_size > padded:
+    if data_at is None and not _is_padding(fd, at, file_size):
         what = (
             f"{file_size - at} zero bytes up to the end of the file, more than an end-of-archive marker and its padding"
             " take: a part of the file may never have been copied"
@@ -47,8 +52,23 @@ def end_problem(fd: int, at: int, file_size: int) -> tuple[int, str, str] | None
         return at, f"a lone zero block, and data behind it at byte {data_at}: a part of the archive is missing", ""
     if data_at is not None:
         what = f"data behind the end-of-archive marker at byte {at}: another archive, or the rest of a damaged one"
-        return data_at, what, "join archives by `tar --concatenate` and not by `cat`, or list them one by one; else "
+        return data_at, what, _JOIN
     return None
+
+
+def _is_padding(fd: int, at: int, file_size: int) -> bool:
+    """Whether zeros from `at` to the end of the file are a marker and what some way of writing pads it with."""
+    if file_size <= -(-(at + _MARKER_BYTES) // _RECORD_BYTES) * _RECORD_BYTES:
+        return True
+    if file_size % BLOCK_BYTES or not os.pread(fd, BLOCK_BYTES, max(0, at - BLOCK_BYTES)).strip(b"\0"):
+        return False
+    size_divisor = file_size & -file_size  # the largest power of two by which it can be divided
+    longest = max(
+        _RECORD_BYTES,
+        _JOINED_BYTES if file_size % _RECORD_BYTES == 0 else 0,
+        min(size_divisor, _MAX_RECORD_BYTES),
+    )
+    return file_size - at < _MARKER_BYTES + longest
 
 
 def _first_data(fd: int, at: int, file_size: int) -> int | None:

@@ -13,13 +13,14 @@ import torch
 from torch.utils.data import default_collate, default_convert
 
 from infobatch_client.tie.layers import layers
+from infobatch_client.tie.loud import Loud
 from infobatch_client.tie.pass_mark import with_mark_of
 from infobatch_client.tie.rows import untied_row
 from infobatch_client.tie.stages import stage_name
 from infobatch_client.user_warnings import warn_user
 from infobatch_stream.errors import ConfigError
 
-__all__ = ["TiedCollate", "warn_if_untied"]
+__all__ = ["TiedCollate", "watch_collate"]
 
 _MOST_FRAMES = 20
 
@@ -39,13 +40,14 @@ class TiedCollate:
 
         Raises:
             ConfigError: rows without a tie.
+            RuntimeError: `collate_fn` has raised StopIteration.
         """
         if not isinstance(rows, (list, tuple)):
             raise ConfigError(
                 "dataset.collate(…) makes a batch of a list of rows; DataLoader(dataset, batch_size=None) gives one row"
             )
         payloads, indices, weights = zip(*map(untied_row, rows), strict=True)
-        batch = (self.collate_fn or default_collate)(list(payloads))
+        batch = Loud(self.collate_fn or default_collate)(list(payloads))
         index = with_mark_of(rows[0], torch.tensor(indices, dtype=torch.int64))
         weight = torch.from_numpy(np.array(weights, np.float32))
         if isinstance(batch, MutableMapping):
@@ -61,15 +63,19 @@ class TiedCollate:
         return (batch, index, weight)
 
 
-def warn_if_untied() -> None:
+def watch_collate() -> None:
     """Warns if the DataLoader that reads this process's rows has a collate function that knows no tie.
 
-    To be called while it reads: torch doesn't say otherwise who reads a dataset.
+    Makes any collate function of it `Loud`. To be called while it reads: torch doesn't say otherwise who reads a
+    dataset.
     """
     fetcher = _fetcher(sys._getframe(1))
-    if fetcher is None or not fetcher.auto_collation or _is_tied(fetcher.collate_fn):
+    if fetcher is None or isinstance(fetcher.collate_fn, Loud):
         return
-    name = stage_name(fetcher.collate_fn).partition("(")[0]
+    collate_fn, fetcher.collate_fn = fetcher.collate_fn, Loud(fetcher.collate_fn)
+    if not fetcher.auto_collation or _is_tied(collate_fn):
+        return
+    name = stage_name(collate_fn).partition("(")[0]
     warn_user(
         f"collate_fn={name} gets rows that carry their sample's index and weight beside the payload. Pass "
         f"collate_fn=dataset.collate({name}): it calls {name} with the payloads alone, and adds index and weight to "

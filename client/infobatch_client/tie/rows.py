@@ -33,6 +33,7 @@ class TiedBatch(NamedTuple):
         weights: float32 (B,), 0 in rows that fill.
         keyed: the batch is torch's of dicts, and gets two more keys.
         counts: of the batch's rows.
+        step: the batch's number in its pass, from 0.
         dropped: int64 (n,), samples that a stage dropped; None if there are none, or nobody asks.
     """
 
@@ -41,6 +42,7 @@ class TiedBatch(NamedTuple):
     weights: npt.NDArray[np.float32]
     keyed: bool
     counts: RowCounts
+    step: int
     dropped: npt.NDArray[np.int64] | None = None
 
 
@@ -49,7 +51,7 @@ class BatchRows(NamedTuple):
 
     Args:
         payloads: B of them; those that fill are copies of others.
-        indices, weights, counts, dropped: as in `TiedBatch`.
+        indices, weights, counts, step, dropped: as in `TiedBatch`.
         failed: samples that could not be read, or on which a stage raised.
     """
 
@@ -57,6 +59,7 @@ class BatchRows(NamedTuple):
     indices: npt.NDArray[np.int64]
     weights: npt.NDArray[np.float32]
     counts: RowCounts
+    step: int
     dropped: npt.NDArray[np.int64] | None = None
     failed: Sequence[int] = ()
 

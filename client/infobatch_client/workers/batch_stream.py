@@ -62,4 +62,4 @@ class BatchStream(IterableDataset[TiedBatch | SentError]):
             payloads = [without_tie(payload) for payload in payloads]
         payload = (self.collate_fn or default_collate)(payloads)
         keyed = keyed and self.collate_fn is None
-        return TiedBatch(payload, rows.indices, rows.weights, keyed, rows.counts, rows.dropped)
+        return TiedBatch(payload, rows.indices, rows.weights, keyed, rows.counts, rows.step, rows.dropped)

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from infobatch_client.workers.kept_pattern import can_be_every
 from infobatch_client.workers.pass_control import WARNED_OF_DROPS, PassControl
+from infobatch_client.workers.sample_choice import differ
 from infobatch_stream.plan.epoch_plan import EpochPlan
 
 __all__ = ["DropWatch"]
@@ -19,6 +20,7 @@ _FEW_SAMPLES = 20  # of so few, one or two are no share
 _EARLY_SAMPLES = 64  # before so many, an epoch that isn't over says too little
 _EARLY_SD = 4.0  # so often is the share looked at that three would mislead
 _FEW_KEPT = 8  # of so few, every n-th may be chance
+_PATIENCE = 1024  # samples of each worker, by which a split shows
 
 
 _FILLED = (
@@ -69,7 +71,10 @@ class DropWatch:
         if self.remembers and (plan is None or not plan.dropped or dropped <= plan.never_scored):
             return None
         split = _split(workers, world_size, plan)
-        if not (self.fills or split or _every_nth(workers, world_size)) or not self.control.warn_once(WARNED_OF_DROPS):
+        every = _every_nth(workers, world_size)
+        if every and not split and not over and read < _PATIENCE * len(workers):
+            return None  # the next samples may show that it is one
+        if not (self.fills or split or every) or not self.control.warn_once(WARNED_OF_DROPS):
             return None
         so_far = "" if over else " so far"
         found = f"the pipeline has dropped {dropped:,} of {read:,} samples{so_far} in this epoch ({dropped / read:.1%})"
@@ -104,19 +109,20 @@ def _exceeds(read: int, dropped: int, *, over: bool) -> bool:
 def _split(workers: npt.NDArray[np.int64], world_size: int, plan: EpochPlan | None) -> str:
     """The hint that the drops follow the number of worker or rank; "" without evidence.
 
-    A filter looks at samples, a splitter at positions. In shuffled order nothing but a splitter keeps samples at equal
-    distances; in index order, or where runs of samples stay together, a filter can, but then from the same place on for
-    each worker, where a splitter over workers begins at another one.
+    A filter looks at samples, a splitter at positions. Equal distances between kept samples are a splitter's work if
+    they can't be a choice by the sample: `SampleChoice` says so. Workers that drop different shares show it if each
+    reads samples of all shards: with several lanes, each may read one lane.
     """
     read, dropped = workers[:, 1], workers[:, 2]
-    is_shuffled = plan is not None and plan.order.run_samples == 1
-    is_mixed = is_shuffled and plan is not None and plan.order.window_shards >= len(plan.shard_kept)
+    order = None if plan is None else plan.order
+    is_mixed = order is not None and order.run_samples == order.lanes == 1
+    is_mixed = is_mixed and plan is not None and plan.order.window_shards >= len(plan.shard_kept)
     share = dropped / read.clip(1)
     if is_mixed and len(read) > 1 and int(read.min()) >= _EARLY_SAMPLES // 2 and float(np.ptp(share)) > 0.5:
         shares = ", ".join(f"{part:.0%}" for part in share[:8])
         return f" (the workers drop {shares}: it depends on the worker's number)"
     every = _every_nth(workers, world_size)
-    if not every or not (is_shuffled or _apart(workers)):
+    if not every or not (workers[:, 5].any() or differ(workers[:, 6].tolist())):
         return ""
     return (
         f" (each worker keeps exactly one in {every} of the samples that it reads, at equal distances, as "
@@ -130,12 +136,6 @@ def _every_nth(workers: npt.NDArray[np.int64], world_size: int) -> int:
     if int((workers[:, 1] - workers[:, 2]).sum()) < _FEW_KEPT:
         return 0
     for parts in sorted({num_workers, world_size, num_workers * world_size} - {1}):
-        if all(can_be_every(parts, stride, first, read) for _, read, _, stride, first in workers.tolist()):
+        if all(can_be_every(parts, stride, first, read) for _, read, _, stride, first, *_ in workers.tolist()):
             return parts
     return 0
-
-
-def _apart(workers: npt.NDArray[np.int64]) -> bool:
-    """Whether the workers keep from different places on, as no filter makes them do."""
-    firsts = [first for first in workers[:, 4].tolist() if first >= 0]
-    return 1 < len(firsts) == len(set(firsts))

@@ -20,6 +20,7 @@ from infobatch_client.tie.spare_row import spare_row
 from infobatch_client.workers.batch_seeds import BatchSeeds
 from infobatch_client.workers.pass_control import Pass
 from infobatch_client.workers.read_samples import ReadSamples
+from infobatch_client.workers.sample_choice import SampleChoice
 from infobatch_client.workers.sample_source import SampleSource
 from infobatch_stream.errors import PipelineError, ShardError
 from infobatch_stream.plan.epoch_plan import EpochPlan
@@ -46,7 +47,7 @@ class _Positions:
     def __init__(self, plan: EpochPlan | None, source: SampleSource) -> None:
         self._plan = plan
         self._subset = source.subset
-        offsets = source.offsets
+        self._offsets = offsets = source.offsets
         self.count = int(offsets[-1]) if self._subset is None else len(self._subset)
         if plan is not None:
             self._order = PlanOrder(plan, offsets)
@@ -59,6 +60,13 @@ class _Positions:
         indices = self._order.samples(first, end)
         return indices, self._plan.weights(indices)
 
+    def choice(self) -> SampleChoice:
+        return SampleChoice(
+            self._offsets,
+            shuffled=self._plan is not None and self._plan.order.run_samples == 1,
+            dense=self.count == int(self._offsets[-1]),
+        )
+
 
 class PassBatches:
     """The rows of one worker's batches of one pass.
@@ -70,7 +78,7 @@ class PassBatches:
         finish: of a batch's rows, the batch; None gives the rows themselves.
         draws: `finish` runs user code, which may draw random numbers, as stages do.
         compact: batches have their real rows only, or one that fills if there is none.
-        noted: int64 (5,), gets what `ReadSamples` says, after each batch, or after the last row.
+        noted: int64 (7,), gets what `ReadSamples` says, after each batch, or after the last row.
     """
 
     def __init__(
@@ -95,7 +103,7 @@ class PassBatches:
         self._errors = 0
         self._failed: dict[int, list[int]] = {}  # samples by step
         self._planned: dict[int, npt.NDArray[np.int64]] = {}  # by step, if a stage may drop some
-        self._read_samples = ReadSamples(noted)
+        self._read_samples = ReadSamples(self._positions.choice(), noted)
         self._spare: list[Any] = []  # one row that nobody else has, to fill batches that have no row of their own
         self._reader_error: Exception | None = None
         self._finish = finish
@@ -254,6 +262,7 @@ class PassBatches:
             indices, weights = self._positions.samples(first, min(last + 1, opening.end))
             indices = np.ascontiguousarray(indices[taken])
             self._read_samples.num_read += len(indices)
+            self._read_samples.add_read(indices)
             pairs.append(zip(part, indices.tolist(), strict=False))  # the last step may have none on this rank
             yield indices, weights[taken]
 
@@ -292,7 +301,7 @@ class PassBatches:
         dropped = None
         if planned is not None and counts.dropped and self._source.names_drops:
             dropped = np.setdiff1d(planned, [*indices[: len(rows)].tolist(), *failed])
-        return BatchRows(payloads, indices, weights, counts, dropped, failed)
+        return BatchRows(payloads, indices, weights, counts, step, dropped, failed)
 
     def _spare_row(self) -> Any:
         """A row for a worker that has none of its own yet: the first output of the epoch's positions."""

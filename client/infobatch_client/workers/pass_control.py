@@ -22,9 +22,8 @@ _SIZE_BYTES = 8192  # a pass as JSON, behind its length in 4 bytes; and at the e
 WARNED_OF_ORDER, WARNED_OF_DROPS, _CLOSED, _UPDATED = -4, -3, -2, -1
 _KEY_BITS, _NUMBER_BITS = 40, 23
 _SLOTS = 251
-_MAX_WORKERS = (
-    1024  # torch copies a larger tensor with threads, for which a process forked after their use waits for ever
-)
+_MAX_WORKERS = 800
+_MAX_SHARED_BYTES = 2**15  # torch copies more with threads, for which a process forked after their use waits for ever
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,7 +111,7 @@ class PassControl:
         self._bytes = _shared(_SIZE_BYTES, dtype=torch.uint8)
         self._loaded = _shared(_MAX_WORKERS, 3, dtype=torch.int64)
         self._passes = _shared(1 + _SLOTS, dtype=torch.int64)
-        self._samples = _shared(_MAX_WORKERS, 5, dtype=torch.int64)
+        self._samples = _shared(_MAX_WORKERS, 7, dtype=torch.int64)
         self._updated_at_start = False
         self._maker = os.getpid()
 
@@ -209,16 +208,16 @@ class PassControl:
         self._passes[0] = max(int(self._passes[0]), number + 1)
 
     def samples_of(self, worker: int, workers: int) -> npt.NDArray[np.int64]:
-        """int64 (5,), a row of `samples` of one worker that begins a pass, in shared memory, to be written there."""
+        """int64 (7,), a row of `samples` of one worker that begins a pass, in shared memory, to be written there."""
         row: npt.NDArray[np.int64] = self._samples.numpy()[worker]
-        row[:] = workers, 0, 0, 0, -1
+        row[:] = workers, 0, 0, 0, -1, 0, -1
         return row
 
     @property
     def samples(self) -> npt.NDArray[np.int64]:
-        """int64 (n, 5), a row for each worker that has begun: workers, samples read, samples dropped; stride, first.
+        """int64 (n, 7), a row for each worker that has begun: workers, samples read, samples dropped; stride, first; …
 
-        The last two are its `KeptPattern`'s.
+        The stride and the first position are its `KeptPattern`'s, and the last two what `SampleChoice.judge` gives.
         """
         noted = self._samples.numpy()
         return noted[noted[:, 0] > 0]
@@ -259,5 +258,6 @@ def _slot(key: bytes) -> tuple[int, int]:
 
 
 def _shared(*size: int, dtype: torch.dtype) -> torch.Tensor:
-    zeros: torch.Tensor = torch.zeros(*size, dtype=dtype, device="cpu").share_memory_()  # type: ignore[no-untyped-call]
-    return zeros
+    zeros = torch.zeros(*size, dtype=dtype, device="cpu")
+    assert zeros.nbytes <= _MAX_SHARED_BYTES
+    return zeros.share_memory_()  # type: ignore[no-any-return, no-untyped-call]

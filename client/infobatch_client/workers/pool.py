@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from multiprocessing.connection import wait
 from typing import Any
 
 import torch
@@ -13,9 +14,13 @@ from infobatch_client.workers.batch_seeds import pass_seed
 from infobatch_client.workers.batch_stream import BatchStream
 from infobatch_client.workers.pass_control import Pass, PassControl
 from infobatch_client.workers.sample_source import SampleSource
+from infobatch_client.workers.unsent import WorkerStart
 from infobatch_client.workers.worker_errors import SentError
+from infobatch_stream.errors import WorkerError
 
 __all__ = ["WorkerPool"]
+
+_DYING_S = 1.0
 
 
 class WorkerPool:
@@ -52,7 +57,7 @@ class WorkerPool:
                 "persistent_workers": True,
                 "prefetch_factor": prefetch_factor,
                 "multiprocessing_context": multiprocessing_context,
-                "worker_init_fn": worker_init_fn,
+                "worker_init_fn": WorkerStart(worker_init_fn),
             }
         self._data_loader: DataLoader[TiedBatch | SentError] = DataLoader(
             BatchStream(source, collate_fn, self.control, compact),
@@ -108,15 +113,33 @@ class WorkerPool:
         while True:
             try:
                 batch = next(batches)
-                if isinstance(batch, SentError):
-                    batch.raise_here()
             except StopIteration:
                 return
-            except BaseException:
-                if batches is self._iterator:
-                    self.close()
+            except BaseException as error:
+                ended = self._ended() if isinstance(error, OSError | EOFError) else ""
+                self._close(batches)
+                if ended:  # torch has received a batch whose tensors were gone with its worker
+                    raise WorkerError(f"{ended} while the loop waited for its batches") from error
                 raise
+            if isinstance(batch, SentError):
+                self._close(batches)
+                batch.raise_here()
             yield batch
+
+    def _close(self, batches: Iterator[TiedBatch | SentError]) -> None:
+        if batches is self._iterator:
+            self.close()
+
+    def _ended(self) -> str:
+        """Names the processes that have ended, or are about to."""
+        workers = getattr(self._iterator, "_workers", ())
+        if workers:
+            wait([worker.sentinel for worker in workers], timeout=_DYING_S)
+        return ", ".join(
+            f"worker process {number} ended with exit code {worker.exitcode}"
+            for number, worker in enumerate(workers)
+            if not worker.is_alive()
+        )
 
 
 def _as_it_is(batch: Any) -> Any:

@@ -10,9 +10,12 @@ import pickle
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from types import MemberDescriptorType
 from typing import Any, NoReturn
 
-__all__ = ["SentError", "WorkerTraceback", "sending_errors"]
+from infobatch_stream.errors import WorkerError
+
+__all__ = ["SentError", "WorkerTraceback", "class_name", "sending_errors"]
 
 
 class WorkerTraceback(Exception):
@@ -27,7 +30,7 @@ class SentError:
     """An error on its way from a worker.
 
     Args:
-        pickled: the error.
+        pickled: the error, or its parts; empty if it can't be pickled.
         summary: its type and message.
         origin: its traceback, as text.
         worker: the process's number.
@@ -42,20 +45,39 @@ class SentError:
         """Raises it.
 
         Raises:
-            Exception: the worker's; RuntimeError where this process doesn't know its type.
+            BaseException: the worker's.
+            WorkerError: the worker's can't be pickled, or this process doesn't know its type.
         """
         try:
-            error = pickle.loads(self.pickled)
+            error = _unpickled(self.pickled)
         except Exception:
-            error = RuntimeError(self.summary)
+            error = WorkerError(
+                f"worker process {self.worker} raised an error that can't be pickled, so that only its text is here: "
+                f"{self.summary}"
+            )
+        if isinstance(error, KeyboardInterrupt) and not error.args:
+            error.args = (f"in worker process {self.worker}: it received SIGINT, or its code raised this",)
         raise error from WorkerTraceback(f"in worker process {self.worker}:\n{self.origin}")
 
 
-def sending_errors(make: Callable[[], Iterator[Any]], worker: int) -> Iterator[Any]:
-    """The batches that `make` makes, at once; an error of it or of them comes as a last one, a `SentError`.
+@dataclass(frozen=True)
+class _Parts:
+    """An error that isn't made again by a call of its class with its arguments, as pickle would make it."""
 
-    An error that doesn't survive pickling is raised, so that torch sends its text.
-    """
+    kind: type[BaseException]
+    args: tuple[Any, ...]
+    attributes: dict[str, Any]
+
+    def error(self) -> BaseException:
+        error = self.kind.__new__(self.kind, *self.args)
+        error.args = self.args
+        for name, value in self.attributes.items():
+            BaseException.__setattr__(error, name, value)
+        return error
+
+
+def sending_errors(make: Callable[[], Iterator[Any]], worker: int) -> Iterator[Any]:
+    """The batches that `make` makes, at once; an error of it or of them comes as a last one, a `SentError`."""
     try:
         batches = make()
     except Exception as error:
@@ -63,20 +85,63 @@ def sending_errors(make: Callable[[], Iterator[Any]], worker: int) -> Iterator[A
     return _until_error(batches, worker)
 
 
+def class_name(kind: type) -> str:
+    """As a traceback names it."""
+    return (
+        kind.__qualname__ if kind.__module__ in ("builtins", "__main__") else f"{kind.__module__}.{kind.__qualname__}"
+    )
+
+
 def _until_error(batches: Iterator[Any], worker: int) -> Iterator[Any]:
     try:
         yield from batches
-    except Exception as error:
+    except GeneratorExit:
+        raise
+    except BaseException as error:  # torch's worker ends without a word at KeyboardInterrupt
         yield _sent(error, worker)
 
 
-def _sent(error: Exception, worker: int) -> SentError:
-    try:
-        pickled = pickle.dumps(error)
-        copy = pickle.loads(pickled)
-    except Exception:
-        raise error from error.__cause__
-    if type(copy) is not type(error) or str(copy) != str(error):
-        raise error from error.__cause__
+def _sent(error: BaseException, worker: int) -> SentError:
     summary = "".join(traceback.format_exception_only(error)).strip()
-    return SentError(pickled, summary, "".join(traceback.format_exception(error)), worker)
+    return SentError(_pickled(error), summary, "".join(traceback.format_exception(error)), worker)
+
+
+def _pickled(error: BaseException) -> bytes:
+    """The error with all attributes that pickle, or else without some; empty if it can't be pickled."""
+    attributes = {name: value for name, value in _attributes(error).items() if _pickles(value)}
+    for sent, needed in (
+        (error, attributes.keys()),
+        (_Parts(type(error), error.args, attributes), attributes.keys()),
+        (error, ()),
+    ):
+        try:
+            pickled = pickle.dumps(sent)
+            copy = _unpickled(pickled)
+            if type(copy) is type(error) and str(copy) == str(error) and _attributes(copy).keys() >= set(needed):
+                return pickled
+        except Exception:
+            continue
+    return b""
+
+
+def _unpickled(pickled: bytes) -> BaseException:
+    sent: BaseException | _Parts = pickle.loads(pickled)
+    return sent.error() if isinstance(sent, _Parts) else sent
+
+
+def _attributes(error: BaseException) -> dict[str, Any]:
+    """Those of its dictionary, and of the `__slots__` of its classes."""
+    found = dict(vars(error))
+    for kind in type(error).__mro__:
+        for name, member in vars(kind).items() if kind.__module__ != "builtins" else ():
+            if isinstance(member, MemberDescriptorType) and hasattr(error, member.__name__):
+                found[name] = getattr(error, name)
+    return found
+
+
+def _pickles(value: object) -> bool:
+    try:
+        pickle.loads(pickle.dumps(value))
+    except Exception:
+        return False
+    return True

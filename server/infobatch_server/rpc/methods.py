@@ -18,9 +18,10 @@ from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
 from infobatch_server.rpc.call_pool import CallPool
+from infobatch_server.rpc.guard import Guard
 from infobatch_server.rpc.idle_calls import ClientWaits, IdleCalls
 from infobatch_server.rpc.status import end_with
-from infobatch_stream.errors import ConfigError, ServerBusyError
+from infobatch_stream.errors import ConfigError, InfoBatchError, ServerBusyError
 from infobatch_stream.v1 import score_service_pb2 as pb
 from infobatch_stream.wire.specs import reject_unknown_fields
 
@@ -40,13 +41,16 @@ class Methods(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # generic in t
     Args:
         idle: knows which calls wait for their clients.
         default_pool: processes the methods that are given no other, and refuses calls for full pools.
+        guard: knows which calls a token allows.
     """
 
-    def __init__(self, idle: IdleCalls, default_pool: CallPool) -> None:
+    def __init__(self, idle: IdleCalls, default_pool: CallPool, guard: Guard) -> None:
         self._idle = idle
+        self._guard = guard
         self._default_pool = default_pool
         self._handlers: dict[str, tuple[grpc.RpcMethodHandler[bytes, bytes], CallPool]] = {}
         self._refusals: dict[str, grpc.RpcMethodHandler[bytes, bytes]] = {}
+        self._methods: dict[str, MethodDescriptor] = {}
 
     def add(
         self,
@@ -70,7 +74,8 @@ class Methods(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # generic in t
             pool = pools.get(method.name, self._default_pool)
             path = f"/{service.full_name}/{method.name}"
             self._handlers[path] = self._handler(method, getattr(servicer, method.name), pool), pool
-            self._refusals[path] = self._refusal(method, pool, busy_answers.get(method.name))
+            self._refusals[path] = self._busy(method, pool, busy_answers.get(method.name))
+            self._methods[path] = method
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[bytes, bytes] | None:
         """The handler for a call; None for an unknown method."""
@@ -78,6 +83,9 @@ class Methods(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # generic in t
         if found is None:
             return None
         handler, pool = found
+        refused = self._guard.refusal(handler_call_details.method, handler_call_details.invocation_metadata or ())
+        if refused is not None:
+            return self._refusal(self._methods[handler_call_details.method], refused)
         # gRPC gives the call to the pool right after this, in the same thread.
         if pool is self._default_pool or pool.admits():
             return handler
@@ -94,6 +102,7 @@ class Methods(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # generic in t
             message = _next(request_class, parts, waits)
             if message is None:
                 raise ConfigError("the call ended without a request message; send one")
+            self._guard.check_request(message, context.invocation_metadata())
             return behaviour(message, context)
 
         def answer(parts: Iterator[bytes], context: Context) -> bytes:
@@ -117,13 +126,19 @@ class Methods(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # generic in t
 
         return _registered(method, answers if method.server_streaming else answer, pool)
 
-    def _refusal(
+    def _busy(
         self, method: MethodDescriptor, pool: CallPool, message: Message | None
     ) -> grpc.RpcMethodHandler[bytes, bytes]:
         error = ServerBusyError(
             f"{method.name}: this server has {pool.max_calls} calls of this kind, and takes no more; call again later",
             retry_after_s=_RETRY_S,
         )
+        return self._refusal(method, error, message)
+
+    def _refusal(
+        self, method: MethodDescriptor, error: InfoBatchError, message: Message | None = None
+    ) -> grpc.RpcMethodHandler[bytes, bytes]:
+        """A handler that answers with an error, or with a message in its place."""
 
         def answer(_: Iterator[bytes], context: Context) -> bytes:
             if message is None:

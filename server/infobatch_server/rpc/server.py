@@ -6,7 +6,9 @@ import grpc
 from grpc_reflection.v1alpha import reflection_pb2
 from grpc_reflection.v1alpha.reflection import ReflectionServicer
 
+from infobatch_server.access.access import Access
 from infobatch_server.rpc.call_pool import CallPool
+from infobatch_server.rpc.guard import Guard
 from infobatch_server.rpc.health import SERVICE as HEALTH
 from infobatch_server.rpc.health import Health
 from infobatch_server.rpc.idle_calls import IdleCalls
@@ -61,12 +63,13 @@ class GrpcServer:
         service: answers.
         limits: bounds.
         address: host:port; port 0 takes a free one.
+        access: what guards the server.
 
     Raises:
         ServerError: the address can't be bound.
     """
 
-    def __init__(self, service: ScoreService, limits: Limits, address: str) -> None:
+    def __init__(self, service: ScoreService, limits: Limits, address: str, access: Access) -> None:
         self._calls = CallPool(
             "calls",
             limits.worker_threads,
@@ -84,7 +87,7 @@ class GrpcServer:
         self._streams["GetEpochPlan"] = plans
         self._idle = IdleCalls(limits.idle_s)
         self._health = Health(("", _SERVICE.full_name))
-        methods = Methods(self._idle, self._calls)
+        methods = Methods(self._idle, self._calls, Guard(access.tokens))
         for descriptor, servicer in (
             (_SERVICE, service),
             (HEALTH, self._health),
@@ -98,7 +101,10 @@ class GrpcServer:
             maximum_concurrent_rpcs=sum(pool.max_calls for pool in self._pools),
         )
         try:
-            self.port = self._server.add_insecure_port(address)
+            if access.certificates is None:
+                self.port = self._server.add_insecure_port(address)
+            else:
+                self.port = self._server.add_secure_port(address, access.certificates.grpc_credentials())
         except RuntimeError as error:
             # What gRPC says is about its own debugging; the reason is in its log, on stderr.
             raise ServerError(

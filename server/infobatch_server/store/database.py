@@ -101,12 +101,11 @@ class Database:
         self._is_closed = False
         try:
             self._connection = connect(path)
-            list(self._connection.execute(_ALONE))
-            is_new = self._check_version(version)
-            for pragma in _PRAGMAS:
-                list(self._connection.execute(pragma))
-            if is_new:
-                self._make(version, schema)
+            try:
+                self._open(version, schema)
+            except BaseException:
+                self._connection.close()
+                raise
         except sqlite3.Error as error:
             raise ServerError(
                 f"{path}: {error}. If another process has it open, end that process; if the disk is full, make room; "
@@ -276,6 +275,14 @@ class Database:
             explained = TryAgainError(f"{self.path}: {error}; {_AGAIN}")
         explained.__cause__ = error
         return explained
+
+    def _open(self, version: int, schema: Iterable[str]) -> None:
+        list(self._connection.execute(_ALONE))
+        is_new = self._check_version(version)
+        for pragma in _PRAGMAS:
+            list(self._connection.execute(pragma))
+        if is_new:
+            self._make(version, schema)
 
     def _check_version(self, version: int) -> bool:
         """Whether the file is a new one; nothing is changed before it is known to be ours."""

@@ -15,7 +15,7 @@ from infobatch_server.state.run_state import MARKED_EPOCHS, EpochMark, RunState
 from infobatch_server.state.score_batch import ScoreBatch
 from infobatch_server.store.database import DISK_IS_FULL, Connect, Connection, Database, connect_sqlite
 from infobatch_server.store.entries import Entry, Forget, Import, Push, Rewind
-from infobatch_server.store.files import Files, LocalFiles
+from infobatch_server.store.files import Files, LocalFiles, sync_parents
 from infobatch_server.store.interface import StoredRun
 from infobatch_server.store.journal import Addition, Journal
 from infobatch_server.store.keeper import Keeper
@@ -25,7 +25,7 @@ from infobatch_server.store.recovery import Recovered, recover
 from infobatch_server.store.run_files import RunFiles, spec_bytes
 from infobatch_server.store.schema import SCHEMA, VERSION
 from infobatch_server.store.segments import Capture
-from infobatch_stream.errors import ServerBusyError
+from infobatch_stream.errors import ServerBusyError, ServerError, TryAgainError
 from infobatch_stream.plan.epoch_plan import EpochPlan
 from infobatch_stream.run_spec import RunSpec
 
@@ -35,6 +35,7 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+_DATABASE = "state.db"
 _RETRY_S = 1.0
 _CHECK_BYTES = 2**22  # of the journal, between two wakes of the keeper
 
@@ -77,9 +78,7 @@ class DurableStore:
         self._save_bytes = save_bytes
         self._max_journal_bytes = max_journal_bytes
         self._folder = folder / "runs"
-        self._files.make_folder(self._folder)
-        self._files.sync_folder(folder)
-        self._database = Database(folder / "state.db", version=VERSION, schema=SCHEMA, connect=connect)
+        self._database = _open(folder, self._folder, self._files, connect)
         self._runs: dict[bytes, OpenRun] = {}
         self._next_id = count(1)
         self._unchecked_bytes = 0
@@ -103,15 +102,22 @@ class DurableStore:
         self._database.on_failure = call
 
     def load(self) -> Iterable[StoredRun]:
-        """Recovers all runs."""
+        """Recovers all runs.
+
+        Raises:
+            ServerError: they can't be recovered.
+            TryAgainError: the disk has failed.
+        """
 
         def work(connection: Connection) -> dict[bytes, Recovered]:
-            recovered = recover(connection, self._folder, self._files, self._segment_samples)
+            found = recover(connection, self._folder, self._files, self._segment_samples)
             (newest,) = next(iter(connection.execute("SELECT coalesce(max(id), 0) FROM journal")))
             self._next_id = count(newest + 1)
-            return recovered
+            return found
 
-        for run_id, found in self._database.alone(work).items():
+        with self._database.guarding():
+            recovered = self._database.alone(work)
+        for run_id, found in recovered.items():
             self._runs[run_id] = OpenRun(found.journal, found.files, found.state, epoch_rows(found.state))
             yield found.stored_run()
 
@@ -127,8 +133,6 @@ class DurableStore:
         """Writes the spec, then adds the run."""
         files = RunFiles(self._folder / run_id.hex(), self._files)
         state = RunState()
-        with self._database.guarding():
-            files.make(spec)
 
         def change(connection: Connection) -> int:
             connection.execute(
@@ -138,9 +142,14 @@ class DurableStore:
             return int(number)
 
         try:
+            with self._database.guarding():
+                files.make(spec)
             number = self._database.transact(change)
         except BaseException:
-            files.remove()
+            # After a fault nobody knows whether the row is there: the next start keeps or removes them.
+            if self._database.failure is None:
+                with self._database.guarding():
+                    files.remove()
             raise
         self._runs[run_id] = OpenRun(Journal(number, spec.num_samples, self._segment_samples), files, state, {})
 
@@ -152,7 +161,7 @@ class DurableStore:
         )
 
     def delete(self, run_id: bytes) -> None:
-        """Deletes the run's rows in one transaction, then its journal in steps, then its files."""
+        """Deletes the run's rows in one transaction, then its files and its journal, as far as the disk lets it."""
         run = self._runs[run_id]
         number = run.journal.run
 
@@ -162,22 +171,11 @@ class DurableStore:
             connection.execute("DELETE FROM runs WHERE number = ?", (number,))
 
         self._database.transact(change)
-        with run.saving:
-            run.is_deleted = True
-            del self._runs[run_id]
-            run.plan = None
-            with self._database.guarding():
-                run.files.remove()
-        while rows := [*run.journal.changes, *run.journal.rows][:1024]:
-            ids = [(row.id,) for row in rows]
-
-            def free(connection: Connection, ids: list[tuple[int]] = ids) -> None:
-                for id_ in ids:
-                    connection.execute("DELETE FROM journal WHERE id = ?", id_)
-
-            self._database.transact(free)
-            changes = [row for row in rows if row in run.journal.changes]
-            run.journal.drop(rows[len(changes) :], changes)
+        del self._runs[run_id]
+        try:
+            run.remove(self._database)
+        except TryAgainError as error:
+            log.warning("run %s is deleted; the next start removes what is left of it: %s", run_id.hex(), error)
 
     def append(self, run_id: bytes, batch: ScoreBatch, take: Callable[[int], None]) -> int:
         """Adds a push to the journal."""
@@ -286,3 +284,22 @@ class DurableStore:
         dropped = run.adopt(state)
         with self._database.guarding():
             run.files.remove_plans(dropped)
+
+
+def _open(folder: Path, runs: Path, files: Files, connect: Connect) -> Database:
+    path = folder / _DATABASE
+    try:
+        if not path.exists() or not path.stat().st_size:
+            # A new database would make all runs leftovers.
+            if runs.is_dir() and any(runs.iterdir()):
+                raise ServerError(
+                    f"{path} is missing or empty, but {runs} holds runs: put the whole data directory back from a "
+                    "copy; or remove that folder, with its runs"
+                )
+            sync_parents(files, folder)  # they may be new, too
+        database = Database(path, version=VERSION, schema=SCHEMA, connect=connect)
+        files.make_folder(runs)
+        files.sync_folder(folder)
+    except OSError as error:
+        raise ServerError(f"{folder} can't be used: {error}") from error
+    return database

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Protocol
 
-__all__ = ["Files", "LocalFiles", "is_temporary", "write_file"]
+__all__ = ["Files", "LocalFiles", "is_temporary", "sync_parents", "write_file"]
 
 _TEMPORARY = ".tmp"
 
@@ -121,6 +121,23 @@ def write_file(files: Files, path: Path, parts: Iterable[bytes | memoryview]) ->
         files.remove(temporary)
         raise
     files.sync_folder(path.parent)
+
+
+def sync_parents(files: Files, folder: Path) -> None:
+    """Returns once a folder's own name is on the disk, and the names of those above it on the same file system.
+
+    Raises:
+        OSError: a folder can't be synced.
+    """
+    folder = folder.absolute()
+    device = folder.stat().st_dev
+    for parent in folder.parents:
+        if parent.stat().st_dev != device:
+            return
+        try:
+            files.sync_folder(parent)
+        except PermissionError:
+            return  # nobody who makes a folder in it lacks the right to read it
 
 
 def is_temporary(path: Path) -> bool:

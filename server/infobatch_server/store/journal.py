@@ -50,6 +50,7 @@ class Journal:
     Attributes:
         rows: entries about some samples, in order: freed once their segments are saved.
         changes: entries that change the whole table, in order: freed once they are in every saved segment.
+            No entry is freed before a segment is saved that is as new, as its counters include the entry.
         size_bytes: of the rows' entries.
         saved: int64 (segments,), the last entry in each saved segment; 0: it isn't saved.
         touched: int64 (segments,), the last entry about a sample of each segment.
@@ -90,10 +91,15 @@ class Journal:
         """The segments that lack entries about their samples."""
         return [int(segment) for segment in np.flatnonzero(self.touched > self.saved)]
 
+    @property
+    def is_counted(self) -> bool:
+        """Whether a saved segment has the run's counters at its last entry."""
+        return int(self.saved.max()) == self.last_entry
+
     def freed_rows(self, max_bytes: int) -> list[JournalRow]:
         """The oldest rows, all of whose samples are saved: as many as have `max_bytes`."""
         lacking = self.to_save()
-        behind = int(self.saved[lacking].min()) if lacking else self.last_entry
+        behind = int(self.saved[lacking].min() if lacking else self.saved.max())
         freed: list[JournalRow] = []
         size = 0
         for row in self.rows:
@@ -107,7 +113,7 @@ class Journal:
         """Changes that every segment has that was ever saved; those that never were have no sample."""
         lacking = self.to_save()
         places = self.saved[self.saved > 0].tolist() + self.saved[lacking].tolist()
-        behind = min(places, default=self.last_entry)
+        behind = min(places, default=0)
         return [row for row in self.changes if row.entry <= behind]
 
     def drop(self, rows: list[JournalRow], changes: list[JournalRow]) -> None:

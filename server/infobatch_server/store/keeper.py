@@ -68,13 +68,16 @@ class Keeper:
         return sum(run.journal.size_bytes for run in list(self._runs.values()))
 
     def start(self) -> None:
-        """Makes the reserve, and starts the thread.
+        """Makes the reserve, and starts the thread. A disk without room for it is full.
 
         Raises:
-            ServerBusyError: the disk has no room for the reserve.
+            TryAgainError: the disk has failed.
         """
-        with self._database.guarding():
-            self._reallocate()
+        try:
+            with self._database.guarding():
+                self._reallocate()
+        except ServerBusyError:
+            self.meet_full_disk()
         self._thread = threading.Thread(target=self._run, name="infobatch-store-keeper", daemon=True)
         self._thread.start()
         self.wake()
@@ -104,7 +107,9 @@ class Keeper:
             ServerBusyError: the disk is full.
             TryAgainError: the disk has failed.
         """
-        if self.journal_bytes >= self._save_bytes:
+        if self.is_full:
+            self._get_by()
+        elif self.journal_bytes >= self._save_bytes:
             self.save_scores()
         elif self._database.wal_bytes >= _WAL_BYTES:
             self._database.checkpoint()
@@ -120,7 +125,7 @@ class Keeper:
         if run is None:
             return
         journal = run.journal
-        for segment in self._database.alone(lambda _: journal.to_save()):
+        for segment in self._database.alone(lambda _: journal.to_save() or [0] * (not journal.is_counted)):
             self.save_segment(run_id, segment)
         self.free_journal(run_id)
         self._database.checkpoint()
@@ -174,18 +179,20 @@ class Keeper:
             self._wake.wait(_RETRY_S if self.is_full else None)
             self._wake.clear()
             try:
-                if self.is_full:
-                    self._get_by()
-                else:
-                    self.keep()
+                self.keep()
             except ServerBusyError:
                 self.meet_full_disk()
             except TryAgainError:
                 return  # the disk has failed, and the server ends
+            except Exception as error:  # a journal that nobody frees would soon refuse all scores
+                log.exception("the journal can't be kept short")
+                self._database.fail(error)
+                return
 
     def _get_by(self) -> None:
         """Frees the journal with the room of the reserve, and takes scores again once the reserve is back."""
-        self._files.remove(self._reserve)
+        with self._database.guarding():
+            self._files.remove(self._reserve)
         if self.journal_bytes:
             self.save_scores()
         else:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from infobatch_server.state.run_state import RunState
-from infobatch_server.store.database import Connection
+from infobatch_server.store.database import Connection, Database
 from infobatch_server.store.journal import Journal
 from infobatch_server.store.records import epoch_rows, state_row
 from infobatch_server.store.run_files import RunFiles
@@ -15,6 +15,8 @@ from infobatch_server.store.segments import Capture
 from infobatch_stream.plan.epoch_plan import EpochPlan
 
 __all__ = ["OpenRun"]
+
+_STEP_ROWS = 1024
 
 
 @dataclass(eq=False)
@@ -63,3 +65,26 @@ class OpenRun:
         if self.plan is not None and self.plan.plan_id in dropped:
             self.plan = None
         return dropped
+
+    def remove(self, database: Database) -> None:
+        """Removes the files of a run that is deleted, and its journal in steps.
+
+        Raises:
+            TryAgainError: the disk is full or has failed; the next start removes the rest.
+        """
+        with self.saving:
+            self.is_deleted = True
+            self.plan = None
+            with database.guarding():
+                self.files.remove()
+        journal = self.journal
+        while rows := [*journal.changes, *journal.rows][:_STEP_ROWS]:
+            ids = [(row.id,) for row in rows]
+
+            def free(connection: Connection, ids: list[tuple[int]] = ids) -> None:
+                for id_ in ids:
+                    connection.execute("DELETE FROM journal WHERE id = ?", id_)
+
+            database.transact(free)
+            changes = [row for row in rows if row in journal.changes]
+            journal.drop(rows[len(changes) :], changes)

@@ -25,6 +25,7 @@ __all__ = ["Recovered", "recover"]
 log = logging.getLogger(__name__)
 
 _PROGRESS_S = 5.0
+_STEP_ROWS = 1024
 
 
 @dataclass(eq=False, kw_only=True)
@@ -188,8 +189,11 @@ def _replay(connection: Connection, runs: dict[int, Recovered]) -> int:
         if time.monotonic() - told > _PROGRESS_S:
             told = time.monotonic()
             log.info("recovering: %d entries of the journal applied", count)
-    for id_ in orphans:
-        connection.execute("DELETE FROM journal WHERE id = ?", (id_,))
+    for first in range(0, len(orphans), _STEP_ROWS):
+        connection.execute("BEGIN IMMEDIATE")
+        for id_ in orphans[first : first + _STEP_ROWS]:
+            connection.execute("DELETE FROM journal WHERE id = ?", (id_,))
+        connection.execute("COMMIT")
     return count
 
 

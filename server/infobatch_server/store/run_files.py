@@ -6,8 +6,10 @@ import mmap
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from google.protobuf.message import DecodeError
+
 from infobatch_server.store.files import Files, is_temporary, write_file
-from infobatch_stream.errors import InfoBatchError, PlanError, ServerError
+from infobatch_stream.errors import InfoBatchError, ServerError
 from infobatch_stream.plan.bytes import plan_from_buffer, plan_to_bytes
 from infobatch_stream.plan.epoch_plan import EpochPlan
 from infobatch_stream.run_spec import RunSpec
@@ -53,7 +55,7 @@ class RunFiles:
         try:
             parts = (pb.CreateRunRequest.FromString(part) for part in _unframed((self.folder / _PARTS).read_bytes()))
             return read_spec(_with_first(pb.CreateRunRequest(spec=pb.RunSpec.FromString(spec)), parts))[0]
-        except (OSError, ValueError, InfoBatchError) as error:
+        except (OSError, ValueError, DecodeError, InfoBatchError) as error:
             name = pb.RunSpec.FromString(spec).run
             raise ServerError(
                 f"run {name!r} can't be loaded from {self.folder}: {error}. Install what its policy needs, or put the "
@@ -74,7 +76,7 @@ class RunFiles:
         try:
             with open(path, "rb") as file:
                 plan = plan_from_buffer(memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)))
-        except (OSError, PlanError) as error:
+        except (OSError, ValueError) as error:  # a file of no bytes can't be mapped, and a damaged one is a PlanError
             raise ServerError(f"{path} can't be read: {error}; put the data directory back from a copy") from error
         if plan.plan_id != plan_id or seal(plan).plan_id != plan_id:
             raise ServerError(f"{path} is damaged: it isn't the plan that was drawn; put it back from a copy")
@@ -94,7 +96,9 @@ class RunFiles:
         return len(others)
 
     def remove(self) -> None:
-        """Removes the folder and all that is in it."""
+        """Removes the folder and all that is in it, if it is there."""
+        if not self.folder.is_dir():
+            return self._files.remove(self.folder)
         for path in self.folder.iterdir():
             self._files.remove(path)
         self._files.remove(self.folder)

@@ -10,10 +10,13 @@ from fastapi import Depends, FastAPI, HTTPException
 from fastapi.responses import JSONResponse, PlainTextResponse
 from pydantic import BaseModel, Field
 
+from infobatch_server.access.access import Access
+from infobatch_server.process.address import Address
 from infobatch_server.runs.registry import Registry
 from infobatch_server.runs.snapshot import RunSnapshot, snapshot
 from infobatch_server.state.run_state import Lease, PlanSummary
 from infobatch_server.web.host_check import HostCheck
+from infobatch_server.web.token_check import TokenCheck
 from infobatch_stream.errors import RunNotFoundError
 
 __all__ = ["ClassStats", "EpochStats", "GroupStats", "RunDetails", "RunList", "RunStats", "ServerInfo", "make_app"]
@@ -124,8 +127,9 @@ def make_app(
     *,
     version: str,
     is_ready: Callable[[], bool],
-    loopback: bool,
+    listens_at: Address,
     grpc_address: Callable[[], str],
+    access: Access,
 ) -> FastAPI:
     """Builds the FastAPI application.
 
@@ -133,16 +137,25 @@ def make_app(
         registry: the runs.
         version: the server's version.
         is_ready: says whether the server answers calls.
-        loopback: the server listens on loopback only; then a request's `Host` must be a loopback name.
+        listens_at: the address of HTTP.
         grpc_address: says at which address gRPC listens.
+        access: what guards the server.
     """
     app = FastAPI(
         title="infobatch score server",
         version=version,
         description="Pruning statistics of the runs of a score server. Read-only; training uses gRPC.",
     )
-    if loopback:
-        app.add_middleware(HostCheck)
+    # The one that is added last is asked first.
+    if access.tokens is not None:
+        app.add_middleware(TokenCheck, tokens=access.tokens)
+    certificates = access.certificates
+    app.add_middleware(
+        HostCheck,
+        loopback=listens_at.is_loopback,
+        hosts=(listens_at.host, *access.http_hosts),
+        certified=lambda: () if certificates is None else certificates.names,
+    )
 
     _add_probes(app, is_ready)
 

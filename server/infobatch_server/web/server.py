@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import ssl
 import threading
 from functools import partial
 from typing import Any
@@ -36,12 +37,19 @@ class HttpServer:
     Args:
         app: the application.
         listener: a socket from `bind`; `stop` closes it.
+        tls: for HTTPS; None for plain text.
         request_s: seconds that a connection has for a request and its answer.
         max_connections: with more, the one whose time is up first is cut off.
     """
 
     def __init__(
-        self, app: ASGIApp, listener: socket.socket, *, request_s: float = 30.0, max_connections: int = 512
+        self,
+        app: ASGIApp,
+        listener: socket.socket,
+        *,
+        tls: ssl.SSLContext | None = None,
+        request_s: float = 30.0,
+        max_connections: int = 512,
     ) -> None:
         self._listener = listener
         protocol: Any = partial(BoundedProtocol, request_s=request_s, max_connections=max_connections)
@@ -55,6 +63,8 @@ class HttpServer:
             lifespan="off",
             timeout_graceful_shutdown=1,
         )
+        config.load()
+        config.ssl = tls
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._run, name="http", daemon=True)
         self.port: int = listener.getsockname()[1]

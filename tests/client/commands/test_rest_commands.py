@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,10 @@ from typing import Any
 import pytest
 
 from infobatch_client.embedded.server import EmbeddedServer
+from infobatch_client.rpc.client import ScoreClient
 from infobatch_server.server import ScoreServer
 from infobatch_stream import cli
-from tests.server.calls import caller_on, make_spec
+from tests.server.calls import create_messages, make_spec
 
 RUN = {
     "run": "cifar10",
@@ -245,9 +247,8 @@ def test_forget_drops_finds_the_embedded_server_of_the_folder(
     monkeypatch.chdir(tmp_path)
     server = EmbeddedServer.start()
     try:
-        channel, caller = caller_on(server.address)
-        with channel:
-            caller.create(make_spec("small"))
+        with closing(ScoreClient(server.address, credentials=server.credentials)) as client:
+            client.create_run(iter(create_messages(make_spec("small"))))
         for place in ([], ["--state-dir", ".infobatch"]):
             assert cli.main(["forget-drops", "small", *place]) == 0
             said = capsys.readouterr()

@@ -22,7 +22,7 @@ from infobatch_client.ranks.ranks import Ranks
 from infobatch_client.tie.rows import TiedBatch
 from infobatch_client.tie.ticket import Ticket
 from infobatch_client.tie.weighting import HostScores
-from infobatch_stream.errors import ConfigError, LossError
+from infobatch_stream.errors import ConfigError, LossError, WorkerError
 from infobatch_stream.manifest import Manifest
 from infobatch_stream.plan.epoch_plan import unpruned_plan
 from infobatch_stream.plan.order_params import OrderParams
@@ -85,6 +85,8 @@ class Local(TrainingSource):
 class Loop(LossCalls):
     """A loader without workers: batches of consecutive samples."""
 
+    lost: tuple[int, ...] = ()  # the numbers of batches that don't come
+
     def __init__(self, source: EpochSource, holder: Holder = LOADER) -> None:
         self._epochs = EpochLoop(source, holder=holder, ranks=Ranks(RankChoice(), timeout_s=1.0), batch_size=B)
         self._returned = ReturnedBatches(self._epochs.sequence)
@@ -97,13 +99,24 @@ class Loop(LossCalls):
         """One pass."""
         epoch = self._epochs.sequence.for_pass()
         parts = np.arange(SAMPLES).reshape(-1, B)
-        rows = (TiedBatch(part, part, np.ones(B, np.float32), False, RowCounts(B)) for part in parts)
-        return [ticket for ticket, _ in self._returned.of_pass(epoch, rows)]
+        rows = (TiedBatch(part, part, np.ones(B, np.float32), False, RowCounts(B), n) for n, part in enumerate(parts))
+        came = (batch for batch in rows if batch.step not in self.lost)
+        return [ticket for ticket, _ in self._returned.of_pass(epoch, came)]
 
 
 def validation() -> ValidationEpochs:
     manifest = Manifest(names=("a",), counts=(SAMPLES,), shard_fingerprints=(bytes(32),))
     return ValidationEpochs(manifest, seed=0, shuffle=False, ranks=Ranks())
+
+
+@pytest.mark.parametrize("lost", [(0,), (1,), (SAMPLES // B - 1,), tuple(range(SAMPLES // B))])
+def test_a_pass_without_one_of_its_batches_is_an_error(lost: tuple[int, ...]) -> None:
+    loop = Loop(validation())
+    loop.lost = lost
+    with pytest.raises(WorkerError, match=f"batch {lost[0]} of {SAMPLES // B} of this pass was lost"):
+        loop.batches()
+    loop.lost = ()
+    assert len(loop.batches()) == SAMPLES // B
 
 
 def test_columns_of_a_micro_batch_go_with_its_rows() -> None:

@@ -260,12 +260,58 @@ def test_what_the_error_advises_ends_the_archive(name: str) -> None:
     assert rows(scan_bytes(closed)) == expected(closed) == expected(data)
 
 
-def test_archives_that_tar_has_joined_are_read_whole(tmp_path: Path) -> None:
-    one = write_tar(tmp_path / "a.tar", image_files(0, 3))
-    two = write_tar(tmp_path / "b.tar", image_files(3, 4))
-    subprocess.run(["tar", "--concatenate", "--file", one, two], check=True)
-    names = [name for name, _ in image_files(0, 7)]
-    assert scan(one).names == names == [name for name, *_ in expected(one.read_bytes())]
+@pytest.mark.parametrize(
+    "counts", [(4, 4), (4, 9), (9, 4), (20, 3), (3, 20), (50, 50), (1, 1, 1), (9, 9, 9, 1)], ids=str
+)
+def test_archives_that_tar_has_joined_one_at_a_time_are_read_whole(counts: tuple[int, ...], tmp_path: Path) -> None:
+    parts = [write_numbers(tmp_path / str(n), n, count) for n, count in enumerate(counts)]
+    whole = sorted(name for part in parts for name in scan(part).names)
+    for part in parts[1:]:
+        subprocess.run(["tar", "--concatenate", "--file", parts[0], part], check=True)
+    assert len(whole) == sum(counts)
+    assert sorted(scan(parts[0]).names) == whole == sorted(name for name, *_ in expected(parts[0].read_bytes()))
+
+
+def write_numbers(folder: Path, number: int, count: int, *options: str) -> Path:
+    """An archive by GNU tar, of `count` small files."""
+    folder.mkdir()
+    for n in range(count):
+        (folder / f"{number}-{n}.txt").write_text(str(n))
+    path = folder.with_suffix(".tar")
+    subprocess.run(["tar", *options, "--create", "--file", path, "--directory", folder, "."], check=True)
+    return path
+
+
+@pytest.mark.parametrize("blocks", [1, 2, 7, 19, 20, 40, 60, 64, 128, 512, 2048])
+@pytest.mark.parametrize("count", [1, 9, 63])
+def test_archives_of_every_usual_blocking_factor_are_whole(blocks: int, count: int, tmp_path: Path) -> None:
+    path = write_numbers(tmp_path / "a", 0, count, f"--blocking-factor={blocks}")
+    assert rows(scan(path)) == expected(path.read_bytes())
+
+
+def large_files() -> bytes:
+    """An archive of twenty files of 200 blocks each, padded as GNU tar does: header n is at byte 102,912·n."""
+    data = b"".join(header(b"%d.x" % n, b"%011o\0" % 102400) + b"abcd" * 25600 for n in range(20)) + END
+    return data.ljust(-(-len(data) // 10240) * 10240, b"\0")
+
+
+@pytest.mark.parametrize("copied", [0, 4096, 65536, 500_000, 10 * 102_912, 1_500_000, 19 * 102_912])
+def test_a_copy_that_stopped_in_a_file_whose_space_was_reserved_is_an_error(copied: int) -> None:
+    data = large_files()
+    assert len(data) == 2_068_480
+    with pytest.raises(CorruptShardError, match=r"zero bytes up to the end .* a part of the file may never have been"):
+        scan_bytes(cut(data, copied, len(data)))
+
+
+@pytest.mark.parametrize("record", [32768, 65536, 1048576])
+def test_beyond_a_record_of_tar_zeros_behind_a_member_that_ends_in_zeros_are_an_error(record: int) -> None:
+    short, whole = (
+        (header(size=b"%011o\0" % 2048) + b"abcd" * copied).ljust(2560, b"\0").ljust(record, b"\0")
+        for copied in (384, 512)
+    )
+    assert scan_bytes(whole).names == ["a.x"]
+    with pytest.raises(CorruptShardError, match=r"at byte 2560: \d+ zero bytes up to the end .* `truncate -s 3584`"):
+        scan_bytes(short)
 
 
 @given(st.integers(0, 10_000), st.sampled_from(FORMATS))

@@ -11,6 +11,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from infobatch_server.rpc.call_pool import CallPool
+from infobatch_server.rpc.guard import Guard
 from infobatch_server.rpc.idle_calls import IdleCalls
 from infobatch_server.rpc.methods import Methods
 from infobatch_server.rpc.service import ScoreService
@@ -232,7 +233,7 @@ def test_a_method_that_a_servicer_lacks_is_unimplemented_and_the_others_answer()
             return health_pb2.HealthCheckResponse(status="SERVING")
 
     pool = CallPool("calls", 2, max_waiting=1, patience_s=1.0)
-    methods = Methods(IdleCalls(1.0), pool)
+    methods = Methods(IdleCalls(1.0), pool, Guard(None))
     methods.add(health_pb2.DESCRIPTOR.services_by_name["Health"], Half(), pools={}, busy_answers={})
     server = grpc.server(pool, handlers=[methods])
     port = server.add_insecure_port("127.0.0.1:0")

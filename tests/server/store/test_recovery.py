@@ -19,9 +19,9 @@ from infobatch_server.store.durable import DurableStore
 from infobatch_stream.plan.epoch_plan import EpochPlan
 from infobatch_stream.plan.order_params import OrderChoice
 from infobatch_stream.scores.table import ScoreTable
-from tests.policy_distribution import unpack_policy
 from tests.server.bare_runs import NEW, attach, end
 from tests.server.calls import make_spec
+from tests.server.column_policy import install_columns
 from tests.server.conftest import Clock
 
 N = 1000
@@ -126,25 +126,9 @@ class Trainer:
         self.run.forget_drops()
 
 
-WITH_COLUMNS = """
-from dataclasses import dataclass
-from typing import ClassVar
-from infobatch_stream.pruning.policies import ColumnSpec, InfoBatch
-
-@dataclass(frozen=True, kw_only=True)
-class Mine(InfoBatch):
-    name: ClassVar[str] = "durable_columns"
-    columns: ClassVar[tuple[ColumnSpec, ...]] = (
-        ColumnSpec(name="margin", dtype="float64", fold="ema", ema_weight="0.25"),
-        ColumnSpec(name="hits", dtype="uint8", fold="streak", condition=">= 0.5"),
-        ColumnSpec(name="before", fold="previous", source="score"),
-    )
-"""
-
-
 @pytest.fixture
 def with_columns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    unpack_policy(tmp_path / "installed", "dist_durable_columns", WITH_COLUMNS, {"durable_columns": "Mine"})
+    install_columns(tmp_path / "installed")
     monkeypatch.syspath_prepend(str(tmp_path / "installed"))
 
 
@@ -170,4 +154,22 @@ def test_what_is_recovered_is_what_was_answered(tmp_path: Path, policy: str) -> 
         actions[rng.choice(len(actions), p=[share for _, share in actions])][0]()
         if step % 10 == 9:
             check_recovered(tmp_path / "live", tmp_path / "copy", [trainer.run for trainer in trainers])
+    store.close()
+
+
+def test_counters_survive_the_entries_that_nobody_needs_any_more(tmp_path: Path) -> None:
+    store = open_store(tmp_path / "live")
+    registry = Registry(store, Limits(), Clock())
+    trainer = Trainer(registry.create(make_spec("one"), OrderChoice())[0], np.random.default_rng(1))
+    run_id = trainer.run.run_id
+    trainer.push()
+    store.keeper.save_scores()
+    trainer.forget()
+    trainer.run.push(ScoreBatch(trainer.generation, b"e" * 16, 1, 0, np.empty(0, np.int64), np.empty(0, np.float32)))
+    store.keeper.free_journal(run_id)
+    check_recovered(tmp_path / "live", tmp_path / "copy", [trainer.run])
+    store.keeper.save_scores()  # the push touches no sample, and is freed nevertheless
+    left = store._database.alone(lambda connection: list(connection.execute("SELECT 1 FROM journal WHERE kind = 0")))
+    assert not left
+    check_recovered(tmp_path / "live", tmp_path / "copy", [trainer.run])
     store.close()
