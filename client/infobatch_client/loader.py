@@ -23,6 +23,7 @@ from infobatch_client.run.options import Timeouts
 from infobatch_client.tie.collate import TiedCollate
 from infobatch_client.tie.ticket import Ticket
 from infobatch_client.workers.drop_watch import DropWatch
+from infobatch_client.workers.loader_number import LoaderNumber
 from infobatch_client.workers.pass_control import Pass
 from infobatch_client.workers.pool import WorkerPool
 from infobatch_stream.errors import ConfigError
@@ -113,6 +114,7 @@ class InfoBatchLoader(LossCalls, WithoutFluidMethods):
             RankChoice(process_group=process_group, rank=rank, world_size=world_size, replicas=replicas, agree=agree),
             timeout_s=(dataset.options.timeouts if dataset.options else Timeouts()).agree_timeout_s,
         )
+        self._number, self._alike, self._data_seed = LoaderNumber(), dataset.numbered_with(self._ranks), dataset.seed
         self._workers = WorkerPool(
             dataset.sample_source(),
             whole_number(num_workers, "num_workers"),
@@ -270,13 +272,16 @@ class InfoBatchLoader(LossCalls, WithoutFluidMethods):
 
     def _begin_pass(self) -> Iterator[tuple[Ticket, Any]]:
         epoch = self._epochs.sequence.for_pass()
+        base_seed = torch.initial_seed() if epoch.base_seed is None else epoch.base_seed
         pass_ = Pass.over(
             epoch.opening,
             epoch=epoch.number if epoch.pass_number is None else epoch.pass_number,
             plan_path=epoch.plan_path,
             rank=self._ranks.rank,
             generation=epoch.generation,
-            base_seed=torch.initial_seed() if epoch.base_seed is None else epoch.base_seed,
+            base_seed=base_seed,
+            data_seed=self._data_seed,
+            loader_number=self._number.under(base_seed, *self._alike),
         )
         return self._returned.of_pass(epoch, self._workers.batches(pass_))
 

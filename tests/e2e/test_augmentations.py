@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -57,6 +57,17 @@ def seed_of_torch() -> Iterator[None]:
     random.setstate(states[2])
 
 
+@pytest.fixture
+def as_in_a_new_process(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """What follows the call finds that no loader has read anything yet."""
+
+    def forget() -> None:
+        monkeypatch.setattr("infobatch_client.workers.loader_number._seedings", {})
+
+    forget()
+    return forget
+
+
 def make(shards: str, *, select: bool = False, **settings: Any) -> InfoBatchLoader:
     dataset = InfoBatchStreamDataset(shards, policy=None, shuffle=False)
     dataset = (dataset.select(drops_some) if select else dataset).map(augment)
@@ -71,9 +82,12 @@ def pass_of(loader: Any) -> tuple[list[Any], list[Any]]:
 
 
 @pytest.mark.parametrize("select", [False, True])
-def test_the_draws_are_the_same_for_any_number_of_workers(select: bool, shards: str) -> None:
+def test_the_draws_are_the_same_for_any_number_of_workers(
+    select: bool, as_in_a_new_process: Callable[[], None], shards: str
+) -> None:
     found = []
     for workers in (0, 1, 3):
+        as_in_a_new_process()
         with make(shards, select=select, num_workers=workers) as loader:
             found.append([pass_of(loader), pass_of(loader)])
     assert found[0] == found[1] == found[2]
@@ -194,10 +208,11 @@ def test_epochs_and_generations_draw_apart(workers: int, server: Server, shards:
 
 @pytest.mark.parametrize("context", ["fork", pytest.param("spawn", marks=pytest.mark.long)])
 def test_a_plain_data_loader_draws_the_same_for_any_number_of_workers(
-    context: str, server: Server, shards: str
+    context: str, as_in_a_new_process: Callable[[], None], server: Server, shards: str
 ) -> None:
     found = []
     for workers in (0, 1, 2):
+        as_in_a_new_process()
         run = f"augment-plain-{context}-{workers}"
         dataset = InfoBatchStreamDataset(shards, url=server.url, run=run, epochs=3, batch_size=B)
         with dataset.select(drops_some).map(augment) as rows:
@@ -228,3 +243,92 @@ def test_each_validation_pass_of_a_plain_data_loader_draws_anew(persistent: bool
     assert passes(1) == [first, second]
     none = passes(0)
     assert not none[0] & none[1]
+
+
+def two_views(shards: str, workers: int, **settings: Any) -> list[list[Any]]:
+    """What two loaders draw over one data set, side by side."""
+    with make(shards, num_workers=workers, **settings) as one, make(shards, num_workers=workers, **settings) as other:
+        return [[row for batch in pair for row in batch[1]] for pair in zip(*zip(one, other, strict=True), strict=True)]
+
+
+@pytest.mark.usefixtures("as_in_a_new_process")
+@pytest.mark.parametrize("workers", [0, 2])
+def test_loaders_over_one_data_set_draw_apart(workers: int, shards: str) -> None:
+    views = two_views(shards, workers)
+    for _ in range(2):
+        with make(shards, num_workers=workers) as later:
+            views.append([drawn for _, drawn in pass_of(later)[0]])
+    for kind in range(3):
+        assert len({row[kind] for view in views for row in view}) > 4 * 1009 - 10  # float32 may meet by chance
+
+
+def test_the_same_program_draws_the_same_in_another_process(
+    as_in_a_new_process: Callable[[], None], shards: str
+) -> None:
+    first = two_views(shards, 0)
+    as_in_a_new_process()
+    assert two_views(shards, 1) == first
+
+
+def test_a_loader_keeps_its_number_whenever_the_program_seeds(shards: str) -> None:
+    with make(shards) as one:
+        torch.manual_seed(6)
+        with make(shards) as other:
+            assert pass_of(one) != pass_of(other)
+            torch.manual_seed(5)
+            assert pass_of(other) != pass_of(one)
+
+
+def test_the_datasets_seed_tells_draws_apart_too(as_in_a_new_process: Callable[[], None], shards: str) -> None:
+    found = []
+    for seed in (0, 1, 0):
+        as_in_a_new_process()
+        dataset = InfoBatchStreamDataset(shards, policy=None, shuffle=False, seed=seed).map(augment)
+        with InfoBatchLoader(dataset, B, collate_fn=collate) as loader:
+            found.append(pass_of(loader))
+    assert found[0] == found[2] != found[1]
+
+
+def test_datasets_in_plain_data_loaders_draw_apart(as_in_a_new_process: Callable[[], None], shards: str) -> None:
+    def views() -> list[list[Any]]:
+        base = InfoBatchStreamDataset(shards, policy=None, shuffle=False, batch_size=B)
+        datasets = [base.map(augment), InfoBatchStreamDataset(shards, policy=None, batch_size=B).map(augment)]
+        datasets[1].set_epoch(0)
+        loaders: list[Any] = [DataLoader(dataset, B, collate_fn=as_list) for dataset in datasets]
+        return [[row[1] for batch in loader for row in batch] for loader in loaders]
+
+    first = views()
+    assert not set(first[0]) & set(first[1])
+    assert len(set(first[0])) == 1009
+    later = views()
+    assert not set(first[0] + first[1]) & set(later[0] + later[1])
+    as_in_a_new_process()
+    assert views() == first
+
+
+@pytest.mark.parametrize("policy", ["random", "full"])
+def test_a_resume_in_mid_epoch_draws_as_the_uninterrupted_run(
+    policy: Literal["random", "full"], as_in_a_new_process: Callable[[], None], server: Server, shards: str
+) -> None:
+    def train(run: str, steps: int, state: Any = None) -> tuple[list[Any], Any]:
+        as_in_a_new_process()
+        dataset = InfoBatchStreamDataset(shards, url=server.url, run=run, epochs=3, policy=policy)
+        found = []
+        with InfoBatchLoader(dataset.map(augment), B, collate_fn=collate) as loader:
+            if state is not None:
+                loader.load_state_dict(state)
+            for _ in loader.epochs(max_steps=steps):
+                for numbers, rows, collated in loader:
+                    loader.update(torch.rand(B))
+                    found.append((numbers, rows, collated))
+            return found, loader.state_dict()
+
+    run = f"augment-resumed-{policy}"
+    before, state = train(run, 2)
+    after, _ = train(run, 2, state)
+    again, _ = train(run, 2, state)
+    assert len(before) == 2
+    assert after == again
+    assert not {collated for _, _, collated in before} & {collated for _, _, collated in after}
+    whole, _ = train(f"{run}-whole", 4)
+    assert before + after == whole

@@ -23,7 +23,7 @@ class OpenEpoch:
         opening: the steps from the position at which it began.
         explicit: opened by `epochs()` or `set_epoch()`, so that a second pass over it is a mistake.
         max_steps: a pass returns at most so many batches.
-        generation: of the run; 0 without one.
+        generation: of the plan; 0 without one.
         base_seed: of the random numbers of stages, if it isn't this process's own.
         pass_number: in validation, of the pass; None in training.
         num_consumed: batches that a loader returned to its caller, or that a plain loop updated or skipped.

@@ -26,7 +26,7 @@ class NextEpoch(NamedTuple):
         plan: the samples that are trained or validated.
         plan_path: the plan's file; "" for all samples in index order.
         start: the position at which it begins.
-        generation: of the run; 0 without one.
+        generation: of the plan; 0 without one.
         base_seed: of the random numbers of stages, if it isn't this process's own: replicas have equal batches.
         pass_number: in validation, of the pass: it chooses order and random numbers. None in training.
     """

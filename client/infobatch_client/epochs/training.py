@@ -116,7 +116,7 @@ class TrainingEpochs(TrainingSource):
         if self._ranks.has_replicas:
             base_seed = self._ranks.from_first_replica("share the seed of random augmentations", torch.initial_seed)
         start = state.positions if state and inside else 0
-        return NextEpoch(self.next_epoch, plan, path, start, self._joined.generation, base_seed)
+        return NextEpoch(self.next_epoch, plan, path, start, plan.generation, base_seed)
 
     def push(self, ticket: Ticket, scores: HostScores) -> None:
         """Queues scores."""

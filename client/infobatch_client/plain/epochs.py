@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -41,19 +41,27 @@ class PlainEpochs:
         batch_size: B, rows by rank and step.
         control: the memory that the dataset's workers read.
         ranks: of the job.
+        loader_number: of a base seed, what tells this dataset's random augmentations from those of others.
 
     `loop` answers all that isn't particular to a plain loop.
     """
 
     def __init__(
-        self, options: RunOptions, manifest: Manifest, batch_size: int, control: PassControl, ranks: Ranks
+        self,
+        options: RunOptions,
+        manifest: Manifest,
+        batch_size: int,
+        control: PassControl,
+        ranks: Ranks,
+        *,
+        loader_number: Callable[[int], int],
     ) -> None:
         source = TrainingEpochs(options, manifest, ranks=ranks, batch_size=batch_size, remainder="fill")
         self.loop = EpochLoop(source, holder=DATASET, ranks=ranks, batch_size=batch_size)
         self._offsets = manifest.offsets
         self._batch_size = batch_size
         self._ranks = ranks
-        self._readers = EpochReaders(control, ranks)
+        self._readers = EpochReaders(control, ranks, options.seed, loader_number)
         self._remembers_drops = options.drops == "remember"
         self._watch = DropWatch(control, trains=True, remembers=self._remembers_drops)
         self._order: BatchOrder | None = None

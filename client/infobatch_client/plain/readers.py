@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Callable
 
 import torch
 
@@ -22,9 +23,12 @@ class EpochReaders:
     Args:
         control: the memory that the dataset's workers read.
         ranks: of the job.
+        data_seed: the dataset's.
+        loader_number: of a base seed, what tells this dataset's random augmentations from those of others.
     """
 
-    def __init__(self, control: PassControl, ranks: Ranks) -> None:
+    def __init__(self, control: PassControl, ranks: Ranks, data_seed: int, loader_number: Callable[[int], int]) -> None:
+        self._data_seed, self._number_under = data_seed, loader_number
         self._control = control
         self._ranks = ranks
         self._announced: OpenEpoch | None = None
@@ -45,6 +49,7 @@ class EpochReaders:
         """The pass over an epoch, which is written for the workers once."""
         if epoch is not self._announced:
             self.retire()
+            base_seed = torch.initial_seed() if epoch.base_seed is None else epoch.base_seed
             self._mark = 1 + secrets.randbits(62)
             self._control.write(
                 Pass.over(
@@ -54,7 +59,9 @@ class EpochReaders:
                     rank=self._ranks.rank,
                     mark=self._mark,
                     generation=epoch.generation,
-                    base_seed=torch.initial_seed() if epoch.base_seed is None else epoch.base_seed,
+                    base_seed=base_seed,
+                    data_seed=self._data_seed,
+                    loader_number=self._number_under(base_seed),
                 )
             )
             self._announced = epoch

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
+from collections.abc import Hashable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -16,6 +17,7 @@ from infobatch_client.plain.pass_numbers import PassNumbers
 from infobatch_client.ranks.place import RankChoice
 from infobatch_client.ranks.ranks import Ranks
 from infobatch_client.run.options import RunOptions, Timeouts
+from infobatch_client.workers.loader_number import LoaderNumber
 from infobatch_client.workers.pass_control import Pass, PassControl
 from infobatch_client.workers.sample_source import SampleSource
 from infobatch_stream.errors import ConfigError
@@ -54,6 +56,7 @@ class PlainState(ABC):
         self._read_by = 0
         self._pickled_place: tuple[int, int] | None = None
         self._pass_numbers = PassNumbers()
+        self._loader_number = LoaderNumber()
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_epochs": None, "_pickled_place": (self._ranks.rank, self._ranks.world_size)}
@@ -64,6 +67,7 @@ class PlainState(ABC):
         copy._control, copy._owner = PassControl(), os.getpid()
         copy._epochs, copy._ranks = None, self._ranks.copy()
         copy._pass_numbers = PassNumbers()
+        copy._loader_number = LoaderNumber()
         return copy
 
     @abstractmethod
@@ -107,8 +111,18 @@ class PlainState(ABC):
         number, begun = self._pass_numbers.begin(self._control, agree=self.shuffled, world_size=world_size)
         return self._validation(number, begun)
 
+    def numbered_with(self, ranks: Ranks) -> tuple[Hashable, ...]:
+        """What loaders have in common that are told apart by their numbers alone.
+
+        Replicas have a count of their own, as all of them make the same loaders.
+        """
+        return self.indexed.manifest.fingerprint, self.options is None, ranks.has_replicas, self.seed
+
     def _validation(self, number: int, begun: int = 0) -> Pass:
         rank, world_size = self._place
+        base_seed = self._base_seed
+        # A DataLoader has drawn a seed of its own for its workers.
+        apart = 0 if get_worker_info() else self._loader_number.under(base_seed, *self.numbered_with(self._ranks))
         return Pass(
             epoch=number,
             plan_path="",
@@ -117,7 +131,9 @@ class PlainState(ABC):
             fills=self.batch_size is not None,
             rank=rank,
             world_size=world_size,
-            base_seed=self._base_seed + begun,
+            base_seed=base_seed + begun,
+            data_seed=self.seed,
+            loader_number=apart,
         )
 
     @property
@@ -143,7 +159,15 @@ class PlainState(ABC):
         if self._epochs is None:
             from infobatch_client.plain.epochs import PlainEpochs
 
-            self._epochs = PlainEpochs(self.options, self.indexed.manifest, self.batch_size, self._control, self._ranks)
+            number, alike = self._loader_number, self.numbered_with(self._ranks)  # not self: no cycle
+            self._epochs = PlainEpochs(
+                self.options,
+                self.indexed.manifest,
+                self.batch_size,
+                self._control,
+                self._ranks,
+                loader_number=lambda base_seed: number.under(base_seed, *alike),
+            )
             if self._control.closed:
                 self._epochs.close()
         return self._epochs

@@ -1,6 +1,7 @@
 """The random numbers of stages and collate functions: seeded anew for every batch, by what the batch is.
 
-Which worker makes a batch follows from its step, so the numbers are the same for any number of workers.
+Neither the worker that makes a batch goes in, nor the position at which the epoch was opened: the numbers are the same
+for any number of workers, and after a resume.
 """
 
 from __future__ import annotations
@@ -33,13 +34,14 @@ class BatchSeeds:
     For one pass, in one thread. CUDA's generators are left alone.
 
     Args:
-        pass_: the pass: its base seed, rank, epoch, generation and start go into the seeds.
+        pass_: the pass: its seeds, loader number, rank, epoch and generation go into the seeds.
         fingerprint: of the manifest, so that loaders of several data sets draw apart.
         keeps_own: user code runs in the loop's own process: between batches its three generators are as they were.
     """
 
     def __init__(self, pass_: Pass, fingerprint: bytes, *, keeps_own: bool) -> None:
         self._key = hashlib.blake2b(_key(pass_, fingerprint), digest_size=20)
+        self._start, self._per_step = pass_.start, pass_.batch_size * pass_.world_size
         self._keeps_own = keeps_own
         self._own: tuple[Any, ...] | None = None
         self._ahead: tuple[Any, ...] | None = None
@@ -86,15 +88,18 @@ class BatchSeeds:
     def aside(self) -> Iterator[None]:
         """User code that belongs to no batch: it disturbs none."""
         before = _states()
-        self._seed(0, _SPARE)
+        self._seed_by(0, _SPARE)
         try:
             yield
         finally:
             _restore(before)
 
     def _seed(self, step: int, label: int) -> None:
+        self._seed_by(self._start + step * self._per_step, label)
+
+    def _seed_by(self, position: int, label: int) -> None:
         digest = self._key.copy()
-        digest.update(struct.pack("<qB", step, label))
+        digest.update(struct.pack("<qB", position, label))
         for_torch, for_random, for_numpy = struct.unpack("<qQI", digest.digest())
         torch.default_generator.manual_seed(for_torch)
         random.seed(for_random)
@@ -104,11 +109,13 @@ class BatchSeeds:
 
 def pass_seed(pass_: Pass, fingerprint: bytes) -> int:
     """What DataLoader seeds its workers by, in [0, 2⁶³): for generators that user code makes when a worker starts."""
-    return int.from_bytes(hashlib.blake2b(_key(pass_, fingerprint), digest_size=8).digest(), "little") >> 1
+    key = _key(pass_, fingerprint) + struct.pack("<q", pass_.start)
+    return int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "little") >> 1
 
 
 def _key(pass_: Pass, fingerprint: bytes) -> bytes:
-    parts = [pass_.base_seed, pass_.rank, pass_.epoch, pass_.generation, pass_.start]
+    seeds = [pass_.base_seed, pass_.data_seed, pass_.loader_number]
+    parts = [*seeds, pass_.rank, pass_.epoch, pass_.generation]
     return json.dumps(parts).encode() + fingerprint
 
 

@@ -40,8 +40,10 @@ class Pass:
         drop_remainder: leaves out the last positions that don't fill a step.
         mark: of the pass on its batches in a plain DataLoader, in [1, 2⁶³); 0: they have none.
         fills: every batch has batch_size rows, repeats included; without, a step is a row, and dropped ones lack.
-        generation: of the run; 0 without one.
+        generation: of the plan; 0 without one.
         base_seed: of the random numbers of stages and collate functions: torch's, as `torch.initial_seed()` says it.
+        data_seed: the dataset's `seed=`, which goes into these numbers too.
+        loader_number: what keeps these numbers apart from those of other loaders in this process.
     """
 
     epoch: int
@@ -55,10 +57,22 @@ class Pass:
     fills: bool = True
     generation: int = 0
     base_seed: int = 0
+    data_seed: int = 0
+    loader_number: int = 0
 
     @classmethod
     def over(
-        cls, opening: Opening, *, epoch: int, plan_path: str, rank: int, generation: int, base_seed: int, mark: int = 0
+        cls,
+        opening: Opening,
+        *,
+        epoch: int,
+        plan_path: str,
+        rank: int,
+        generation: int,
+        base_seed: int,
+        data_seed: int,
+        loader_number: int,
+        mark: int = 0,
     ) -> Pass:
         """A pass over the steps of an opening."""
         return cls(
@@ -72,6 +86,8 @@ class Pass:
             mark=mark,
             generation=generation,
             base_seed=base_seed,
+            data_seed=data_seed,
+            loader_number=loader_number,
         )
 
     def opening(self, num_positions: int) -> Opening:
