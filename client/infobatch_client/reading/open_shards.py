@@ -25,13 +25,23 @@ _PROBES = 4
 class OpenShard:
     """A descriptor of a shard with its index. The descriptor closes with the last reference to this object."""
 
-    __slots__ = ("fd", "index", "path", "url")
+    __slots__ = ("fd", "index", "pass_number", "path", "stat", "url")
 
     def __init__(self, fd: int, index: ShardIndex, url: str, path: str) -> None:
         self.fd = fd
         self.index = index
         self.url = url
         self.path = path
+        self.stat = os.fstat(fd)
+        self.pass_number = 0
+
+    @property
+    def is_unchanged(self) -> bool:
+        """Whether nobody has written into the file since it was opened. A deleted one stays as it was."""
+        then, now = self.stat, os.fstat(self.fd)
+        if (then.st_size, then.st_mtime_ns) != (now.st_size, now.st_mtime_ns):
+            return False
+        return then.st_ctime_ns == now.st_ctime_ns or now.st_nlink == 0
 
     def __del__(self, close: Callable[[int], None] = os.close) -> None:
         close(self.fd)  # a default argument: `os` may be gone when the interpreter exits
@@ -57,17 +67,28 @@ class OpenShards:
         self._open: dict[int, OpenShard] = {}
         self._indices: dict[int, ShardIndex] = {}
         self._confirmed: dict[int, Stamp] = {}
+        self._pass_number = 0
+
+    def begin_pass(self) -> None:
+        """From now on, a shard that is open is looked at once more, for a change in place."""
+        self._pass_number += 1
 
     def get(self, shard: int) -> OpenShard:
-        """The shard with this number; if it isn't open, opens it and checks it against its index.
+        """The shard with this number; if it isn't open, or was changed before this pass, opens and checks it.
 
         Raises:
             ShardChangedError: the shard or its index file is missing or has changed since it was indexed.
             CorruptShardError: the shard can't be read.
         """
         open_shard = self._open.get(shard)
+        if open_shard is not None and open_shard.pass_number != self._pass_number:
+            open_shard.pass_number = self._pass_number
+            if not open_shard.is_unchanged:
+                del self._open[shard]
+                open_shard = None
         if open_shard is None:
             open_shard = self._open_shard(shard)
+            open_shard.pass_number = self._pass_number
             self._open[shard] = open_shard
             if len(self._open) > self.limit:
                 del self._open[next(iter(self._open))]
@@ -105,7 +126,7 @@ class OpenShards:
         return index
 
     def _check(self, shard: OpenShard, number: int, is_first_time: bool) -> None:
-        head, stat = shard.index.head, os.fstat(shard.fd)
+        head, stat = shard.index.head, shard.stat
         if stat.st_size != head.shard_bytes:
             raise _changed(shard.path, f"it has {stat.st_size} bytes, but {head.shard_bytes} when it was indexed")
         stamp = Stamp.of(stat)

@@ -82,6 +82,7 @@ class ShardReader:
                 raise problem from error
             on_unreadable(index, problem)
 
+        self._shards.begin_pass()
         current: UniformBlock | MixedBlock | None = None
         for block in self._blocks(chunks, on_unreadable):
             block.places.hint_if_cold()

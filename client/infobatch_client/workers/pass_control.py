@@ -22,7 +22,7 @@ _SIZE_BYTES = 8192  # a pass as JSON, behind its length in 4 bytes; and at the e
 WARNED_OF_ORDER, WARNED_OF_DROPS, _CLOSED, _UPDATED = -4, -3, -2, -1
 _KEY_BITS, _NUMBER_BITS = 40, 23
 _SLOTS = 251
-_MAX_WORKERS = 800
+_MAX_WORKERS = 580
 _MAX_SHARED_BYTES = 2**15  # torch copies more with threads, for which a process forked after their use waits for ever
 
 

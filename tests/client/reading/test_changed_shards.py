@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pytest
 
@@ -152,20 +153,25 @@ def open_reader(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[ShardRe
     return reader, path
 
 
+def truncated_meanwhile(path: Path, size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Sample 0, and then all twenty of a shard that is cut off during the pass."""
+    yield np.array([0]), np.ones(1, np.float32)
+    os.truncate(path, size)
+    yield np.arange(20), np.ones(20, np.float32)
+
+
 def test_a_short_read_is_an_error_with_shard_and_byte(open_reader: tuple[ShardReader, Path]) -> None:
     reader, path = open_reader
-    os.truncate(path, 2000)
     match = r"open\.tar: the file ends at byte 2000, inside sample '000000', which begins at byte 512; it was truncated"
     with pytest.raises(CorruptShardError, match=match):
-        read(reader, [0, 1])
+        list(reader.samples(truncated_meanwhile(path, 2000)))
 
 
 def test_a_short_read_can_be_skipped(open_reader: tuple[ShardReader, Path]) -> None:
     reader, path = open_reader
-    os.truncate(path, 7000)
     reported: list[int] = []
-    kept = read(reader, range(20), on_unreadable=lambda index, error: reported.append(index))
-    assert [sample["__index__"] for sample in kept] == [0, 1]
+    kept = reader.samples(truncated_meanwhile(path, 7000), lambda index, error: reported.append(index))
+    assert [sample["__index__"] for sample in kept] == [0, 0, 1]
     assert reported == list(range(2, 20))
 
 
@@ -199,3 +205,40 @@ def test_short_reads_are_completed(open_reader: tuple[ShardReader, Path], monkey
         assert read(reader, range(20)) == expected
     finally:
         sample_loop.sample_loop.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [(shorten, "it has 5000 bytes"), (relabel, "its members have changed"), (fill_with_ones, "it is damaged now")],
+)
+def test_a_change_of_an_open_shard_is_refused_in_the_next_pass(
+    shards: list[Path], change: Callable[[Path], None], message: str
+) -> None:
+    reader = reader_of(*shards)
+    read(reader, range(150))
+    change(shards[1])
+    for _ in range(2):
+        with pytest.raises(ShardChangedError, match=rf"1\.tar: this shard no longer matches.*{message}"):
+            read(reader, range(150))
+    skipped: list[int] = []
+    assert len(read(reader, range(150), on_unreadable=lambda index, _: skipped.append(index))) == 100
+    assert skipped == list(range(50, 100))
+
+
+def replace_by_rename(path: Path) -> None:
+    write_tar(path.with_suffix(".new"), image_files(700, 50)).rename(path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [os.unlink, replace_by_rename, lambda path: os.utime(path, ns=(1, 1)), lambda path: path.chmod(0o600)],
+    ids=["unlink", "replace", "utime", "chmod"],
+)
+def test_an_open_shard_that_nobody_wrote_into_is_read_as_it_was(
+    shards: list[Path], change: Callable[[Path], object]
+) -> None:
+    reader = reader_of(*shards)
+    before = read(reader, range(150))
+    change(shards[1])
+    for _ in range(2):
+        assert read(reader, range(150)) == before
