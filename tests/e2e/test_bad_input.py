@@ -266,7 +266,7 @@ BAD_ARGUMENTS: list[tuple[dict[str, Any], str]] = [
         {"policy": InfoBatch(), "prune_ratio": 0.5, "delta": "0.7"},
         r"prune_ratio= and delta= beside a policy object: put it into the object, InfoBatch\(prune_ratio=0.5, delta=",
     ),
-    ({"connection": 5}, r"connection=5 is a int; give Connection\("),
+    ({"connection": 5}, r"connection= takes a Connection\(.*type int"),
     ({"takeover": "yes"}, "takeover='yes' is a str; give True or False"),
     ({"on_error": "ignore"}, "on_error='ignore' is neither"),
     ({"url": "127.0.0.1:1", "state_dir": "x"}, "state_dir= is the embedded server's"),

@@ -85,10 +85,19 @@ def test_interrupts_anywhere_leave_nothing_behind(
     before = left()
     assert before["workers"] == 0
     assert before["shared"] == before["plans"] == []
+    num_interrupted = 0
     for number in range(ROUNDS):
         call = 1 + number * calls[0] // ROUNDS
-        with interrupt_at(call), pytest.raises(KeyboardInterrupt):
-            live(shards, server.url, f"life-{number}")
+        is_interrupted = False
+        with interrupt_at(call) as count:
+            try:
+                live(shards, server.url, f"life-{number}")
+            except KeyboardInterrupt:
+                is_interrupted = True
+        # How often a loop waits differs from life to life, and a life may end before the call.
+        assert is_interrupted == (count[0] >= call)
+        num_interrupted += is_interrupted
+    assert num_interrupted > ROUNDS // 2
     assert {run.job for run in server.runs()} == {""}  # no lease is held
     after = left()
     fds = after.pop("fds"), before.pop("fds")

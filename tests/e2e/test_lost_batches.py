@@ -165,7 +165,7 @@ def test_the_loader_reads_on_after_a_batch_that_could_not_be_sent(small: str) ->
 
 
 def test_a_training_epoch_with_a_lost_batch_is_an_error_in_a_plain_loader(small: str, server: Server) -> None:
-    dataset = InfoBatchStreamDataset(small, url=server.url, run="lost", epochs=1, policy="full", batch_size=4)
+    dataset = InfoBatchStreamDataset(small, url=server.url, run="lost-batches", epochs=1, policy="full", batch_size=4)
 
     def train(training: InfoBatchStreamDataset) -> Iterator[None]:
         for values, index, weight in DataLoader(training, 4, num_workers=WORKERS):

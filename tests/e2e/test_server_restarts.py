@@ -80,7 +80,8 @@ def test_a_training_under_the_default_is_resumed_by_another_process(
     shards: str, tmp_path: Path, undisturbed: list[list[int]], epoch: int, batches: int
 ) -> None:
     state, seen = call_elsewhere(first_part, shards, str(tmp_path), epoch, batches)
-    loader = make_loader(shards, None, "restarts", 16, epochs=EPOCHS, state_dir=str(tmp_path))
+    again = {"epochs": EPOCHS, "state_dir": str(tmp_path), "takeover": True}  # the first process holds a lease for 30 s
+    loader = make_loader(shards, None, "restarts", 16, **again)
     loader.load_state_dict(state)
     rest = trained(loader)
     assert sorted([*seen, *rest[0]]) == undisturbed[epoch]

@@ -203,7 +203,9 @@ class RunOptions(GivesCopies):
             raise ConfigError(f"score_name={score_name!r} names nothing; the default is 'loss'")
         _check_type("order", order, OrderChoice, "give OrderChoice(lanes=…, …)")
         if not isinstance(connection, Connection):  # it may hold a token, so that it is not shown
-            raise ConfigError(f"connection= is a {type(connection).__name__}; give Connection(timeouts=…, …)")
+            raise ConfigError(
+                f"connection= takes a Connection(timeouts=…, …), and not a value of type {type(connection).__name__}"
+            )
         if url is not None and connection.state_dir is not None:
             raise ConfigError("state_dir= is the embedded server's; with url= the server has its own")
         if url is None and connection.credentials != Credentials(tokens_without_tls=connection.tokens_without_tls):
