@@ -111,7 +111,7 @@ def dataset(url: str | None, connection: Any) -> None:
 
 
 def test_a_dataset_refuses_what_is_no_connection_without_showing_it() -> None:
-    with pytest.raises(ConfigError, match="connection= takes a Connection.*type dict") as caught:
+    with pytest.raises(ConfigError, match=r"connection= takes a Connection.*type dict") as caught:
         dataset("127.0.0.1:1", {"token": TOKEN})
     assert TOKEN not in str(caught.value)
 
