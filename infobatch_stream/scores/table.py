@@ -173,14 +173,6 @@ class ScoreTable:
         part.dropped.add(np.flatnonzero(self.dropped[first:stop]))
         return part
 
-    def put(self, first: int, part: ScoreTable) -> None:
-        """Puts a table with the same columns in the place of the samples from `first` on."""
-        samples = slice(first, first + part.num_samples)
-        for name, values in self.arrays().items():
-            values[samples] = part.arrays()[name]
-        self.dropped.discard(np.arange(samples.start, samples.stop)[self.dropped[samples]])
-        self.dropped.add(np.flatnonzero(part.dropped[:]) + first)
-
     @property
     def num_scored(self) -> int:
         """Samples that have a score."""

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
+from infobatch_server.state.score_batch import WINDOW
 from infobatch_stream.errors import ConfigError
 
 __all__ = ["WINDOW", "PushWindow"]
-
-WINDOW = 32
-"""A client may send so many numbers ahead of its oldest push that wasn't answered, itself included."""
 
 
 class PushWindow:

@@ -9,7 +9,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["ScoreBatch"]
+__all__ = ["WINDOW", "ScoreBatch"]
+
+WINDOW = 32
+"""A client may send so many pushes ahead of its oldest one that wasn't answered, itself included: so many are known."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,7 +6,6 @@ import logging
 from collections.abc import Callable, Iterable
 from itertools import count
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -32,8 +31,6 @@ from infobatch_stream.run_spec import RunSpec
 __all__ = ["DurableStore"]
 
 log = logging.getLogger(__name__)
-
-T = TypeVar("T")
 
 _DATABASE = "state.db"
 _RETRY_S = 1.0

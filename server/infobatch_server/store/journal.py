@@ -10,13 +10,11 @@ from itertools import islice
 import numpy as np
 import numpy.typing as npt
 
+from infobatch_server.state.score_batch import WINDOW
 from infobatch_server.store.database import Connection
 from infobatch_server.store.entries import Entry, Import, Push, encode
 
 __all__ = ["Addition", "Freeing", "Journal", "JournalRow"]
-
-WINDOW = 32
-"""Pushes of a client that are remembered behind its newest."""
 
 _FREED_BYTES = 2**24
 
